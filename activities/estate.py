@@ -1,0 +1,51 @@
+"""Look-ups before a run: its part of the topology, and who holds a service's lock."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+from temporalio import activity
+from temporalio.service import RPCError, RPCStatusCode
+
+from activities.topology import load_topology
+from schemas.attributes import lock_id
+from schemas.failures import TopologyInvalid, UnknownService
+from schemas.orders import AnnounceOrder, Estate, LockQuestion
+
+TOPOLOGY_VARIABLE = "LIFEBOAT_TOPOLOGY"
+"""Set by the worker's own start to the file it was given."""
+
+
+@activity.defn
+async def describe_estate(service: str) -> Estate:
+    """The run's own copy of its service; UnknownService lists what there is."""
+    path = os.environ.get(TOPOLOGY_VARIABLE)
+    if not path:
+        raise TopologyInvalid("this worker was started without --topology")
+    topology = load_topology(path)
+    try:
+        found = topology.service(service)
+    except KeyError:
+        known = ", ".join(each.name for each in topology.services)
+        raise UnknownService(f"{service}; there is: {known}") from None
+    return Estate(service=found, zone=topology.zone, vantages=topology.vantages(found))
+
+
+@activity.defn
+async def lock_holder(question: LockQuestion) -> str:
+    """The run that holds the service's lock; "" when none does."""
+    try:
+        found = await activity.client().get_workflow_handle(lock_id(question.service)).describe()
+    except RPCError as error:
+        if error.status == RPCStatusCode.NOT_FOUND:
+            return ""
+        raise
+    return found.parent_id or "" if found.close_time is None else ""
+
+
+@activity.defn
+async def announce(order: AnnounceOrder) -> str:
+    """The report as a log line, until there are targets of notification."""
+    logging.getLogger("lifeboat.report").warning("run=%s %s", order.run, order.text)
+    return "logged"

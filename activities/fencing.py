@@ -1,0 +1,238 @@
+"""What keeps an old primary from acknowledging (safety.md, "One inequality" and "What fences and what doesn't")."""
+
+from __future__ import annotations
+
+import asyncio
+
+import asyncpg
+from temporalio import activity
+
+from activities.sessions import BROKEN, Session, host_port, nudge, open_session, session
+from activities.stamp import guarded
+from activities.survey import look_at_all, read_member, upstream
+from schemas.facts import MemberFacts
+from schemas.failures import EpochSuperseded, MemberUnreachable, NotDisconnected, NotYet
+from schemas.orders import (
+    FenceOrder,
+    FenceResult,
+    FollowOrder,
+    FollowResult,
+    ProofOrder,
+    ProofResult,
+    StallOrder,
+)
+from schemas.topology import DatabaseService, Member
+
+STALLED = 'FIRST 1 ("__fenced__")'
+"""No standby is called so: every commit that waits for its acknowledgement waits for ever."""
+
+
+def conninfo(service: DatabaseService, standby: Member, leader: Member) -> str:
+    """primary_conninfo from the topology, never from the node: a retry would save the "" of its predecessor."""
+    parts = {
+        "host": leader.host,
+        "port": str(leader.port),
+        "user": service.access.replication_user,
+        "application_name": standby.name,
+        "sslmode": service.access.sslmode,
+    }
+    if service.access.replication_passfile:
+        parts["passfile"] = service.access.replication_passfile
+    return " ".join(f"{key}={value}" for key, value in parts.items())
+
+
+async def set_conninfo(conn: Session, value: str) -> None:
+    literal = await conn.fetchval("SELECT quote_literal($1::text)", value)
+    await conn.execute(f"ALTER SYSTEM SET primary_conninfo = {literal}")
+    await nudge(conn)
+
+
+async def _disconnect(order: FenceOrder, member: Member) -> MemberFacts:
+    """Stamp one standby, take its upstream away, and wait until nothing is received any more."""
+    async with session(order.service, member) as conn:
+        async with guarded(conn, order.epoch):
+            await set_conninfo(conn, "")
+        async with asyncio.timeout(2.0):
+            # A receiver that is gone has flushed all that it got: the position no longer moves.
+            while await conn.fetchval("SELECT count(*) FROM pg_stat_wal_receiver") or upstream(
+                await conn.fetchval("SELECT current_setting('primary_conninfo')")
+            ):
+                await nudge(conn)
+                await asyncio.sleep(0.01)
+        return await read_member(conn, member)
+
+
+@activity.defn
+async def disconnect_standbys(order: FenceOrder) -> FenceResult:
+    """Every member but the suspect, and but those that cascade from another: asynchronous first, voters last.
+
+    A member that can't be reached is named, not waited for: the inequality decides whether it was needed.
+    """
+    suspect = order.service.member(order.suspect)
+    direct = [
+        m for m in order.service.members if m.name != suspect.name and m.follows in (None, suspect.name)
+    ]
+    asynchronous = [m for m in direct if m.name not in order.voters]
+    voters = [m for m in direct if m.name in order.voters]
+    done: dict[str, MemberFacts] = {}
+    missed: dict[str, str] = {}
+    for group in (asynchronous, voters):
+        results = await asyncio.gather(*(_disconnect(order, m) for m in group), return_exceptions=True)
+        for member, result in zip(group, results, strict=True):
+            if isinstance(result, MemberFacts):
+                done[member.name] = result
+            elif isinstance(result, EpochSuperseded):
+                raise result
+            elif isinstance(result, (MemberUnreachable, *BROKEN, asyncpg.PostgresError)):
+                missed[member.name] = str(result) or type(result).__name__
+            else:
+                raise result
+        activity.heartbeat({"disconnected": sorted(done), "missed": missed})
+    if voters and not any(member.name in done for member in voters):
+        raise NotDisconnected(f"no voter could be reached: {missed}")
+    return FenceResult(disconnected=sorted(done), missed=missed, members=list(done.values()))
+
+
+async def _streams(conn: Session, leader: Member) -> bool:
+    row = await conn.fetchrow("SELECT status, sender_host, sender_port FROM pg_stat_wal_receiver")
+    return row is not None and (row["status"], row["sender_host"], row["sender_port"]) == (
+        "streaming",
+        leader.host,
+        leader.port,
+    )
+
+
+async def follow(
+    service: DatabaseService, standby: Member, leader: Member, epoch: int, *, limit: float
+) -> bool:
+    """Let a standby follow the leader; True once it streams from there, False when it doesn't within `limit` seconds."""
+    async with session(service, standby) as conn:
+        wanted = conninfo(service, standby, leader)
+        if not await conn.fetchval("SELECT pg_is_in_recovery()"):
+            raise MemberUnreachable(f"{standby.name} is not a standby")
+        async with guarded(conn, epoch):
+            await set_conninfo(conn, wanted)
+        try:
+            async with asyncio.timeout(limit):
+                while not await _streams(conn, leader):
+                    await nudge(conn)
+                    await asyncio.sleep(0.01)
+        except TimeoutError:
+            return False
+        return True
+
+
+@activity.defn
+async def follow_leader(order: FollowOrder) -> FollowResult:
+    """Let each member follow the leader, confirmed by `streaming`. One that can't has diverged or is out of reach."""
+    leader = order.service.member(order.leader)
+    following: list[str] = []
+    diverged: dict[str, str] = {}
+    missing: dict[str, str] = {}
+
+    async def one(name: str) -> None:
+        member = order.service.member(name)
+        try:
+            if await follow(order.service, member, leader, order.epoch, limit=8.0):
+                following.append(name)
+            else:
+                facts = (await look_at_all(order.service, [member]))[0]
+                state = facts.receiver.status if facts.receiver else "no receiver"
+                diverged[name] = (
+                    f"{state} at timeline {facts.timeline}: rebuild it, or rewind it if it is past the fork"
+                )
+        except (MemberUnreachable, *BROKEN, asyncpg.PostgresError) as error:
+            missing[name] = str(error) or type(error).__name__
+        activity.heartbeat({"following": following, "diverged": diverged, "unreachable": missing})
+
+    await asyncio.gather(*(one(name) for name in order.members))
+    return FollowResult(following=sorted(following), diverged=diverged, unreachable=missing)
+
+
+@activity.defn
+async def reconnect_standbys(order: FollowOrder) -> FollowResult:
+    """Undo of the disconnection, behind a newer epoch; every member that is reached must stream again."""
+    result = await follow_leader(order)
+    if result.diverged or not result.following:
+        raise NotYet(f"not streaming from {order.leader} yet: {result.diverged | result.unreachable}")
+    return result
+
+
+@activity.defn
+async def stall_primary(order: StallOrder) -> ProofResult:
+    """Stall a primary that is reachable, and end its sessions; one that isn't is left to the other fences."""
+    member = order.service.member(order.member)
+    try:
+        async with asyncio.timeout(2.0), session(order.service, member, limit=0.5) as conn:
+            if await conn.fetchval("SELECT pg_is_in_recovery()"):
+                return ProofResult(acknowledged=False, evidence=f"{member.name} is a standby")
+            async with guarded(conn, order.epoch):
+                await _set_names(conn, STALLED)
+            ended = await conn.fetchval(
+                "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+                " WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+                " AND usename IS DISTINCT FROM current_user"
+            )
+    except (MemberUnreachable, *BROKEN) as error:
+        return ProofResult(acknowledged=True, evidence=f"not stalled: {error or type(error).__name__}")
+    return ProofResult(acknowledged=False, evidence=f"{member.name} stalled, {ended} sessions ended")
+
+
+@activity.defn
+async def unstall_primary(order: StallOrder) -> ProofResult:
+    """Undo of the stall: the synchronous set of before, which the topology and the record give."""
+    member = order.service.member(order.member)
+    async with session(order.service, member) as conn:
+        if await conn.fetchval("SELECT current_setting('synchronous_standby_names')") == STALLED:
+            async with guarded(conn, order.epoch):
+                await _set_names(conn, order.names)
+        names = await conn.fetchval("SELECT current_setting('synchronous_standby_names')")
+    return ProofResult(acknowledged=True, evidence=f"{member.name} acknowledges with {names or 'no standby'}")
+
+
+async def _set_names(conn: Session, names: str) -> None:
+    """Set synchronous_standby_names, and wait until this session shows it: the postmaster has reloaded then."""
+    literal = await conn.fetchval("SELECT quote_literal($1::text)", names)
+    await conn.execute(f"ALTER SYSTEM SET synchronous_standby_names = {literal}")
+    async with asyncio.timeout(2.0):
+        while await conn.fetchval("SELECT current_setting('synchronous_standby_names')") != names:
+            await nudge(conn)
+            await asyncio.sleep(0.005)
+
+
+set_names = _set_names
+
+
+@activity.defn
+async def prove_fence(order: ProofOrder) -> ProofResult:
+    """A write that must not be acknowledged, ended by closing the socket: a cancelled wait would answer success."""
+    member = order.service.member(order.member)
+    where = host_port(member.host, member.port)
+    try:
+        conn = await open_session(order.service, member.host, member.port)
+    except MemberUnreachable as error:
+        return ProofResult(acknowledged=False, evidence=f"{where} takes no session: {error.detail}")
+    try:
+        if await conn.fetchval("SELECT pg_is_in_recovery()", timeout=1.0):
+            return ProofResult(acknowledged=False, evidence=f"{where} is a standby")
+        await asyncio.wait_for(
+            asyncio.shield(
+                asyncio.ensure_future(
+                    conn.fetchval(
+                        "SELECT pg_logical_emit_message(true, 'lifeboat.fence', 'proof')", timeout=30
+                    )
+                )
+            ),
+            1.0,
+        )
+    except TimeoutError:
+        return ProofResult(
+            acknowledged=False, evidence=f"{where}: a write waited 1 s and was not acknowledged"
+        )
+    except (*BROKEN, asyncpg.PostgresError) as error:
+        return ProofResult(
+            acknowledged=False, evidence=f"{where}: the write failed: {type(error).__name__}: {error}"
+        )
+    finally:
+        conn.terminate()
+    return ProofResult(acknowledged=True, evidence=f"{where} acknowledged a write")

@@ -1,0 +1,178 @@
+"""PgBouncer: hold, point and resume, through its console and its included databases file.
+
+Unplanned, clients are cut with KILL, which also refuses new ones until RESUME; PAUSE would wait for session clients
+and hang on a frozen server. A RELOAD alone leaves session pools on the old primary [safety.md].
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from psycopg.rows import dict_row
+from temporalio import activity
+
+from activities.secrets import resolve
+from schemas.failures import EpochSuperseded, NotYet, RouteUnavailable
+from schemas.orders import PoolerOrder, ProofResult
+from schemas.topology import DatabaseService, PgBouncerRoute
+
+Console = psycopg.AsyncConnection[dict[str, Any]]
+_EPOCH = "; lifeboat.epoch = "
+
+
+@contextlib.asynccontextmanager
+async def console(route: PgBouncerRoute) -> AsyncIterator[Console]:
+    """A session on the administration console, by the simple protocol; RouteUnavailable within 2 s otherwise."""
+    try:
+        conn: Console = await asyncio.wait_for(
+            psycopg.AsyncConnection.connect(
+                host=route.host,
+                port=route.port,
+                user=route.admin_user,
+                password=resolve(route.admin_password) or "",
+                dbname="pgbouncer",
+                sslmode="disable",
+                autocommit=True,
+                prepare_threshold=None,
+                row_factory=dict_row,
+                cursor_factory=psycopg.AsyncClientCursor,
+                connect_timeout=2,
+            ),
+            2.0,
+        )
+    except (psycopg.Error, OSError, TimeoutError) as error:
+        raise _unavailable(route, error) from error
+    try:
+        async with asyncio.timeout(5.0):
+            yield conn
+    except (psycopg.OperationalError, OSError, TimeoutError) as error:
+        raise _unavailable(route, error) from error
+    finally:
+        await conn.close()
+
+
+def _unavailable(route: PgBouncerRoute, error: BaseException) -> RouteUnavailable:
+    return RouteUnavailable(
+        f"pooler {route.name} at {route.host}:{route.port}: {error or type(error).__name__}"
+    )
+
+
+async def databases(conn: Console, route: PgBouncerRoute) -> dict[str, dict[str, Any]]:
+    """The route's rows of SHOW DATABASES, by name."""
+    cursor = await conn.execute("SHOW DATABASES")
+    return {row["name"]: row for row in await cursor.fetchall() if row["name"] in route.databases}
+
+
+def _held(row: dict[str, Any]) -> bool:
+    """KILL pauses a database as well (PgBouncer 1.18); the flags are 0 or 1, as text or number."""
+    return int(row["paused"]) == 1 or int(row["disabled"]) == 1
+
+
+def file_text(service: DatabaseService, route: PgBouncerRoute, target: str, epoch: int) -> str:
+    """The databases file: where each database leads, and the epoch that said so."""
+    member = service.member(target)
+    lines = [f"{_EPOCH}{epoch}", "[databases]"]
+    lines += [
+        f"{name} = host={member.host} port={member.port} {options}".rstrip()
+        for name, options in route.databases.items()
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def file_epoch(path: Path) -> int:
+    try:
+        first = path.read_text(encoding="utf-8").split("\n", 1)[0]
+    except FileNotFoundError:
+        return 0
+    return int(first.removeprefix(_EPOCH)) if first.startswith(_EPOCH) else 0
+
+
+def _write(path: Path, text: str) -> None:
+    """Replace the file whole, keeping its owner and mode: PgBouncer may run as another user."""
+    before = path.stat() if path.exists() else None
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".lifeboat-")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        if before is not None:
+            os.chmod(temporary, before.st_mode & 0o777)
+            if os.geteuid() == 0:
+                os.chown(temporary, before.st_uid, before.st_gid)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+
+
+def _refuse_older(order: PoolerOrder) -> None:
+    held = file_epoch(Path(order.route.databases_file))
+    if held > order.epoch:
+        raise EpochSuperseded(f"pooler {order.route.name} is at epoch {held}, this run at {order.epoch}")
+
+
+@activity.defn
+async def hold_pooler(order: PoolerOrder) -> ProofResult:
+    """Cut every client and server session of the route, and refuse new ones until it is resumed.
+
+    Nothing to do once the route leads to another member at this epoch: a late attempt must not cut it again.
+    """
+    path = Path(order.route.databases_file)
+    _refuse_older(order)
+    async with console(order.route) as conn:
+        for name, row in (await databases(conn, order.route)).items():
+            if file_epoch(path) == order.epoch and not _held(row):
+                return ProofResult(acknowledged=False, evidence=f"{order.route.name} already leads elsewhere")
+            if not _held(row):
+                await conn.execute(f'KILL "{name}"')
+        rows = await databases(conn, order.route)
+        open_names = [name for name, row in rows.items() if not _held(row)]
+        if open_names or set(rows) != set(order.route.databases):
+            raise NotYet(
+                f"pooler {order.route.name} still serves {open_names or 'other databases than declared'}"
+            )
+    return ProofResult(acknowledged=False, evidence=f"{order.route.name} holds {len(rows)} databases")
+
+
+@activity.defn
+async def point_pooler(order: PoolerOrder) -> ProofResult:
+    """Lead the route to the target and let clients in: file, RELOAD, RESUME where held, observed in SHOW DATABASES."""
+    member = order.service.member(order.target)
+    path = Path(order.route.databases_file)
+    _refuse_older(order)
+    text = file_text(order.service, order.route, order.target, order.epoch)
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        try:
+            _write(path, text)
+        except OSError as error:
+            raise RouteUnavailable(f"{path}: {error.strerror}") from error
+    async with console(order.route) as conn:
+        before = await databases(conn, order.route)
+        if (
+            any((row["host"], int(row["port"])) != (member.host, member.port) for row in before.values())
+            or not before
+        ):
+            await conn.execute("RELOAD")
+        for name, row in (await databases(conn, order.route)).items():
+            if _held(row):
+                await conn.execute(f'RESUME "{name}"')
+        after = await databases(conn, order.route)
+    wrong = [
+        name
+        for name, row in after.items()
+        if _held(row) or (row["host"], int(row["port"])) != (member.host, member.port)
+    ]
+    if wrong or set(after) != set(order.route.databases):
+        raise NotYet(
+            f"pooler {order.route.name} does not lead {wrong or 'all its databases'} to {member.name} yet"
+        )
+    return ProofResult(acknowledged=True, evidence=f"{order.route.name} leads to {member.name}")

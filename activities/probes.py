@@ -1,0 +1,260 @@
+"""Probes: is the primary there, and does a write go through? Each is made from the region of its worker.
+
+A probe is two things at once: `SELECT 1` in a session that is held open, and a new TCP connection on which the server
+must answer an SSLRequest. The second needs the postmaster, so a frozen one fails it, and costs a fiftieth of a
+new session; the first is reset the moment the server dies, and the next probe starts then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import struct
+import uuid
+from datetime import UTC, datetime, timedelta
+
+import asyncpg
+from temporalio import activity
+
+from activities import rfc2136
+from activities.secrets import resolve
+from activities.sessions import BROKEN, Session, open_session, session
+from schemas.facts import Probe, RouteWrite
+from schemas.failures import MemberUnreachable, RouteUnavailable, SecretUnavailable
+from schemas.orders import ProbeOrder, Sighting, VerifyOrder, WatchOrder
+from schemas.topology import DatabaseService, DnsRoute, Member, Route
+
+_SSL_REQUEST = struct.pack("!II", 8, 80877103)
+"""PostgreSQL's frontend protocol, "SSLRequest"."""
+_WARM_EVERY_S = 5.0
+
+
+async def _postmaster_answers(member: Member) -> None:
+    reader, writer = await asyncio.open_connection(member.host, member.port)
+    try:
+        writer.write(_SSL_REQUEST)
+        if not await reader.read(1):
+            raise ConnectionResetError("closed without an answer")
+    finally:
+        writer.transport.abort()
+
+
+class Prober:
+    """One region's probes of one member; `lost` is set when the held session breaks."""
+
+    def __init__(self, service: DatabaseService, member: Member, region: str) -> None:
+        self.service, self.member, self.region = service, member, region
+        self.lost = asyncio.Event()
+        self._held: Session | None = None
+
+    async def probe(self) -> Probe:
+        """One probe, within `detection.probe_timeout_s`."""
+        at = datetime.now(UTC)
+        limit = self.service.detection.probe_timeout_s
+        try:
+            async with asyncio.timeout(limit):
+                await self._ask(limit)
+        except TimeoutError:
+            self.drop()
+            return self._result(at, "timeout", f"no answer within {limit} s")
+        except MemberUnreachable as error:
+            self.drop()
+            silent = isinstance(error.__cause__, TimeoutError)
+            return self._result(at, "timeout" if silent else "refused", error.detail)
+        except (*BROKEN, asyncpg.PostgresError) as error:
+            self.drop()
+            return self._result(at, "refused", f"{type(error).__name__}: {error}")
+        return self._result(at, "alive", "")
+
+    def _result(self, at: datetime, outcome: str, detail: str) -> Probe:
+        return Probe.model_validate(
+            {
+                "region": self.region,
+                "member": self.member.name,
+                "at": at,
+                "outcome": outcome,
+                "detail": detail,
+            }
+        )
+
+    async def _ask(self, limit: float) -> None:
+        if self._held is None:
+            self.lost.clear()
+            self._held = await open_session(self.service, self.member.host, self.member.port, limit=limit)
+            self._held.add_termination_listener(lambda _: self.lost.set())
+            await self._held.fetchval("SELECT 1")
+        else:
+            await asyncio.gather(
+                _postmaster_answers(self.member), self._held.fetchval("SELECT 1", timeout=limit)
+            )
+
+    def drop(self) -> None:
+        if self._held is not None:
+            self._held.terminate()
+            self._held = None
+
+
+async def sees_anything(service: DatabaseService, but: str) -> bool:
+    """Whether this region reaches any other member's port: one that reaches nothing has no vote."""
+
+    async def reach(member: Member) -> bool:
+        try:
+            async with asyncio.timeout(1.0):
+                _, writer = await asyncio.open_connection(member.host, member.port)
+        except (OSError, TimeoutError):
+            return False
+        writer.transport.abort()
+        return True
+
+    others = [member for member in service.members if member.name != but]
+    for result in asyncio.as_completed([reach(member) for member in others]):
+        if await result:
+            return True
+    return not others
+
+
+@activity.defn
+async def probe(order: ProbeOrder) -> Probe:
+    """One probe from this worker's region, now; `blind` if this region sees no other member either."""
+    prober = Prober(order.service, order.service.member(order.member), order.region)
+    try:
+        result = await prober.probe()
+    finally:
+        prober.drop()
+    if result.outcome != "alive" and not await sees_anything(order.service, order.member):
+        return result.model_copy(update={"outcome": "blind"})
+    return result
+
+
+async def _keep_warm(service: DatabaseService, but: str) -> None:
+    """Keep a session to every other member of the estate in this worker: a failover then starts without handshakes."""
+    for member in service.members:
+        if member.name != but:
+            with contextlib.suppress(MemberUnreachable, *BROKEN, asyncpg.PostgresError):
+                async with asyncio.timeout(1.0), session(service, member) as conn:
+                    await conn.execute("SELECT 1")
+
+
+@activity.defn
+async def watch_member(order: WatchOrder) -> Sighting:
+    """Probe at the declared interval until the member has failed, or (`until: up`) answered, to the declared count.
+
+    Returns only then, so that no history grows while all is well.
+    """
+    detection = order.service.detection
+    prober = Prober(order.service, order.service.member(order.member), order.region)
+    loop = asyncio.get_running_loop()
+    count, first_failure, warmed = 0, None, 0.0
+    try:
+        while True:
+            started = loop.time()
+            result = await prober.probe()
+            failed = result.outcome != "alive"
+            if failed and not await sees_anything(order.service, order.member):
+                # Cut off from everything: this region knows nothing about the member.
+                count, first_failure, failed = 0, None, None
+            elif failed != (order.until == "down"):
+                count, first_failure = 0, None
+            else:
+                first_failure = first_failure or result.at
+                count += 1
+            if count >= detection.failures:
+                return Sighting(
+                    region=order.region,
+                    member=order.member,
+                    state=order.until,
+                    first_failure=first_failure,
+                    at=datetime.now(UTC),
+                    detail=f"{result.outcome}: {result.detail}".strip(": "),
+                )
+            activity.heartbeat({"outcome": result.outcome, "count": count, "at": result.at.isoformat()})
+            if failed is False and started - warmed > _WARM_EVERY_S:
+                warmed = started
+                await _keep_warm(order.service, order.member)
+            rest = detection.interval_s - (loop.time() - started)
+            if rest > 0:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(prober.lost.wait() if not failed else asyncio.Event().wait(), rest)
+    finally:
+        prober.drop()
+
+
+async def _address(order: VerifyOrder, route: Route) -> tuple[str, int, str]:
+    """Where a client of the route connects: host, port, database."""
+    if isinstance(route, DnsRoute):
+        found = await rfc2136.ask(order.zone.servers[-1], rfc2136.absolute(route.record), "A")
+        if not found:
+            raise RouteUnavailable(f"{route.record} has no address")
+        return found[0], route.port, order.service.access.database
+    return route.host, route.port, next(iter(route.databases))
+
+
+_WRITE = """
+INSERT INTO lifeboat.probe (route, region, run, token) VALUES ($1, $2, $3, $4)
+ON CONFLICT (route, region) DO UPDATE SET run = excluded.run, token = excluded.token, at = clock_timestamp()
+RETURNING ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int AS timeline,
+          host(inet_server_addr()) || ':' || inet_server_port() AS server
+"""
+
+
+async def write_through(order: VerifyOrder, route: Route) -> RouteWrite:
+    """One probe write through the route and its reading back, each in a session of its own; never an exception."""
+    access = order.service.access
+    token = uuid.uuid4().hex
+    user = access.probe_user or access.user
+    at, server, timeline, error = datetime.now(UTC), "", 0, ""
+    try:
+        password = resolve(access.probe_password if access.probe_user else access.password) or ""
+        host, port, database = await _address(order, route)
+        conn = await open_session(order.service, host, port, user=user, password=password, database=database)
+        try:
+            row = await conn.fetchrow(_WRITE, route.name, order.region, order.run, token, timeout=1.5)
+            at = datetime.now(UTC)
+            if row is None:
+                raise MemberUnreachable("the write returned nothing")
+            server, timeline = row["server"], row["timeline"]
+            back = await conn.fetchval(
+                "SELECT token FROM lifeboat.probe WHERE route = $1 AND region = $2", route.name, order.region
+            )
+            if back != token:
+                error = "the write was not read back"
+        finally:
+            conn.terminate()
+        expected = order.service.member(order.expected)
+        if not error and server != f"{expected.host}:{expected.port}":
+            error = f"answered by {server}, not by {order.expected}"
+    except (
+        MemberUnreachable,
+        RouteUnavailable,
+        SecretUnavailable,
+        *BROKEN,
+        asyncpg.PostgresError,
+    ) as failure:
+        error = str(failure) or type(failure).__name__
+    return RouteWrite(
+        route=route.name,
+        region=order.region,
+        at=at,
+        ok=not error,
+        server=server,
+        timeline=timeline,
+        error=error,
+    )
+
+
+@activity.defn
+async def verify_routes(order: VerifyOrder) -> list[RouteWrite]:
+    """Write and read back through every route from this region, again for up to 3 s where it failed."""
+    results: dict[str, RouteWrite] = {}
+    until = datetime.now(UTC) + timedelta(seconds=3)
+    waiting = list(order.service.routes)
+    while waiting:
+        for write in await asyncio.gather(*(write_through(order, route) for route in waiting)):
+            results[write.route] = write
+        waiting = [route for route in waiting if not results[route.name].ok]
+        activity.heartbeat({name: write.ok for name, write in results.items()})
+        if waiting and datetime.now(UTC) > until:
+            break
+        if waiting:
+            await asyncio.sleep(0.05)
+    return [results[route.name] for route in order.service.routes]

@@ -1,0 +1,113 @@
+"""PostgreSQL sessions: short connection limits, and a few kept warm, since a SCRAM handshake costs a failover 10 ms.
+
+A kept session is only a faster way to ask: whatever it says is read from the server at that moment, and one that
+broke is replaced once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import asyncpg
+
+from activities.secrets import resolve
+from schemas.failures import MemberUnreachable
+from schemas.topology import DatabaseService, Member
+
+Session = asyncpg.Connection[Any]
+
+CONNECT_S = 1.0
+"""Limit of one connection attempt to a server that may be frozen."""
+COMMAND_S = 3.0
+"""Limit of one statement, unless it says otherwise; the socket is closed then, never a cancel sent."""
+
+BROKEN: tuple[type[BaseException], ...] = (
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.TooManyConnectionsError,
+)
+"""What a server that went away, or is on its way up or down, raises."""
+
+_kept: dict[tuple[int, str, int, str], list[Session]] = {}
+_KEEP = 2
+
+
+def host_port(host: str, port: int) -> str:
+    return f"{host}:{port}"
+
+
+async def open_session(
+    service: DatabaseService,
+    host: str,
+    port: int,
+    *,
+    user: str | None = None,
+    password: str | None = None,
+    database: str | None = None,
+    limit: float = CONNECT_S,
+) -> Session:
+    """A new session as Lifeboat's own role (or `user`); MemberUnreachable within `limit` seconds otherwise."""
+    access = service.access
+    sslmode: Any = access.sslmode
+    try:
+        # pgpassfile and the environment are never consulted: everything that counts is given here.
+        return await asyncio.wait_for(
+            asyncpg.connect(
+                host=host,
+                port=port,
+                user=user or access.user,
+                password=password if user else (resolve(access.password) or ""),
+                database=database or access.database,
+                ssl=False if sslmode == "disable" else sslmode,
+                timeout=limit,
+                command_timeout=COMMAND_S,
+                statement_cache_size=0,
+                server_settings={"application_name": "lifeboat"},
+            ),
+            limit + 0.5,
+        )
+    except BROKEN as error:
+        raise MemberUnreachable(f"{host}:{port}: {type(error).__name__}: {error}") from error
+    except asyncpg.PostgresError as error:
+        raise MemberUnreachable(f"{host}:{port}: {error}") from error
+
+
+@contextlib.asynccontextmanager
+async def session(
+    service: DatabaseService, member: Member, *, limit: float = CONNECT_S
+) -> AsyncIterator[Session]:
+    """A warm session where one is kept and still answers, else a new one; kept afterwards if nothing went wrong."""
+    key = (id(asyncio.get_running_loop()), member.host, member.port, service.access.database)
+    kept = _kept.setdefault(key, [])
+    conn: Session | None = None
+    while kept and conn is None:
+        candidate = kept.pop()
+        try:
+            await candidate.execute("SELECT pg_advisory_unlock_all()", timeout=limit)
+            conn = candidate
+        except (*BROKEN, asyncpg.PostgresError):
+            candidate.terminate()
+    if conn is None:
+        conn = await open_session(service, member.host, member.port, limit=limit)
+    try:
+        yield conn
+    except BaseException:
+        conn.terminate()
+        raise
+    if conn.is_closed() or conn.is_in_transaction() or len(kept) >= _KEEP:
+        conn.terminate()
+    else:
+        kept.append(conn)
+
+
+async def nudge(conn: Session) -> None:
+    """Reload the configuration: it also wakes a startup process that waits out wal_retrieve_retry_interval."""
+    await conn.execute("SELECT pg_reload_conf()")

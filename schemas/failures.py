@@ -1,0 +1,96 @@
+"""Every error that a person can meet. The docstring is the message; it says who must act and what to do.
+
+Plain exceptions, since schemas know nothing of Temporal: activities and workflows turn them into its failures
+(`retryable` says whether trying again can help).
+"""
+
+from __future__ import annotations
+
+import inspect
+
+
+class LifeboatError(Exception):
+    """Something went wrong in Lifeboat; send the maintainers the run's id and its report."""
+
+    retryable = True
+
+    def __init__(self, detail: str = "") -> None:
+        message = inspect.cleandoc(type(self).__doc__ or "")
+        super().__init__(f"{message} ({detail})" if detail else message)
+        self.detail = detail
+
+
+class TopologyInvalid(LifeboatError):
+    """The topology can't be used; its owner must correct the places named here."""
+
+    retryable = False
+
+
+class UnknownService(LifeboatError):
+    """The topology declares no such service; whoever started the run must name one of those it lists."""
+
+    retryable = False
+
+
+class UnknownMember(LifeboatError):
+    """The service has no such member; whoever started the run must name one of those it lists."""
+
+    retryable = False
+
+
+class SecretUnavailable(LifeboatError):
+    """A secret's reference can't be resolved on this worker; its operator must provide it and restart the worker."""
+
+
+class MemberUnreachable(LifeboatError):
+    """A database server doesn't answer; its owner should look at the server and its network."""
+
+
+class RouteUnavailable(LifeboatError):
+    """A route's control doesn't answer; its owner should look at the pooler or the DNS server."""
+
+
+class EpochUnavailable(LifeboatError):
+    """The epoch store doesn't answer; its owner must bring it back, or a person must override, on record."""
+
+
+class EpochSuperseded(LifeboatError):
+    """A newer run holds this service's epoch, so this one changes nothing; look at the newer run."""
+
+    retryable = False
+
+
+class CandidateChanged(LifeboatError):
+    """The epoch's record names another candidate than this run chose; nobody may promote; a person must look."""
+
+    retryable = False
+
+
+class NotYet(LifeboatError):
+    """The state that a step waits for is not reached yet; it is looked at again by itself."""
+
+
+class NotDisconnected(LifeboatError):
+    """A standby still streams from the old primary, so nothing may be promoted; it is tried again by itself."""
+
+
+class PromotionRefused(LifeboatError):
+    """The candidate may not be promoted as it stands; a person must look before anything else is done."""
+
+    retryable = False
+
+
+class NodeControlFailed(LifeboatError):
+    """A node's control command failed; the node's owner must do by hand what it was asked to do."""
+
+
+class ServiceLocked(LifeboatError):
+    """Another run works on this service; wait for it, or abort it, then start again."""
+
+    retryable = False
+
+
+class AnswerRefused(LifeboatError):
+    """The answer doesn't count; read the question again, and answer what it asks now."""
+
+    retryable = False

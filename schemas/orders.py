@@ -1,0 +1,223 @@
+"""What a workflow orders an activity to do, and what the activity answers when it is more than a fact."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from schemas.base import Fact
+from schemas.facts import EpochRecord, MemberFacts
+from schemas.topology import DatabaseService, DnsRoute, PgBouncerRoute, Zone
+
+
+class Estate(Fact):
+    """The part of the topology that one run keeps as its own, whatever is edited meanwhile."""
+
+    service: DatabaseService
+    zone: Zone
+    vantages: list[str]
+
+
+class ProbeOrder(Fact):
+    service: DatabaseService
+    member: str
+    region: str
+
+
+class WatchOrder(Fact):
+    """`until`: return when the member has failed to its limit (`down`), or answers again (`up`)."""
+
+    service: DatabaseService
+    member: str
+    region: str
+    until: str = "down"
+
+
+class Sighting(Fact):
+    """Why a region's watch returned."""
+
+    region: str
+    member: str
+    state: str
+    first_failure: datetime | None
+    at: datetime
+    detail: str = ""
+
+
+class Observation(Fact):
+    """The epoch's record (None: there is none, or `epoch_error` says why it can't be read), and every member."""
+
+    record: EpochRecord | None
+    epoch_error: str = ""
+    members: list[MemberFacts]
+
+
+class ClaimOrder(Fact):
+    zone: Zone
+    service: str
+    run: str
+    seen: EpochRecord
+
+
+class RecordOrder(Fact):
+    """Replace the record by `wanted` if it is still `seen`; done already when it is `wanted`."""
+
+    zone: Zone
+    service: str
+    seen: EpochRecord
+    wanted: EpochRecord
+
+
+class FenceOrder(Fact):
+    """Disconnect these standbys from the suspect, the voters last, and stamp them with the epoch."""
+
+    service: DatabaseService
+    suspect: str
+    epoch: int
+    voters: list[str]
+    """The members to disconnect last."""
+
+
+class FenceResult(Fact):
+    """`disconnected` members were reached, stamped, and receive nothing from the suspect any more."""
+
+    disconnected: list[str]
+    missed: dict[str, str] = {}
+    members: list[MemberFacts]
+
+
+class StallOrder(Fact):
+    service: DatabaseService
+    member: str
+    epoch: int
+    names: str = ""
+    """synchronous_standby_names to restore when the stall is undone."""
+
+
+class FollowOrder(Fact):
+    """Let `members` follow `leader`, behind the epoch."""
+
+    service: DatabaseService
+    leader: str
+    members: list[str]
+    epoch: int
+
+
+class FollowResult(Fact):
+    following: list[str]
+    diverged: dict[str, str] = {}
+    unreachable: dict[str, str] = {}
+
+
+class PromoteOrder(Fact):
+    service: DatabaseService
+    zone: Zone
+    record: EpochRecord
+    """The record that names the candidate; the promotion is refused if the store holds another."""
+    names: str
+    """synchronous_standby_names that the candidate starts with."""
+    adopt: bool = False
+    """An earlier run had recorded this candidate and was cut off: it may lead already, on an older stamp."""
+    survivors: list[str]
+    """Standbys that must follow the candidate, and have reached its position, before it is promoted."""
+
+
+class PromoteResult(Fact):
+    member: str
+    timeline: int
+    fork: int
+    """Where the new timeline begins, bytes."""
+    already: bool = False
+
+
+class PoolerOrder(Fact):
+    """`target` is the member that the pooler leads to; `epoch` is written beside it."""
+
+    service: DatabaseService
+    route: PgBouncerRoute
+    target: str
+    epoch: int
+
+
+class DnsOrder(Fact):
+    """Move the address in the same update in which the record becomes `wanted`: both or neither."""
+
+    service: DatabaseService
+    zone: Zone
+    route: DnsRoute
+    target: str
+    seen: EpochRecord
+    wanted: EpochRecord
+
+
+class VerifyOrder(Fact):
+    service: DatabaseService
+    zone: Zone
+    region: str
+    run: str
+    expected: str
+
+
+class ProofOrder(Fact):
+    service: DatabaseService
+    member: str
+
+
+class ProofResult(Fact):
+    """`acknowledged` True means that the fence does not hold."""
+
+    acknowledged: bool
+    evidence: str
+
+
+class NodeOrder(Fact):
+    service: DatabaseService
+    member: str
+
+
+class NodeResult(Fact):
+    done: bool
+    evidence: str
+
+
+class KeepOrder(Fact):
+    """Watch the leader's synchronous set and write the heartbeat row; return when the picture is not `seen`."""
+
+    service: DatabaseService
+    leader: str
+    seen: str = ""
+
+
+class Picture(Fact):
+    """The leader, and since when each declared voter has not streamed. `signature` changes only with what decides."""
+
+    leader: MemberFacts
+    missing_since: dict[str, datetime]
+    signature: str
+
+
+class NamesOrder(Fact):
+    """Set the leader's synchronous_standby_names, behind the epoch."""
+
+    service: DatabaseService
+    leader: str
+    names: str
+    epoch: int
+
+
+class EstablishOrder(Fact):
+    """Write `first` if the service has no record yet."""
+
+    service: DatabaseService
+    zone: Zone
+    first: EpochRecord
+
+
+class LockQuestion(Fact):
+    service: str
+
+
+class AnnounceOrder(Fact):
+    """`report` is a Report as JSON: it is logged, and kept as the workflow's result."""
+
+    run: str
+    text: str

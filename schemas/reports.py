@@ -1,0 +1,110 @@
+"""The typed report in which every run ends: its result, and what text, JSON and pages are rendered from."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+from schemas.base import Fact
+from schemas.decisions import Assessment, Fence
+from schemas.facts import RouteWrite
+
+Outcome = Literal[
+    "recovered, unprotected",
+    "recovered",
+    "not needed",
+    "rejected",
+    "expired",
+    "refused",
+    "aborted",
+    "undone",
+    "needs a person",
+]
+
+EXIT_CODES: dict[str, int] = {
+    "recovered, unprotected": 0,
+    "recovered": 0,
+    "not needed": 0,
+    "rejected": 3,
+    "expired": 3,
+    "refused": 3,
+    "aborted": 3,
+    "undone": 3,
+    "needs a person": 1,
+}
+"""0 done, 1 failed, 2 usage, 3 compensated, 4 waiting for a person (a run that has not ended)."""
+
+
+class StepReport(Fact):
+    """One step. `attempts` counts the activity's own retries of the last round; `rounds` those asked by a person."""
+
+    title: str
+    outcome: Literal["done", "failed", "skipped", "undone", "undo failed"]
+    started: datetime
+    ended: datetime
+    attempts: int = 1
+    rounds: int = 1
+    region: str = ""
+    detail: str = ""
+
+
+class DecisionReport(Fact):
+    """Who answered what, when, and the digest of what they saw. `by` is `policy` when no person did."""
+
+    question: str
+    answer: str
+    by: str
+    at: datetime
+    reason: str = ""
+    digest: str = ""
+    override: bool = False
+
+
+class Escalation(Fact):
+    """The clock passed a share of the RTO."""
+
+    percent: int
+    at: datetime
+    text: str
+
+
+class Report(Fact):
+    """Times are UTC. Seconds are of wall clock; `None` where a thing did not happen or is not known."""
+
+    procedure: str
+    service: str
+    run: str
+    reason: str
+    outcome: Outcome
+    summary: str
+    started: datetime
+    ended: datetime
+    outage_started: datetime | None = None
+    detected: datetime | None = None
+    decided: datetime | None = None
+    recovered: datetime | None = None
+    """First good routed write, as verified through the slowest route."""
+    outage_s: float | None = None
+    machine_s: float = 0.0
+    waiting_s: float = 0.0
+    """Time in which the run waited for a person."""
+    rto_s: float
+    rto_met: bool | None = None
+    rpo_s: float
+    error_budget_s: float | None = None
+    """Seconds of the month's error budget that the outage spent."""
+    epoch: int | None = None
+    old_primary: str | None = None
+    new_primary: str | None = None
+    assessment: Assessment | None = None
+    fence: Fence | None = None
+    receipt: str = ""
+    """What was lost, as far as it is known now."""
+    routes: list[RouteWrite] = []
+    steps: list[StepReport] = []
+    decisions: list[DecisionReport] = []
+    escalations: list[Escalation] = []
+    unprotected: list[str] = []
+    """What is still not protected, and what to do."""
+    tasks: list[str] = []
+    """What a person must do now."""

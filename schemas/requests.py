@@ -1,0 +1,52 @@
+"""What people and programs may ask: starts, approvals and the operator's verbs."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+from pydantic import Field
+
+from schemas.base import Declared, Fact, Name
+
+
+class Suspicion(Fact):
+    """Why the watch started a run: the first failed probe, and the regions that counted to their limit."""
+
+    member: str
+    first_failure: datetime
+    regions: list[str]
+
+
+class FailoverRequest(Declared):
+    """The start form of DatabaseFailover. `approval: always` asks a person whatever the policy says."""
+
+    service: Name
+    reason: str = Field(min_length=1, max_length=2000)
+    approval: Literal["policy", "always"] = "policy"
+    candidate: Name | None = None
+    suspicion: Suspicion | None = None
+    """Set by the watch; a person leaves it out."""
+
+
+class WatchRequest(Declared):
+    service: Name
+    blocked_until: datetime | None = None
+    """Carried over when the watch continues as new: no run starts before."""
+
+
+class Answer(Declared):
+    """A person's answer to the question that a run asks. `digest` binds it to what they saw."""
+
+    by: str = Field(min_length=1, max_length=200)
+    digest: str = Field(min_length=1, max_length=64)
+    reason: str = Field(default="", max_length=2000)
+    override: bool = False
+    """Go on although the policy refuses; kept on record with the reason, which is then needed."""
+
+
+class Verb(Declared):
+    """An operator's `hold`, `resume`, `retry`, `skip` or `abort`."""
+
+    by: str = Field(min_length=1, max_length=200)
+    reason: str = Field(default="", max_length=2000)

@@ -1,0 +1,307 @@
+"""The declared estate: regions, services, members, routes and policies, read from one YAML file.
+
+All durations are seconds. The models only say what is well formed and consistent; reading the file and naming
+the place of an error is `load_topology`'s work (schemas/load.py).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from schemas.base import Declared, Name, SecretRef
+
+
+class Region(Declared):
+    name: Name
+    role: Literal["primary", "standby", "dr"]
+    tier: Literal["primary", "secondary", "tertiary", "dr"] = "primary"
+
+
+class CommandControl(Declared):
+    """Node control by commands that run where the worker runs: systemctl, pg_ctlcluster, supervisorctl …
+
+    Each is an argument vector, never a shell line, and must return 0 once its effect is complete.
+    """
+
+    kind: Literal["command"] = "command"
+    start: list[str] = Field(min_length=1)
+    stop: list[str] = Field(min_length=1)
+    autostart_on: list[str] | None = None
+    autostart_off: list[str] | None = None
+    timeout_s: PositiveFloat = 10.0
+
+
+class Member(Declared):
+    """One database server. `follows` names the upstream of a cascading standby; without it, the leader."""
+
+    name: Name
+    host: str
+    port: int = Field(ge=1, le=65535)
+    region: Name
+    follows: Name | None = None
+    control: CommandControl | None = None
+
+
+class SynchronousPolicy(Declared):
+    """Who must acknowledge a commit.
+
+    `voters` names every member that may be in the synchronous set; the leader never counts itself, so the
+    set in force is `ANY acknowledgements (voters without the leader that stream)`.
+    `required`: the new primary acknowledges nothing until a surviving voter follows it.
+    `available`: it acknowledges alone, and the set is restored later.
+    """
+
+    policy: Literal["required", "available"] = "required"
+    acknowledgements: PositiveInt = 1
+    voters: list[Name] = Field(default_factory=list)
+    lost_after_s: PositiveFloat = 5.0
+    """A voter that has not streamed for this long, while the primary lives, leaves the set."""
+
+
+class DatabaseAccess(Declared):
+    """How Lifeboat's own role reaches the members. `passfile` is a path on the members, for replication."""
+
+    database: str
+    user: str = "lifeboat"
+    password: SecretRef | None = None
+    probe_user: str | None = None
+    """Role that may write `lifeboat.probe` and nothing else; `user` when there is none."""
+    probe_password: SecretRef | None = None
+    replication_user: str = "replicator"
+    replication_passfile: str | None = None
+    sslmode: Literal["disable", "prefer", "require", "verify-ca", "verify-full"] = "prefer"
+    sslrootcert: str | None = None
+
+
+class DnsRoute(Declared):
+    """A name in the estate's zone that clients resolve to the leader's address."""
+
+    kind: Literal["dns"] = "dns"
+    name: Name
+    record: str
+    """Fully qualified name, for instance `counting-db.example.com`."""
+    port: int = Field(ge=1, le=65535)
+    ttl_s: int = Field(default=5, ge=0)
+
+
+class PgBouncerRoute(Declared):
+    """A PgBouncer whose `databases_file` (its `%include`) Lifeboat rewrites and reloads."""
+
+    kind: Literal["pgbouncer"] = "pgbouncer"
+    name: Name
+    host: str
+    port: int = Field(ge=1, le=65535)
+    region: Name
+    admin_user: str = "lifeboat"
+    admin_password: SecretRef | None = None
+    databases: dict[str, str]
+    """Name that clients use → options after host and port, for instance `{"counting": "dbname=counting"}`."""
+    databases_file: str
+
+
+Route = Annotated[DnsRoute | PgBouncerRoute, Field(discriminator="kind")]
+
+
+class Zone(Declared):
+    """The authoritative zone that holds routes and epochs, updated by RFC 2136 with TSIG.
+
+    `servers` are all authoritative servers as `host:port`, the one that takes updates first.
+    """
+
+    name: str
+    servers: list[str] = Field(min_length=1)
+    key_name: str
+    key_algorithm: str = "hmac-sha256"
+    key_secret: SecretRef
+
+
+class Detection(Declared):
+    """How often each region probes, and when a primary counts as unreachable.
+
+    A refusal or reset fails a probe at once; silence only after `probe_timeout_s`.
+    """
+
+    interval_s: PositiveFloat = 1.0
+    failures: PositiveInt = 3
+    probe_timeout_s: PositiveFloat = 1.5
+    quorum: PositiveInt = 2
+    vantages: list[Name] = Field(default_factory=list)
+    """Regions that probe; all when empty."""
+    block_s: float = Field(default=300.0, ge=0)
+    """After a run the watch starts no other for this long (anti-flapping)."""
+    heartbeat: bool = False
+    """Write one heartbeat row a second on the primary (schema `lifeboat`)."""
+
+
+class Approval(Declared):
+    """Who may approve, how many must, and how long the question stands."""
+
+    approvers: list[str] = Field(default_factory=list)
+    """Names that may answer; anyone when empty."""
+    quorum: PositiveInt = 1
+    expires_s: PositiveFloat = 900.0
+
+
+class Failover(Declared):
+    """What the policy may do without a person."""
+
+    automatic: bool = True
+    candidates: list[Name] = Field(default_factory=list)
+    """Members that may be promoted, in order of preference; the voters when empty."""
+    max_loss_bytes: int = Field(default=0, ge=0)
+    """The largest bounded loss that needs no person. 0: only `none`."""
+
+
+class DatabaseService(Declared):
+    kind: Literal["postgresql"] = "postgresql"
+    name: Name
+    rto_s: PositiveFloat
+    rpo_s: float = Field(ge=0)
+    error_budget_s: PositiveFloat | None = None
+    """Seconds of outage that the service's SLA leaves in a month."""
+    depends_on: list[Name] = Field(default_factory=list)
+    home: Name
+    """The member that leads when all is well."""
+    members: list[Member] = Field(min_length=1)
+    access: DatabaseAccess
+    synchronous: SynchronousPolicy = SynchronousPolicy()
+    routes: list[Route] = Field(default_factory=list)
+    detection: Detection = Detection()
+    approval: Approval = Approval()
+    failover: Failover = Failover()
+
+    def member(self, name: str) -> Member:
+        """The member called `name`; KeyError when there is none."""
+        for member in self.members:
+            if member.name == name:
+                return member
+        raise KeyError(name)
+
+    def dns_routes(self) -> list[DnsRoute]:
+        return [route for route in self.routes if isinstance(route, DnsRoute)]
+
+    def poolers(self) -> list[PgBouncerRoute]:
+        return [route for route in self.routes if isinstance(route, PgBouncerRoute)]
+
+    def may_be_promoted(self) -> list[str]:
+        """Candidates in order of preference."""
+        return list(self.failover.candidates or self.synchronous.voters)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> DatabaseService:
+        names = [member.name for member in self.members]
+        known = ", ".join(names)
+        problems: list[str] = []
+        for index, name in enumerate(names):
+            if name in names[:index]:
+                problems.append(
+                    f"members.{index}.name: {name} is declared twice; give each member its own name"
+                )
+        addresses: dict[tuple[str, int], str] = {}
+        for index, member in enumerate(self.members):
+            other = addresses.setdefault((member.host, member.port), member.name)
+            if other != member.name:
+                problems.append(
+                    f"members.{index}.host: {member.host}:{member.port} is also the address of {other};"
+                    " give each member an address of its own"
+                )
+            if member.follows is not None and member.follows not in names:
+                problems.append(f"members.{index}.follows: {member.follows} is not a member; one of: {known}")
+        for place, listed in (
+            ("synchronous.voters", self.synchronous.voters),
+            ("failover.candidates", self.failover.candidates),
+        ):
+            for index, name in enumerate(listed):
+                if name not in names:
+                    problems.append(f"{place}.{index}: {name} is not a member; one of: {known}")
+        if self.home not in names:
+            problems.append(f"home: {self.home} is not a member; one of: {known}")
+        others = [name for name in self.synchronous.voters if name != self.home]
+        if self.synchronous.voters and self.synchronous.acknowledgements > len(others):
+            problems.append(
+                f"synchronous.acknowledgements: {self.synchronous.acknowledgements} of {len(others)} voters beside"
+                " the primary can never be reached; lower it or name more voters"
+            )
+        if self.approval.approvers and self.approval.quorum > len(self.approval.approvers):
+            problems.append(
+                f"approval.quorum: {self.approval.quorum} approvals of {len(self.approval.approvers)} approvers can"
+                " never be reached; lower it or name more approvers"
+            )
+        routes = [route.name for route in self.routes]
+        for index, name in enumerate(routes):
+            if name in routes[:index]:
+                problems.append(
+                    f"routes.{index}.name: {name} is declared twice; give each route its own name"
+                )
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+
+class Topology(Declared):
+    """The whole estate. `zone` holds the epochs (one TXT record a service) and the names of DNS routes."""
+
+    regions: list[Region] = Field(min_length=1)
+    zone: Zone
+    services: list[DatabaseService] = Field(min_length=1)
+
+    def service(self, name: str) -> DatabaseService:
+        """The service called `name`; KeyError when there is none."""
+        for service in self.services:
+            if service.name == name:
+                return service
+        raise KeyError(name)
+
+    def vantages(self, service: DatabaseService) -> list[str]:
+        return service.detection.vantages or [region.name for region in self.regions]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Topology:
+        regions = [region.name for region in self.regions]
+        services = [service.name for service in self.services]
+        known = ", ".join(regions)
+        problems: list[str] = []
+        for where, listed in (("regions", regions), ("services", services)):
+            for index, name in enumerate(listed):
+                if name in listed[:index]:
+                    problems.append(
+                        f"{where}.{index}.name: {name} is declared twice; give each a name of its own"
+                    )
+        for index, service in enumerate(self.services):
+            place = f"services.{index}"
+            for position, member in enumerate(service.members):
+                if member.region not in regions:
+                    problems.append(
+                        f"{place}.members.{position}.region: {member.region} is not a region; one of: {known}"
+                    )
+            for position, vantage in enumerate(service.detection.vantages):
+                if vantage not in regions:
+                    problems.append(
+                        f"{place}.detection.vantages.{position}: {vantage} is not a region; one of: {known}"
+                    )
+            for position, route in enumerate(service.routes):
+                if isinstance(route, PgBouncerRoute) and route.region not in regions:
+                    problems.append(
+                        f"{place}.routes.{position}.region: {route.region} is not a region; one of: {known}"
+                    )
+                if isinstance(route, DnsRoute) and not route.record.rstrip(".").endswith(
+                    "." + self.zone.name.rstrip(".")
+                ):
+                    problems.append(
+                        f"{place}.routes.{position}.record: {route.record} is not in the zone {self.zone.name}"
+                    )
+            for position, name in enumerate(service.depends_on):
+                if name not in services:
+                    problems.append(
+                        f"{place}.depends_on.{position}: {name} is not a service; one of: {', '.join(services)}"
+                    )
+            if service.detection.quorum > len(self.vantages(service)):
+                problems.append(
+                    f"{place}.detection.quorum: {service.detection.quorum} of {len(self.vantages(service))} vantages"
+                    " can never be reached; lower it or add regions"
+                )
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self

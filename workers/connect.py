@@ -1,0 +1,22 @@
+"""Every client of Temporal is made here: the stock CLI's profile and variables, and pydantic payloads."""
+
+from __future__ import annotations
+
+from temporalio.client import Client
+from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.envconfig import ClientConfig
+
+
+async def connect(address: str | None = None, namespace: str | None = None) -> Client:
+    """A client at `address` (host:port), or where TEMPORAL_* and the profile of temporal.toml point without one.
+
+    An explicit address means just that server: no profile, and no credentials of one, is read then.
+    """
+    if address is not None:
+        return await Client.connect(
+            address, namespace=namespace or "default", data_converter=pydantic_data_converter
+        )
+    options = ClientConfig.load_client_connect_config()
+    if namespace is not None:
+        options["namespace"] = namespace
+    return await Client.connect(**options, data_converter=pydantic_data_converter)

@@ -1,0 +1,147 @@
+"""The worker of one region: it serves the region's own queue and the queue that all regions share."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from temporalio.client import Client
+from temporalio.worker import Interceptor, PollerBehaviorSimpleMaximum, Worker
+from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
+
+from activities import (
+    dns,
+    epoch,
+    estate,
+    fencing,
+    keeper,
+    node,
+    pooler,
+    probes,
+    promotion,
+    survey,
+)
+from activities.topology import load_topology
+from schemas.attributes import TASK_QUEUE, region_queue
+from schemas.failures import LifeboatError
+from workers.connect import connect
+from workflows.database_failover import DatabaseFailover
+from workflows.lock import Lock
+from workflows.watch import Watch
+
+log = logging.getLogger("lifeboat.worker")
+
+WORKFLOWS: list[type] = [DatabaseFailover, Lock, Watch]
+ACTIVITIES: list[Any] = [
+    dns.move_address,
+    epoch.claim_epoch,
+    epoch.establish_epoch,
+    epoch.read_record,
+    epoch.write_record,
+    estate.announce,
+    estate.describe_estate,
+    estate.lock_holder,
+    fencing.disconnect_standbys,
+    fencing.follow_leader,
+    fencing.prove_fence,
+    fencing.reconnect_standbys,
+    fencing.stall_primary,
+    fencing.unstall_primary,
+    keeper.keep_watch_of_set,
+    node.start_node,
+    node.stop_node,
+    pooler.hold_pooler,
+    pooler.point_pooler,
+    probes.probe,
+    probes.verify_routes,
+    probes.watch_member,
+    promotion.apply_names,
+    promotion.checkpoint,
+    promotion.promote_candidate,
+    survey.observe,
+]
+
+SANDBOX = SandboxedWorkflowRunner(
+    restrictions=SandboxRestrictions.default.with_passthrough_modules(
+        "schemas", "activities", "workflows.policy", "pydantic", "pydantic_core"
+    )
+)
+
+
+def make_workers(client: Client, region: str, interceptors: list[Interceptor] | None = None) -> list[Worker]:
+    """The two workers of a region's process: shared queue (workflows, any-region activities) and the region's own."""
+    shared: dict[str, Any] = {
+        "client": client,
+        "identity": f"{region}@{os.getpid()}",
+        "interceptors": interceptors or [],
+        "activities": ACTIVITIES,
+        # Heartbeats carry cancels; SDK's default throttle of 30 s would hold one back [temporal.md, 6].
+        "max_heartbeat_throttle_interval": timedelta(seconds=2),
+        "default_heartbeat_throttle_interval": timedelta(seconds=1),
+        "graceful_shutdown_timeout": timedelta(seconds=30),
+    }
+    return [
+        Worker(
+            task_queue=TASK_QUEUE,
+            workflows=WORKFLOWS,
+            workflow_runner=SANDBOX,
+            # A dead worker costs this much a workflow; the default is 10 s [temporal.md, 3].
+            sticky_queue_schedule_to_start_timeout=timedelta(seconds=1),
+            activity_task_poller_behavior=PollerBehaviorSimpleMaximum(maximum=10),
+            workflow_task_poller_behavior=PollerBehaviorSimpleMaximum(maximum=5),
+            **shared,
+        ),
+        Worker(
+            task_queue=region_queue(region),
+            activity_task_poller_behavior=PollerBehaviorSimpleMaximum(maximum=5),
+            **shared,
+        ),
+    ]
+
+
+async def serve(region: str, topology: str, address: str | None, namespace: str | None) -> int:
+    """Serve until SIGTERM or SIGINT."""
+    found = load_topology(topology)
+    if region not in [each.name for each in found.regions]:
+        log.error(
+            "%s is not a region of %s; one of: %s", region, topology, ", ".join(r.name for r in found.regions)
+        )
+        return 2
+    os.environ[estate.TOPOLOGY_VARIABLE] = str(Path(topology).resolve())
+    client = await connect(address, namespace)
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with contextlib.AsyncExitStack() as stack:
+        for worker in make_workers(client, region):
+            await stack.enter_async_context(worker)
+        log.info("worker of %s serves %s and %s", region, TASK_QUEUE, region_queue(region))
+        await stop.wait()
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """`lifeboat worker`: exit 0 after a signal, 2 for a topology or region that can't be used."""
+    parser = argparse.ArgumentParser(prog="lifeboat worker", description=__doc__)
+    parser.add_argument("--region", required=True, help="the region whose queue is served")
+    parser.add_argument("--topology", default=os.environ.get(estate.TOPOLOGY_VARIABLE, "topology.yaml"))
+    parser.add_argument("--address", help="Temporal's host:port; the profile's where it is left out")
+    parser.add_argument("--namespace")
+    given = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    try:
+        return asyncio.run(serve(given.region, given.topology, given.address, given.namespace))
+    except LifeboatError as error:
+        log.error("%s", error)
+        return 2
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

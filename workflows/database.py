@@ -1,0 +1,484 @@
+"""What the database runbooks share: looking, weighing, fencing, routing, verifying."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Sequence
+from datetime import datetime, timedelta
+from typing import Any, TypeVar
+
+from temporalio import workflow
+from temporalio.exceptions import ActivityError, ApplicationError
+
+with workflow.unsafe.imports_passed_through():
+    from activities import dns, epoch, estate, fencing, node, pooler, probes, survey
+    from schemas.decisions import Assessment, Death, Fence, Go
+    from schemas.facts import EpochRecord, MemberFacts, Probe, RouteWrite
+    from schemas.orders import (
+        ClaimOrder,
+        DnsOrder,
+        EstablishOrder,
+        FenceOrder,
+        FenceResult,
+        FollowOrder,
+        FollowResult,
+        NodeOrder,
+        NodeResult,
+        Observation,
+        PoolerOrder,
+        ProbeOrder,
+        PromoteResult,
+        ProofOrder,
+        ProofResult,
+        RecordOrder,
+        StallOrder,
+        VerifyOrder,
+    )
+    from schemas.reports import DecisionReport, Report
+    from schemas.requests import FailoverRequest
+    from workflows.policy.assess import assess
+    from workflows.policy.death import judge_death
+    from workflows.policy.fence import judge_fence
+    from workflows.policy.voters import render_names
+    from workflows.reporting import build_report
+    from workflows.runbook import RETRY, Ended, Runbook, reason_of
+
+T = TypeVar("T")
+
+CONFIRM_ROUNDS = 8
+"""How often the vantages and the standbys are asked again while a receiver is not yet silent for long enough."""
+NO_WORKER_S = 1.5
+"""A region whose workers don't take a task within this has no vote."""
+
+
+class DatabaseRunbook(Runbook):
+    """A runbook on one PostgreSQL service, behind its epoch."""
+
+    assessment: Assessment
+    record: EpochRecord
+    promoted: PromoteResult
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.suspect = ""
+        self.detected: datetime | None = None
+        self.decided: datetime | None = None
+        self.recovered: datetime | None = None
+        self.decided_by_person = False
+        self.adopted = False
+        self.w, self.names = 0, ""
+        self.fence: Fence | None = None
+        self.fenced = FenceResult(disconnected=[], members=[])
+        self.stall_evidence = ""
+        self.route_writes: list[RouteWrite] = []
+        self.unprotected: list[str] = []
+        self._stopping: asyncio.Future[NodeResult] | None = None
+
+    async def carry_out(self, request: FailoverRequest) -> None:
+        raise NotImplementedError
+
+    async def from_start_to_report(self, request: FailoverRequest) -> Report:
+        """The whole run: what `carry_out` says, and its undo when it ends before the point of no return."""
+        self.service_name, self.reason = request.service, request.reason
+        self.attribute("LifeboatService", request.service)
+        self.attribute("LifeboatProcedure", self.procedure)
+        self.estate = await workflow.execute_local_activity(
+            estate.describe_estate,
+            request.service,
+            start_to_close_timeout=timedelta(seconds=5),
+            schedule_to_close_timeout=timedelta(seconds=30),
+            retry_policy=RETRY,
+        )
+        self.rto_s = self.estate.service.rto_s
+        self.note(f"started: {request.reason}")
+        if request.suspicion is not None:
+            self.detected = workflow.info().start_time
+            self.start_clock(request.suspicion.first_failure)
+        try:
+            await self.carry_out(request)
+            report = build_report(self, "recovered, unprotected")
+        except Ended as end:
+            report = await self._end(end)
+        except BaseException:
+            if not self.past_no_return:
+                await self.undo_all()
+            self.outcome = "failed"
+            raise
+        self.outcome = report.outcome
+        self.attribute("LifeboatOutcome", report.outcome)
+        self.attribute("LifeboatStep", "")
+        self.note(f"ended: {report.outcome}")
+        await workflow.wait_condition(workflow.all_handlers_finished)
+        return report
+
+    async def _end(self, end: Ended) -> Report:
+        outcome = end.outcome
+        if not self.past_no_return:
+            undone = bool(self._undos)
+            whole = await self.undo_all()
+            if not whole:
+                outcome = "needs a person"
+            elif undone and outcome == "aborted" and self._abort is None:
+                outcome = "undone"
+        else:
+            self.tasks.append(end.summary)
+        return build_report(self, outcome, end.summary)
+
+    async def together(self, *works: Awaitable[Any]) -> list[Any]:
+        """All of them to their end, then the first failure: nothing may go on beside an undo."""
+        results = await asyncio.gather(*works, return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+        return results
+
+    def point_of_no_return(self) -> None:
+        if self._abort is not None:
+            raise Ended("aborted", f"aborted by {self._abort.by}")
+        self.past_no_return = True
+        self.note("point of no return: from here the run only goes forward")
+
+    # Looking
+
+    async def probe_from(self, region: str) -> Probe | None:
+        """One region's probe; None when no worker of the region took it in time."""
+        order = ProbeOrder(service=self.estate.service, member=self.suspect, region=region)
+        try:
+            return await self.do(
+                probes.probe,
+                order,
+                region=region,
+                limit=5,
+                total=6,
+                attempts=1,
+                waits_for_worker=NO_WORKER_S,
+                heartbeat=None,
+            )
+        except ActivityError:
+            return None
+
+    async def observe(self) -> Observation:
+        return await self.do(survey.observe, self.estate, limit=4, total=20, heartbeat=None)
+
+    def suspect_of(self, seen: Observation) -> str:
+        """Who leads by the record; without one, the only member that is no standby; else the declared home."""
+        if seen.record is not None:
+            return seen.record.leader
+        leading = [facts.member for facts in seen.members if facts.reachable and not facts.in_recovery]
+        return leading[0] if len(leading) == 1 else self.estate.service.home
+
+    async def confirm(self, request: FailoverRequest) -> tuple[Death, Observation]:
+        """Probes from every region beside the standbys' testimony; judged as soon as enough has come in."""
+        seen: Observation | None = None
+        if request.suspicion is None:
+            seen = await self.observe()
+            self.suspect = self.suspect_of(seen)
+        else:
+            self.suspect = request.suspicion.member
+        self.estate.service.member(self.suspect)
+        first_failure = request.suspicion.first_failure if request.suspicion else None
+        death = Death(state="ask", reason="nothing was seen")
+        for _ in range(CONFIRM_ROUNDS):
+            looking = asyncio.ensure_future(self.observe())
+            asking = [asyncio.ensure_future(self.probe_from(region)) for region in self.estate.vantages]
+            pending: Sequence[asyncio.Future[Any]] = [looking, *asking]
+            while pending and death.state != "dead":
+                _, pending = await workflow.wait(list(pending), return_when=asyncio.FIRST_COMPLETED)
+                if looking.done():
+                    seen = looking.result()
+                    votes = [each.result() for each in asking if each.done()]
+                    death = judge_death(
+                        self.estate.service,
+                        self.suspect,
+                        [vote for vote in votes if vote is not None],
+                        seen.members,
+                        first_failure=first_failure,
+                    )
+                    failed = [
+                        vote.at
+                        for vote in votes
+                        if vote is not None and vote.outcome in ("refused", "timeout")
+                    ]
+                    if first_failure is None and failed:
+                        first_failure = min(failed)
+            if death.state != "wait":
+                break
+            await workflow.sleep(timedelta(seconds=max(death.wait_s, 0.05)), summary="until silence is proof")
+        if death.state == "wait":
+            death = death.model_copy(update={"state": "ask"})
+        assert seen is not None
+        if seen.record is not None and request.suspicion is not None and seen.record.leader != self.suspect:
+            raise Ended("not needed", f"{self.suspect} leads no more; {seen.record.leader} does")
+        if death.state != "alive" and first_failure is not None:
+            self.start_clock(first_failure)
+        if self.detected is None:
+            self.detected = workflow.now()
+        return death, seen
+
+    def weigh(
+        self,
+        requested: str | None,
+        death: Death,
+        record: EpochRecord | None,
+        facts: Sequence[MemberFacts],
+        *,
+        disconnected: Sequence[str] | None,
+    ) -> Assessment:
+        result = assess(
+            self.estate.service,
+            suspect=self.suspect,
+            death=death,
+            record=record,
+            facts=facts,
+            requested=requested,
+            disconnected=disconnected,
+        )
+        self.attribute("LifeboatVerdict", result.verdict.kind)
+        return result
+
+    async def ask_for(self, go: Go, assessment: Assessment) -> DecisionReport:
+        """A person's decision; anything but an approval ends the run."""
+        text = (
+            f"Fail over {self.service_name} from {self.suspect} to {assessment.choice.candidate or 'nobody'}?"
+            f" {go.reason}. Loss: {assessment.verdict.text()} ({assessment.verdict.reason})."
+            f" Primary: {assessment.death.reason}. Approving cuts clients off {self.suspect}, disconnects its"
+            " standbys (if it is alive it acknowledges nothing from then on), and promotes the candidate."
+        )
+        if assessment.choice.candidate is None:
+            raise Ended("refused", f"{go.reason}; {assessment.choice.reason}")
+        decision = await self.ask(
+            text, assessment.digest, needs_override=go.action == "refuse", machine_s=5.0
+        )
+        if decision.answer == "approved":
+            self.decided_by_person = True
+            self.decided = workflow.now()
+            self.assessment = assessment
+            return decision
+        if decision.answer == "rejected":
+            raise Ended(
+                "rejected", f"rejected by {decision.by}" + (f": {decision.reason}" if decision.reason else "")
+            )
+        if decision.answer == "expired":
+            raise Ended("expired", "nobody decided in time")
+        raise Ended("aborted", f"aborted by {self._abort.by if self._abort else 'an operator'}")
+
+    # Fencing
+
+    async def first_record(self, seen: Observation) -> EpochRecord:
+        """A first record for a service that has none: reached only by a person's override, or by the watch."""
+        if seen.epoch_error:
+            raise ApplicationError(seen.epoch_error, type="EpochUnavailable")
+        service = self.estate.service
+        record = EpochRecord(
+            epoch=max([facts.stamp for facts in seen.members if facts.reachable], default=0),
+            run="none",
+            leader=self.suspect,
+            w=service.synchronous.acknowledgements,
+            voters=[name for name in service.synchronous.voters if name != self.suspect],
+        )
+        order = EstablishOrder(service=service, zone=self.estate.zone, first=record)
+        return await self.do(epoch.establish_epoch, order)
+
+    async def hold_poolers(self) -> list[str]:
+        """Poolers cut and refuse their clients. One out of reach serves nobody, and doesn't hold the run up."""
+        if self.outage_started is None:
+            self.start_clock(workflow.now())
+
+        async def hold(route: Any) -> str:
+            try:
+                held = await self.do(
+                    pooler.hold_pooler, self._pooler_order(route, self.suspect), limit=6, total=8
+                )
+            except ActivityError as error:
+                return f"{route.name} not held: {reason_of(error)}"
+            return held.evidence
+
+        return list(await asyncio.gather(*(hold(route) for route in self.estate.service.poolers())))
+
+    def _pooler_order(self, route: Any, target: str) -> PoolerOrder:
+        return PoolerOrder(service=self.estate.service, route=route, target=target, epoch=self.epoch or 0)
+
+    async def resume_poolers(self) -> None:
+        for route in self.estate.service.poolers():
+            await self.do(pooler.point_pooler, self._pooler_order(route, self.suspect), limit=10, total=60)
+
+    async def fence_old_primary(self) -> FenceResult:
+        """Disconnect and stamp every direct standby; stall the suspect if it answers; stop its node meanwhile."""
+        service = self.estate.service
+        bound = {*self.record.voters, *self.record.candidate_voters}
+        order = FenceOrder(
+            service=service, suspect=self.suspect, epoch=self.record.epoch, voters=sorted(bound)
+        )
+        stall = StallOrder(service=service, member=self.suspect, epoch=self.record.epoch)
+        self._stopping = asyncio.ensure_future(
+            self.do(
+                node.stop_node,
+                NodeOrder(service=service, member=self.suspect),
+                limit=45,
+                total=100,
+                attempts=2,
+                heartbeat=None,
+            )
+        )
+        fenced, stalled = await self.together(
+            self.do(fencing.disconnect_standbys, order, limit=15, total=60),
+            self.do(fencing.stall_primary, stall, limit=6, total=20, heartbeat=None),
+        )
+        self.fenced = fenced
+        self.stall_evidence = stalled.evidence
+        self._stalled = not stalled.acknowledged
+        return self.fenced
+
+    async def unfence(self) -> None:
+        """Undo of the fence, behind a newer epoch, so that a late attempt of the fence changes nothing any more."""
+        service, zone = self.estate.service, self.estate.zone
+        if self._stopping is not None:
+            await asyncio.gather(self._stopping, return_exceptions=True)
+        run = f"{workflow.info().workflow_id} (undo)"
+        claim = ClaimOrder(zone=zone, service=self.service_name, run=run, seen=self.record)
+        self.record = await self.do(epoch.claim_epoch, claim, limit=10, total=300)
+        self.epoch = self.record.epoch
+        await self.do(
+            node.start_node,
+            NodeOrder(service=service, member=self.suspect),
+            limit=60,
+            total=300,
+            heartbeat=None,
+        )
+        names = render_names(self.record.w, self.record.voters)
+        stall = StallOrder(service=service, member=self.suspect, epoch=self.record.epoch, names=names)
+        await self.do(fencing.unstall_primary, stall, limit=10, total=300, heartbeat=None)
+        direct = [
+            m.name for m in service.members if m.name != self.suspect and m.follows in (None, self.suspect)
+        ]
+        follow = FollowOrder(service=service, leader=self.suspect, members=direct, epoch=self.record.epoch)
+        await self.do(fencing.reconnect_standbys, follow, limit=30, total=300)
+
+    async def prove_fence(self) -> Fence:
+        """What keeps the old primary from acknowledging, strongest first, and a write that shows it."""
+        order = ProofOrder(service=self.estate.service, member=self.suspect)
+        proof: ProofResult = await self.do(fencing.prove_fence, order, limit=10, total=30, heartbeat=None)
+        stopped = NodeResult(done=False, evidence="not asked to stop")
+        if self._stopping is not None:
+            try:
+                stopped = await self._stopping
+            except ActivityError as error:
+                stopped = NodeResult(done=False, evidence=reason_of(error))
+        direct = [
+            m.name
+            for m in self.estate.service.members
+            if m.follows in (None, self.suspect) and m.name != self.suspect
+        ]
+        fence = judge_fence(
+            stopped=stopped.done,
+            stalled=getattr(self, "_stalled", False),
+            disconnected=self.fenced.disconnected,
+            direct=direct,
+            record=self.record,
+            proved=not proof.acknowledged,
+        )
+        evidence = "; ".join(part for part in (fence.evidence, stopped.evidence, proof.evidence) if part)
+        strength = "none" if proof.acknowledged else fence.strength
+        return fence.model_copy(
+            update={"evidence": evidence, "strength": strength, "proved": not proof.acknowledged}
+        )
+
+    # Routes and followers
+
+    async def move_routes(self, leader: str) -> list[str]:
+        """Every route at once; the record names the new leader in the same update as the first name."""
+        service, zone = self.estate.service, self.estate.zone
+        wanted = self.record.model_copy(
+            update={
+                "leader": leader,
+                "w": self.w,
+                "voters": self.record.candidate_voters,
+                "candidate": None,
+                "candidate_voters": [],
+            }
+        )
+        works: list[Awaitable[ProofResult]] = [
+            self.do(pooler.point_pooler, self._pooler_order(route, leader), limit=8, total=20)
+            for route in service.poolers()
+        ]
+        works.append(self._move_names(leader, wanted))
+        results = await asyncio.gather(*works, return_exceptions=True)
+        failed = [result for result in results if isinstance(result, BaseException)]
+        for failure in failed:
+            if not isinstance(failure, ActivityError):
+                raise failure
+        if failed:
+            raise ApplicationError(
+                "; ".join(reason_of(failure) for failure in failed), type="RouteUnavailable"
+            )
+        self.record = wanted
+        return [result.evidence for result in results if isinstance(result, ProofResult)]
+
+    async def _move_names(self, leader: str, wanted: EpochRecord) -> ProofResult:
+        service, zone = self.estate.service, self.estate.zone
+        evidence = []
+        for route in service.dns_routes():
+            order = DnsOrder(
+                service=service, zone=zone, route=route, target=leader, seen=self.record, wanted=wanted
+            )
+            evidence.append(
+                (await self.do(dns.move_address, order, limit=8, total=20, heartbeat=None)).evidence
+            )
+        if not evidence:
+            change = RecordOrder(zone=zone, service=self.service_name, seen=self.record, wanted=wanted)
+            await self.do(epoch.write_record, change, limit=8, total=20, heartbeat=None)
+        return ProofResult(
+            acknowledged=True, evidence="; ".join(evidence) or "the record names the new leader"
+        )
+
+    async def write_through_routes(self, leader: str) -> list[RouteWrite]:
+        """Every region that has a worker writes through every route."""
+
+        async def from_region(region: str) -> list[RouteWrite]:
+            order = VerifyOrder(
+                service=self.estate.service,
+                zone=self.estate.zone,
+                region=region,
+                run=workflow.info().workflow_id,
+                expected=leader,
+            )
+            try:
+                return await self.do(
+                    probes.verify_routes,
+                    order,
+                    region=region,
+                    limit=12,
+                    total=20,
+                    attempts=2,
+                    waits_for_worker=5.0,
+                )
+            except ActivityError as error:
+                self.note(f"{region} could not verify: {reason_of(error)}")
+                return []
+
+        return [
+            write
+            for found in await asyncio.gather(*map(from_region, self.estate.vantages))
+            for write in found
+        ]
+
+    def first_good(self, route: str) -> datetime | None:
+        """When the first region's write through the route was good."""
+        return min(
+            (write.at for write in self.route_writes if write.route == route and write.ok), default=None
+        )
+
+    def errors_of(self, route: str) -> str:
+        return "; ".join(f"{w.region}: {w.error}" for w in self.route_writes if w.route == route and not w.ok)
+
+    async def let_follow(self, leader: str) -> FollowResult:
+        """Every direct standby but the old primary; their answers are kept for the report."""
+        members = [
+            m.name
+            for m in self.estate.service.members
+            if m.name not in (leader, self.suspect) and m.follows in (None, leader, self.suspect)
+        ]
+        order = FollowOrder(
+            service=self.estate.service, leader=leader, members=members, epoch=self.record.epoch
+        )
+        return await self.do(fencing.follow_leader, order, limit=30, total=60)

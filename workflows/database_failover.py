@@ -1,0 +1,241 @@
+"""Database failover: the primary is gone, a standby takes over, and nothing that was acknowledged is lost.
+
+docs/runbooks/database_failover.md has the same headings as the steps here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from temporalio import workflow
+from temporalio.exceptions import ApplicationError
+
+with workflow.unsafe.imports_passed_through():
+    from activities import epoch, estate, promotion
+    from schemas.decisions import Assessment, Death, Fence
+    from schemas.facts import EpochRecord, RouteWrite
+    from schemas.orders import (
+        AnnounceOrder,
+        ClaimOrder,
+        FenceResult,
+        FollowResult,
+        NamesOrder,
+        Observation,
+        PromoteOrder,
+        PromoteResult,
+        RecordOrder,
+    )
+    from schemas.reports import DecisionReport, Report
+    from schemas.requests import FailoverRequest
+    from workflows.database import DatabaseRunbook
+    from workflows.policy.assess import covers
+    from workflows.policy.go import may_go
+    from workflows.policy.voters import follower_names
+    from workflows.reporting import build_report, report_line
+    from workflows.runbook import Ended
+
+CONFIRM = "Confirm that the primary is dead"
+ASSESS = "Assess standbys and loss"
+DECIDE = "Decide"
+CLAIM = "Claim the epoch"
+HOLD = "Hold the poolers"
+FENCE = "Fence the old primary"
+COMPARE = "Compare positions and record the choice"
+PROMOTE = "Promote the candidate"
+ROUTE = "Route clients"
+VERIFY = "Verify through every route"
+FOLLOW = "Follow the new primary"
+NOTIFY = "Notify"
+
+MACHINE_S = 5.0
+"""What the steps after the decision take at most when all goes well: for "decide by"."""
+
+
+@workflow.defn(name="DatabaseFailover", failure_exception_types=[Exception])
+class DatabaseFailover(DatabaseRunbook):
+    """Start with `{"service": "counting-db", "reason": "…", "approval": "policy"}`; ends with a Report."""
+
+    procedure = "DatabaseFailover"
+    titles = (CONFIRM, ASSESS, DECIDE, CLAIM, HOLD, FENCE, COMPARE, PROMOTE, ROUTE, VERIFY, FOLLOW, NOTIFY)
+
+    @workflow.run
+    async def run(self, request: FailoverRequest) -> Report:
+        return await self.shielded(self.from_start_to_report(request))
+
+    async def carry_out(self, request: FailoverRequest) -> None:
+        locking = asyncio.ensure_future(self.lock())
+
+        death, seen = await self.step(CONFIRM, lambda: self.confirm(request), told=lambda r: r[0].reason)
+        self.assessment = await self.step(
+            ASSESS,
+            lambda: self.assess(request, death, seen),
+            told=lambda a: f"{a.choice.reason}; {a.verdict.reason}",
+        )
+        await locking
+        await self.step(DECIDE, lambda: self.decide(request), told=lambda d: f"{d.answer} by {d.by}")
+
+        self.record = await self.step(CLAIM, lambda: self.claim(seen), told=lambda r: f"epoch {r.epoch}")
+        _, fenced = await asyncio.gather(
+            self.step(HOLD, self.hold_poolers, undo=("Resume the poolers", self.resume_poolers)),
+            self.step(
+                FENCE,
+                self.fence_old_primary,
+                undo=("Unfence the old primary", self.unfence),
+                told=self.fence_text,
+            ),
+        )
+        self.record = await self.step(
+            COMPARE,
+            lambda: self.compare(request, death, fenced),
+            told=lambda r: f"{r.candidate}, loss {r.verdict}",
+        )
+
+        self.point_of_no_return()
+        self.promoted = await self.step(
+            PROMOTE, self.promote, told=lambda p: f"{p.member} leads on timeline {p.timeline}"
+        )
+        await self.step(ROUTE, self.route_clients, skippable=True, told="; ".join)
+        await self.step(VERIFY, self.verify, skippable=True, told=lambda f: f.evidence)
+        await self.step(FOLLOW, self.follow, skippable=True, told=self.follow_text)
+        await self.step(NOTIFY, self.notify, skippable=True)
+
+    # What the steps do, in their order
+
+    async def assess(self, request: FailoverRequest, death: Death, seen: Observation) -> Assessment:
+        return self.weigh(request.candidate, death, seen.record, seen.members, disconnected=None)
+
+    async def decide(self, request: FailoverRequest) -> DecisionReport:
+        """By policy where it may, else by a person who sees verdict, candidate and what comes next."""
+        assessment = self.assessment
+        go = may_go(
+            self.estate.service,
+            assessment,
+            approval=request.approval,
+            automatic=request.suspicion is not None,
+            suspect_alive=assessment.death.state == "alive",
+        )
+        if go.action == "stop":
+            raise Ended("not needed", go.reason)
+        if go.action == "go":
+            decision = DecisionReport(
+                question=DECIDE,
+                answer="approved",
+                by="policy",
+                at=workflow.now(),
+                reason=go.reason,
+                digest=assessment.digest,
+            )
+            self.decisions.append(decision)
+            return decision
+        return await self.ask_for(go, assessment)
+
+    async def claim(self, seen: Observation) -> EpochRecord:
+        """From here an older run changes nothing."""
+        first = seen.record or await self.first_record(seen)
+        order = ClaimOrder(
+            zone=self.estate.zone, service=self.service_name, run=workflow.info().workflow_id, seen=first
+        )
+        record = await self.do(epoch.claim_epoch, order)
+        self.epoch = record.epoch
+        self.number("LifeboatEpoch", record.epoch)
+        return record
+
+    async def compare(self, request: FailoverRequest, death: Death, fenced: FenceResult) -> EpochRecord:
+        """The final verdict, with every standby disconnected; a worse one than was decided on asks again."""
+        final = self.weigh(
+            request.candidate, death, self.record, fenced.members, disconnected=fenced.disconnected
+        )
+        worse = covers(self.assessment, final)
+        if worse is not None:
+            go = may_go(
+                self.estate.service,
+                final,
+                approval="always" if self.decided_by_person else "policy",
+                automatic=request.suspicion is not None,
+                suspect_alive=death.state == "alive",
+            )
+            if go.action != "go":
+                await self.ask_for(go.model_copy(update={"reason": f"{worse}; {go.reason}"}), final)
+        self.assessment = final
+        if final.choice.candidate is None:
+            raise Ended("refused", final.choice.reason)
+        self.attribute("LifeboatVerdict", final.verdict.kind)
+        self.w, self.names = follower_names(self.estate.service, final.survivors)
+        wanted = self.record.model_copy(
+            update={
+                "candidate": final.choice.candidate,
+                "candidate_voters": final.survivors if self.w else [],
+                "verdict": final.verdict.text(),
+            }
+        )
+        order = RecordOrder(zone=self.estate.zone, service=self.service_name, seen=self.record, wanted=wanted)
+        return await self.do(epoch.write_record, order)
+
+    async def promote(self) -> PromoteResult:
+        order = PromoteOrder(
+            service=self.estate.service,
+            zone=self.estate.zone,
+            record=self.record,
+            names=self.names,
+            survivors=self.record.candidate_voters,
+            adopt=self.adopted,
+        )
+        return await self.do(promotion.promote_candidate, order, limit=30, total=120, heartbeat=2.0)
+
+    async def route_clients(self) -> list[str]:
+        """Every route at once; one that can't be confirmed parks the run, with the others already moved."""
+        assert self.record.candidate is not None
+        return await self.move_routes(self.record.candidate)
+
+    async def verify(self) -> Fence:
+        """A write and its reading back through every route from every region, and the proof that the fence holds."""
+        writes, fence = await asyncio.gather(
+            self.write_through_routes(self.promoted.member), self.prove_fence()
+        )
+        self.route_writes: list[RouteWrite] = writes
+        self.fence = fence
+        routes = {write.route for write in writes}
+        failed = [f"{name}: {self.errors_of(name)}" for name in sorted(routes) if not self.first_good(name)]
+        if failed or not routes:
+            raise ApplicationError(
+                f"not served yet: {'; '.join(failed) or 'no region has a worker'}", type="NotYet"
+            )
+        self.recovered = max(at for at in (self.first_good(name) for name in routes) if at is not None)
+        if fence.strength == "none":
+            raise ApplicationError(
+                f"the old primary acknowledges: {fence.evidence}; stop it by hand", type="NotFenced"
+            )
+        return fence
+
+    async def follow(self) -> FollowResult:
+        """Every other standby streams from the new primary; one that can't is named for its rejoin."""
+        result, _ = await asyncio.gather(
+            self.let_follow(self.promoted.member),
+            self.do(
+                promotion.checkpoint,
+                NamesOrder(
+                    service=self.estate.service,
+                    leader=self.promoted.member,
+                    names="",
+                    epoch=self.record.epoch,
+                ),
+                limit=120,
+                total=180,
+                heartbeat=None,
+            ),
+        )
+        for name, why in (result.diverged | result.unreachable).items():
+            self.unprotected.append(f"{name} does not follow the new primary ({why}): rejoin it")
+        return result
+
+    async def notify(self) -> str:
+        report = build_report(self, "recovered, unprotected")
+        text = report_line(report)
+        return await self.do(estate.announce, AnnounceOrder(run=workflow.info().workflow_id, text=text))
+
+    def fence_text(self, fenced: FenceResult) -> str:
+        missed = "".join(f"; {name} not reached" for name in fenced.missed)
+        return f"disconnected {', '.join(fenced.disconnected)}{missed}; {self.stall_evidence}"
+
+    def follow_text(self, result: FollowResult) -> str:
+        return f"{', '.join(result.following)} follow {self.promoted.member}"

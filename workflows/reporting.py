@@ -1,0 +1,76 @@
+"""The report of a run, from what the run knows when it ends."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from temporalio import workflow
+
+with workflow.unsafe.imports_passed_through():
+    from schemas.reports import Outcome, Report
+
+if TYPE_CHECKING:
+    from workflows.database import DatabaseRunbook
+
+
+def build_report(run: DatabaseRunbook, outcome: Outcome, summary: str = "") -> Report:
+    """`recovered, unprotected` until the old primary has come back as a standby (its rejoin)."""
+    service = run.estate.service
+    now = workflow.now()
+    recovered = run.recovered if run.past_no_return else None
+    outage = (recovered - run.outage_started).total_seconds() if recovered and run.outage_started else None
+    waiting = run.waiting.total_seconds()
+    assessment = getattr(run, "assessment", None)
+    promoted = getattr(run, "promoted", None)
+    unprotected = list(run.unprotected)
+    if outcome == "recovered, unprotected":
+        unprotected.insert(0, f"{run.suspect} is not back as a standby: keep it from starting, and rejoin it")
+    receipt = ""
+    if promoted is not None and assessment is not None:
+        receipt = {
+            "none": "nothing acknowledged was lost",
+            "bounded": f"unknown, {assessment.verdict.text().removeprefix('bounded: ')}",
+            "unknown": "unknown",
+        }[assessment.verdict.kind]
+    return Report(
+        procedure=run.procedure,
+        service=run.service_name,
+        run=workflow.info().workflow_id,
+        reason=run.reason,
+        outcome=outcome,
+        summary=summary or (f"{promoted.member} leads, {run.suspect} is fenced" if promoted else ""),
+        started=workflow.info().start_time,
+        ended=now,
+        outage_started=run.outage_started,
+        detected=run.detected,
+        decided=run.decided or (run.decisions[-1].at if run.decisions else None),
+        recovered=recovered,
+        outage_s=outage,
+        machine_s=max((outage or (now - workflow.info().start_time).total_seconds()) - waiting, 0.0),
+        waiting_s=waiting,
+        rto_s=service.rto_s,
+        rto_met=None if outage is None else outage <= service.rto_s,
+        rpo_s=service.rpo_s,
+        error_budget_s=outage,
+        epoch=run.epoch,
+        old_primary=run.suspect or None,
+        new_primary=promoted.member if promoted else None,
+        assessment=assessment,
+        fence=run.fence,
+        receipt=receipt,
+        routes=run.route_writes,
+        steps=run.steps,
+        decisions=run.decisions,
+        escalations=run.escalations,
+        unprotected=unprotected,
+        tasks=run.tasks,
+    )
+
+
+def report_line(report: Report) -> str:
+    """The report in one line, for a log."""
+    outage = f"{report.outage_s:.2f} s" if report.outage_s is not None else "-"
+    return (
+        f"{report.procedure} {report.service}: {report.outcome}; {report.old_primary} -> {report.new_primary};"
+        f" outage {outage} of {report.rto_s:.0f} s; {report.receipt or report.summary}"
+    )

@@ -1,0 +1,222 @@
+"""The watch of one service: each region probes, a quorum starts the failover, and the synchronous set is kept.
+
+No history grows while all is well: the regions' activities return only when something changed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime, timedelta
+from typing import Any
+
+from temporalio import workflow
+from temporalio.common import RetryPolicy, SearchAttributeKey
+from temporalio.exceptions import FailureError
+
+with workflow.unsafe.imports_passed_through():
+    from activities import epoch, estate, keeper, probes, promotion, survey
+    from schemas.attributes import TASK_QUEUE, region_queue
+    from schemas.facts import EpochRecord
+    from schemas.orders import (
+        EstablishOrder,
+        Estate,
+        KeepOrder,
+        LockQuestion,
+        NamesOrder,
+        Observation,
+        Picture,
+        RecordOrder,
+        Sighting,
+        WatchOrder,
+    )
+    from schemas.requests import FailoverRequest, Suspicion, WatchRequest
+    from workflows.policy.voters import next_set, parse_names, render_names
+    from workflows.runbook import RETRY, reason_of
+
+FOR_EVER = timedelta(days=3650)
+HEARTBEAT = timedelta(seconds=3)
+AGAIN = RetryPolicy(initial_interval=timedelta(milliseconds=200), maximum_interval=timedelta(seconds=5))
+
+
+@workflow.defn(name="Watch", failure_exception_types=[Exception])
+class Watch:
+    """Runs until it is cancelled; continues as new after each run that it started."""
+
+    def __init__(self) -> None:
+        self.estate: Estate
+        self.record: EpochRecord
+        self.down: dict[str, Sighting] = {}
+
+    @workflow.query(description="Who leads, and which regions see it down.")
+    def state(self) -> dict[str, Any]:
+        return {"leader": self.record.leader, "epoch": self.record.epoch, "down": sorted(self.down)}
+
+    @workflow.run
+    async def run(self, request: WatchRequest) -> None:
+        workflow.upsert_search_attributes(
+            [SearchAttributeKey.for_keyword("LifeboatService").value_set(request.service)]
+        )
+        self.estate = await workflow.execute_local_activity(
+            estate.describe_estate,
+            request.service,
+            start_to_close_timeout=timedelta(seconds=5),
+            schedule_to_close_timeout=timedelta(seconds=30),
+            retry_policy=RETRY,
+        )
+        self.record = await self.establish()
+        regions = [asyncio.ensure_future(self.region(name)) for name in self.estate.vantages]
+        keeping = asyncio.ensure_future(self.keep())
+        try:
+            blocked = request.blocked_until
+            if blocked is not None and blocked > workflow.now():
+                await workflow.sleep(blocked - workflow.now(), summary="block period after a run")
+            await workflow.wait_condition(self.quorum)
+            await self.fail_over()
+        finally:
+            for task in (*regions, keeping):
+                task.cancel()
+        block = timedelta(seconds=self.estate.service.detection.block_s)
+        workflow.continue_as_new(WatchRequest(service=request.service, blocked_until=workflow.now() + block))
+
+    def quorum(self) -> bool:
+        return len(self.down) >= self.estate.service.detection.quorum
+
+    async def fail_over(self) -> None:
+        """Start the runbook, which confirms before it acts, and wait for its end."""
+        first = min(s.first_failure or s.at for s in self.down.values())
+        request = FailoverRequest(
+            service=self.estate.service.name,
+            reason=f"{self.record.leader} fails the probes of {', '.join(sorted(self.down))}",
+            suspicion=Suspicion(member=self.record.leader, first_failure=first, regions=sorted(self.down)),
+        )
+        try:
+            await workflow.execute_child_workflow(
+                "DatabaseFailover",
+                request,
+                id=f"database-failover/{request.service}/{workflow.now():%Y%m%dT%H%M%S}",
+                task_queue=TASK_QUEUE,
+                parent_close_policy=workflow.ParentClosePolicy.ABANDON,
+                cancellation_type=workflow.ChildWorkflowCancellationType.ABANDON,
+            )
+        except FailureError as error:
+            workflow.logger.warning("the failover did not run: %s", reason_of(error))
+
+    async def region(self, region: str) -> None:
+        """One region's view: down, up again, down …"""
+        while True:
+            until = "up" if region in self.down else "down"
+            order = WatchOrder(
+                service=self.estate.service, member=self.record.leader, region=region, until=until
+            )
+            sighting = await workflow.execute_activity(
+                probes.watch_member,
+                order,
+                task_queue=region_queue(region),
+                start_to_close_timeout=FOR_EVER,
+                heartbeat_timeout=HEARTBEAT,
+                retry_policy=AGAIN,
+                summary=f"{region} until {until}",
+            )
+            if until == "down":
+                self.down[region] = sighting
+            else:
+                self.down.pop(region, None)
+
+    async def establish(self) -> EpochRecord:
+        """The service's record; where there is none, a first one from the only member that leads."""
+        service = self.estate.service
+        wait = 1.0
+        while True:
+            seen: Observation = await workflow.execute_activity(
+                survey.observe, self.estate, start_to_close_timeout=timedelta(seconds=5), retry_policy=AGAIN
+            )
+            if seen.record is not None:
+                return seen.record
+            leading = [facts for facts in seen.members if facts.reachable and not facts.in_recovery]
+            parsed = parse_names(leading[0].synchronous_names) if len(leading) == 1 else None
+            if parsed is not None and not seen.epoch_error:
+                first = EpochRecord(
+                    epoch=max(facts.stamp for facts in seen.members if facts.reachable),
+                    run="watch",
+                    leader=leading[0].member,
+                    w=parsed[0],
+                    voters=parsed[1],
+                )
+                return await workflow.execute_activity(
+                    epoch.establish_epoch,
+                    EstablishOrder(service=service, zone=self.estate.zone, first=first),
+                    start_to_close_timeout=timedelta(seconds=5),
+                    retry_policy=AGAIN,
+                )
+            await workflow.sleep(wait, summary="no single primary, or no epoch store")
+            wait = min(wait * 2, 60.0)
+
+    async def keep(self) -> None:
+        """Keep the synchronous set and its record in step with the voters that stream (policy/voters.py)."""
+        service, zone, seen = self.estate.service, self.estate.zone, ""
+        while True:
+            picture: Picture = await workflow.execute_activity(
+                keeper.keep_watch_of_set,
+                KeepOrder(service=service, leader=self.record.leader, seen=seen),
+                start_to_close_timeout=FOR_EVER,
+                heartbeat_timeout=HEARTBEAT * 2,
+                retry_policy=AGAIN,
+                summary="synchronous set",
+            )
+            seen = picture.signature
+            try:
+                await self._change_set(picture, workflow.now())
+            except FailureError as error:
+                # A run took the epoch meanwhile, or the leader died: what is true then is looked at afresh.
+                workflow.logger.warning("the synchronous set was not changed: %s", reason_of(error))
+                seen = ""
+                await workflow.sleep(2, summary="before the set is looked at again")
+
+    async def _change_set(self, picture: Picture, now: datetime) -> None:
+        service, zone = self.estate.service, self.estate.zone
+        short = timedelta(seconds=10)
+        busy = await workflow.execute_activity(
+            estate.lock_holder,
+            LockQuestion(service=service.name),
+            start_to_close_timeout=short,
+            schedule_to_close_timeout=short,
+        )
+        if busy:
+            return
+        record = await workflow.execute_activity(
+            epoch.read_record, self.estate, start_to_close_timeout=short, schedule_to_close_timeout=short
+        )
+        if record is None or record.leader != self.record.leader:
+            return
+        change = next_set(service, record, picture.leader, missing_since=picture.missing_since, now=now)
+        if change is None:
+            return
+        wanted = record.model_copy(update={"w": change.w, "voters": change.voters})
+        write = RecordOrder(zone=zone, service=service.name, seen=record, wanted=wanted)
+        names = NamesOrder(
+            service=service,
+            leader=record.leader,
+            names=render_names(change.w, change.voters),
+            epoch=record.epoch,
+        )
+
+        async def record_it() -> None:
+            await workflow.execute_activity(
+                epoch.write_record,
+                write,
+                start_to_close_timeout=short,
+                schedule_to_close_timeout=short,
+                summary=change.reason,
+            )
+
+        async def apply_it() -> None:
+            await workflow.execute_activity(
+                promotion.apply_names,
+                names,
+                start_to_close_timeout=short,
+                schedule_to_close_timeout=short,
+                summary=change.reason,
+            )
+
+        for act in (record_it, apply_it) if change.record_first else (apply_it, record_it):
+            await act()
