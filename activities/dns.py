@@ -36,6 +36,4 @@ async def move_address(order: DnsOrder) -> ProofResult:
     behind = [server for server, found in zip(zone.servers, answers, strict=True) if found != [address]]
     if behind:
         raise NotYet(f"{route.record} is still old at {', '.join(behind)}")
-    return ProofResult(
-        acknowledged=True, evidence=f"{route.record} is {address} at {len(zone.servers)} servers"
-    )
+    return ProofResult(acknowledged=True, evidence=f"{route.record} is {address} at {len(zone.servers)} servers")

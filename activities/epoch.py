@@ -6,10 +6,10 @@ answer to our own update whose reply was lost: the record is read, and it's done
 
 from __future__ import annotations
 
-from temporalio import activity
-
 import dns.rcode
 import dns.update
+from temporalio import activity
+
 from activities import rfc2136
 from schemas.facts import EpochRecord
 from schemas.failures import EpochSuperseded, EpochUnavailable, RouteUnavailable

@@ -60,9 +60,7 @@ async def stop_node(order: NodeOrder) -> NodeResult:
         if code != 0:
             return NodeResult(done=False, evidence=f"{member.name}: {argv[0]} … exited {code}: {output}")
     if await port_open(member):
-        return NodeResult(
-            done=False, evidence=f"{member.name}: stopped, yet {member.host}:{member.port} is open"
-        )
+        return NodeResult(done=False, evidence=f"{member.name}: stopped, yet {member.host}:{member.port} is open")
     return NodeResult(done=True, evidence=f"{member.name} is stopped, {member.host}:{member.port} is closed")
 
 

@@ -59,9 +59,7 @@ async def console(route: PgBouncerRoute) -> AsyncIterator[Console]:
 
 
 def _unavailable(route: PgBouncerRoute, error: BaseException) -> RouteUnavailable:
-    return RouteUnavailable(
-        f"pooler {route.name} at {route.host}:{route.port}: {error or type(error).__name__}"
-    )
+    return RouteUnavailable(f"pooler {route.name} at {route.host}:{route.port}: {str(error) or type(error).__name__}")
 
 
 async def databases(conn: Console, route: PgBouncerRoute) -> dict[str, dict[str, Any]]:
@@ -137,9 +135,7 @@ async def hold_pooler(order: PoolerOrder) -> ProofResult:
         rows = await databases(conn, order.route)
         open_names = [name for name, row in rows.items() if not _held(row)]
         if open_names or set(rows) != set(order.route.databases):
-            raise NotYet(
-                f"pooler {order.route.name} still serves {open_names or 'other databases than declared'}"
-            )
+            raise NotYet(f"pooler {order.route.name} still serves {open_names or 'other databases than declared'}")
     return ProofResult(acknowledged=False, evidence=f"{order.route.name} holds {len(rows)} databases")
 
 
@@ -157,10 +153,7 @@ async def point_pooler(order: PoolerOrder) -> ProofResult:
             raise RouteUnavailable(f"{path}: {error.strerror}") from error
     async with console(order.route) as conn:
         before = await databases(conn, order.route)
-        if (
-            any((row["host"], int(row["port"])) != (member.host, member.port) for row in before.values())
-            or not before
-        ):
+        if any((row["host"], int(row["port"])) != (member.host, member.port) for row in before.values()) or not before:
             await conn.execute("RELOAD")
         for name, row in (await databases(conn, order.route)).items():
             if _held(row):
@@ -172,7 +165,5 @@ async def point_pooler(order: PoolerOrder) -> ProofResult:
         if _held(row) or (row["host"], int(row["port"])) != (member.host, member.port)
     ]
     if wrong or set(after) != set(order.route.databases):
-        raise NotYet(
-            f"pooler {order.route.name} does not lead {wrong or 'all its databases'} to {member.name} yet"
-        )
+        raise NotYet(f"pooler {order.route.name} does not lead {wrong or 'all its databases'} to {member.name} yet")
     return ProofResult(acknowledged=True, evidence=f"{order.route.name} leads to {member.name}")

@@ -84,9 +84,7 @@ class Prober:
             self._held.add_termination_listener(lambda _: self.lost.set())
             await self._held.fetchval("SELECT 1")
         else:
-            await asyncio.gather(
-                _postmaster_answers(self.member), self._held.fetchval("SELECT 1", timeout=limit)
-            )
+            await asyncio.gather(_postmaster_answers(self.member), self._held.fetchval("SELECT 1", timeout=limit))
 
     def drop(self) -> None:
         if self._held is not None:
@@ -149,7 +147,7 @@ async def watch_member(order: WatchOrder) -> Sighting:
         while True:
             started = loop.time()
             result = await prober.probe()
-            failed = result.outcome != "alive"
+            failed: bool | None = result.outcome != "alive"
             if failed and not await sees_anything(order.service, order.member):
                 # Cut off from everything: this region knows nothing about the member.
                 count, first_failure, failed = 0, None, None

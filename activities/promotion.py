@@ -29,9 +29,7 @@ _POSITION = (
 
 
 async def _result(conn: Session, name: str, *, already: bool) -> PromoteResult:
-    timeline = await conn.fetchval(
-        "SELECT ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int"
-    )
+    timeline = await conn.fetchval("SELECT ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int")
     written = await conn.fetchval("SELECT (pg_current_wal_lsn() - '0/0')::bigint")
     return PromoteResult(member=name, timeline=timeline, fork=written, already=already)
 
@@ -98,9 +96,7 @@ async def promote_candidate(order: PromoteOrder) -> PromoteResult:
                         activity.heartbeat("survivors catch up")
                         await asyncio.sleep(NUDGE_S / 2)
             except TimeoutError:
-                raise NotYet(
-                    f"{order.survivors} do not follow {candidate.name} yet, so it is not promoted"
-                ) from None
+                raise NotYet(f"{order.survivors} do not follow {candidate.name} yet, so it is not promoted") from None
             async with guarded(conn, record.epoch):
                 await conn.fetchval(_PROMOTE, record.epoch)
             # pg_promote returning false is not failure (243 MB to replay: done after 3 s); the server's state is.

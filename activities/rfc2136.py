@@ -28,9 +28,7 @@ def _where(server: str) -> tuple[str, int]:
 def new_update(zone: Zone) -> dns.update.UpdateMessage:
     """A signed, still empty update of the zone."""
     keyring = dns.tsigkeyring.from_text({zone.key_name: resolve(zone.key_secret) or ""})
-    return dns.update.UpdateMessage(
-        zone.name, keyring=keyring, keyalgorithm=dns.name.from_text(zone.key_algorithm)
-    )
+    return dns.update.UpdateMessage(zone.name, keyring=keyring, keyalgorithm=dns.name.from_text(zone.key_algorithm))
 
 
 async def send(zone: Zone, update: dns.update.UpdateMessage) -> int:

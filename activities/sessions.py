@@ -24,7 +24,7 @@ CONNECT_S = 1.0
 COMMAND_S = 3.0
 """Limit of one statement, unless it says otherwise; the socket is closed then, never a cancel sent."""
 
-BROKEN: tuple[type[BaseException], ...] = (
+BROKEN = (
     OSError,
     TimeoutError,
     asyncpg.PostgresConnectionError,
@@ -81,9 +81,7 @@ async def open_session(
 
 
 @contextlib.asynccontextmanager
-async def session(
-    service: DatabaseService, member: Member, *, limit: float = CONNECT_S
-) -> AsyncIterator[Session]:
+async def session(service: DatabaseService, member: Member, *, limit: float = CONNECT_S) -> AsyncIterator[Session]:
     """A warm session where one is kept and still answers, else a new one; kept afterwards if nothing went wrong."""
     key = (id(asyncio.get_running_loop()), member.host, member.port, service.access.database)
     kept = _kept.setdefault(key, [])

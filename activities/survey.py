@@ -106,9 +106,7 @@ async def look(service: DatabaseService, member: Member, *, limit: float = 1.0) 
         return unreachable(member, error)
 
 
-async def look_at_all(
-    service: DatabaseService, members: Iterable[Member], *, limit: float = 1.0
-) -> list[MemberFacts]:
+async def look_at_all(service: DatabaseService, members: Iterable[Member], *, limit: float = 1.0) -> list[MemberFacts]:
     return list(await asyncio.gather(*(look(service, member, limit=limit) for member in members)))
 
 

@@ -70,10 +70,6 @@ class NotYet(LifeboatError):
     """The state that a step waits for is not reached yet; it is looked at again by itself."""
 
 
-class NotDisconnected(LifeboatError):
-    """A standby still streams from the old primary, so nothing may be promoted; it is tried again by itself."""
-
-
 class PromotionRefused(LifeboatError):
     """The candidate may not be promoted as it stands; a person must look before anything else is done."""
 

@@ -196,9 +196,7 @@ class DatabaseService(Declared):
         problems: list[str] = []
         for index, name in enumerate(names):
             if name in names[:index]:
-                problems.append(
-                    f"members.{index}.name: {name} is declared twice; give each member its own name"
-                )
+                problems.append(f"members.{index}.name: {name} is declared twice; give each member its own name")
         addresses: dict[tuple[str, int], str] = {}
         for index, member in enumerate(self.members):
             other = addresses.setdefault((member.host, member.port), member.name)
@@ -232,9 +230,7 @@ class DatabaseService(Declared):
         routes = [route.name for route in self.routes]
         for index, name in enumerate(routes):
             if name in routes[:index]:
-                problems.append(
-                    f"routes.{index}.name: {name} is declared twice; give each route its own name"
-                )
+                problems.append(f"routes.{index}.name: {name} is declared twice; give each route its own name")
         if problems:
             raise ValueError("\n".join(problems))
         return self
@@ -266,9 +262,7 @@ class Topology(Declared):
         for where, listed in (("regions", regions), ("services", services)):
             for index, name in enumerate(listed):
                 if name in listed[:index]:
-                    problems.append(
-                        f"{where}.{index}.name: {name} is declared twice; give each a name of its own"
-                    )
+                    problems.append(f"{where}.{index}.name: {name} is declared twice; give each a name of its own")
         for index, service in enumerate(self.services):
             place = f"services.{index}"
             for position, member in enumerate(service.members):

@@ -13,9 +13,7 @@ async def connect(address: str | None = None, namespace: str | None = None) -> C
     An explicit address means just that server: no profile, and no credentials of one, is read then.
     """
     if address is not None:
-        return await Client.connect(
-            address, namespace=namespace or "default", data_converter=pydantic_data_converter
-        )
+        return await Client.connect(address, namespace=namespace or "default", data_converter=pydantic_data_converter)
     options = ClientConfig.load_client_connect_config()
     if namespace is not None:
         options["namespace"] = namespace

@@ -110,9 +110,7 @@ async def serve(region: str, topology: str, address: str | None, namespace: str 
     """Serve until SIGTERM or SIGINT."""
     found = load_topology(topology)
     if region not in [each.name for each in found.regions]:
-        log.error(
-            "%s is not a region of %s; one of: %s", region, topology, ", ".join(r.name for r in found.regions)
-        )
+        log.error("%s is not a region of %s; one of: %s", region, topology, ", ".join(r.name for r in found.regions))
         return 2
     os.environ[estate.TOPOLOGY_VARIABLE] = str(Path(topology).resolve())
     client = await connect(address, namespace)

@@ -194,11 +194,7 @@ class DatabaseRunbook(Runbook):
                         seen.members,
                         first_failure=first_failure,
                     )
-                    failed = [
-                        vote.at
-                        for vote in votes
-                        if vote is not None and vote.outcome in ("refused", "timeout")
-                    ]
+                    failed = [vote.at for vote in votes if vote is not None and vote.outcome in ("refused", "timeout")]
                     if first_failure is None and failed:
                         first_failure = min(failed)
             if death.state != "wait":
@@ -246,18 +242,14 @@ class DatabaseRunbook(Runbook):
         )
         if assessment.choice.candidate is None:
             raise Ended("refused", f"{go.reason}; {assessment.choice.reason}")
-        decision = await self.ask(
-            text, assessment.digest, needs_override=go.action == "refuse", machine_s=5.0
-        )
+        decision = await self.ask(text, assessment.digest, needs_override=go.action == "refuse", machine_s=5.0)
         if decision.answer == "approved":
             self.decided_by_person = True
             self.decided = workflow.now()
             self.assessment = assessment
             return decision
         if decision.answer == "rejected":
-            raise Ended(
-                "rejected", f"rejected by {decision.by}" + (f": {decision.reason}" if decision.reason else "")
-            )
+            raise Ended("rejected", f"rejected by {decision.by}" + (f": {decision.reason}" if decision.reason else ""))
         if decision.answer == "expired":
             raise Ended("expired", "nobody decided in time")
         raise Ended("aborted", f"aborted by {self._abort.by if self._abort else 'an operator'}")
@@ -286,9 +278,7 @@ class DatabaseRunbook(Runbook):
 
         async def hold(route: Any) -> str:
             try:
-                held = await self.do(
-                    pooler.hold_pooler, self._pooler_order(route, self.suspect), limit=6, total=8
-                )
+                held = await self.do(pooler.hold_pooler, self._pooler_order(route, self.suspect), limit=6, total=8)
             except ActivityError as error:
                 return f"{route.name} not held: {reason_of(error)}"
             return held.evidence
@@ -306,9 +296,7 @@ class DatabaseRunbook(Runbook):
         """Disconnect and stamp every direct standby; stall the suspect if it answers; stop its node meanwhile."""
         service = self.estate.service
         bound = {*self.record.voters, *self.record.candidate_voters}
-        order = FenceOrder(
-            service=service, suspect=self.suspect, epoch=self.record.epoch, voters=sorted(bound)
-        )
+        order = FenceOrder(service=service, suspect=self.suspect, epoch=self.record.epoch, voters=sorted(bound))
         stall = StallOrder(service=service, member=self.suspect, epoch=self.record.epoch)
         self._stopping = asyncio.ensure_future(
             self.do(
@@ -348,9 +336,7 @@ class DatabaseRunbook(Runbook):
         names = render_names(self.record.w, self.record.voters)
         stall = StallOrder(service=service, member=self.suspect, epoch=self.record.epoch, names=names)
         await self.do(fencing.unstall_primary, stall, limit=10, total=300, heartbeat=None)
-        direct = [
-            m.name for m in service.members if m.name != self.suspect and m.follows in (None, self.suspect)
-        ]
+        direct = [m.name for m in service.members if m.name != self.suspect and m.follows in (None, self.suspect)]
         follow = FollowOrder(service=service, leader=self.suspect, members=direct, epoch=self.record.epoch)
         await self.do(fencing.reconnect_standbys, follow, limit=30, total=300)
 
@@ -365,9 +351,7 @@ class DatabaseRunbook(Runbook):
             except ActivityError as error:
                 stopped = NodeResult(done=False, evidence=reason_of(error))
         direct = [
-            m.name
-            for m in self.estate.service.members
-            if m.follows in (None, self.suspect) and m.name != self.suspect
+            m.name for m in self.estate.service.members if m.follows in (None, self.suspect) and m.name != self.suspect
         ]
         fence = judge_fence(
             stopped=stopped.done,
@@ -379,15 +363,13 @@ class DatabaseRunbook(Runbook):
         )
         evidence = "; ".join(part for part in (fence.evidence, stopped.evidence, proof.evidence) if part)
         strength = "none" if proof.acknowledged else fence.strength
-        return fence.model_copy(
-            update={"evidence": evidence, "strength": strength, "proved": not proof.acknowledged}
-        )
+        return fence.model_copy(update={"evidence": evidence, "strength": strength, "proved": not proof.acknowledged})
 
     # Routes and followers
 
     async def move_routes(self, leader: str) -> list[str]:
         """Every route at once; the record names the new leader in the same update as the first name."""
-        service, zone = self.estate.service, self.estate.zone
+        service = self.estate.service
         wanted = self.record.model_copy(
             update={
                 "leader": leader,
@@ -408,9 +390,7 @@ class DatabaseRunbook(Runbook):
             if not isinstance(failure, ActivityError):
                 raise failure
         if failed:
-            raise ApplicationError(
-                "; ".join(reason_of(failure) for failure in failed), type="RouteUnavailable"
-            )
+            raise ApplicationError("; ".join(reason_of(failure) for failure in failed), type="RouteUnavailable")
         self.record = wanted
         return [result.evidence for result in results if isinstance(result, ProofResult)]
 
@@ -418,18 +398,12 @@ class DatabaseRunbook(Runbook):
         service, zone = self.estate.service, self.estate.zone
         evidence = []
         for route in service.dns_routes():
-            order = DnsOrder(
-                service=service, zone=zone, route=route, target=leader, seen=self.record, wanted=wanted
-            )
-            evidence.append(
-                (await self.do(dns.move_address, order, limit=8, total=20, heartbeat=None)).evidence
-            )
+            order = DnsOrder(service=service, zone=zone, route=route, target=leader, seen=self.record, wanted=wanted)
+            evidence.append((await self.do(dns.move_address, order, limit=8, total=20, heartbeat=None)).evidence)
         if not evidence:
             change = RecordOrder(zone=zone, service=self.service_name, seen=self.record, wanted=wanted)
             await self.do(epoch.write_record, change, limit=8, total=20, heartbeat=None)
-        return ProofResult(
-            acknowledged=True, evidence="; ".join(evidence) or "the record names the new leader"
-        )
+        return ProofResult(acknowledged=True, evidence="; ".join(evidence) or "the record names the new leader")
 
     async def write_through_routes(self, leader: str) -> list[RouteWrite]:
         """Every region that has a worker writes through every route."""
@@ -456,17 +430,11 @@ class DatabaseRunbook(Runbook):
                 self.note(f"{region} could not verify: {reason_of(error)}")
                 return []
 
-        return [
-            write
-            for found in await asyncio.gather(*map(from_region, self.estate.vantages))
-            for write in found
-        ]
+        return [write for found in await asyncio.gather(*map(from_region, self.estate.vantages)) for write in found]
 
     def first_good(self, route: str) -> datetime | None:
         """When the first region's write through the route was good."""
-        return min(
-            (write.at for write in self.route_writes if write.route == route and write.ok), default=None
-        )
+        return min((write.at for write in self.route_writes if write.route == route and write.ok), default=None)
 
     def errors_of(self, route: str) -> str:
         return "; ".join(f"{w.region}: {w.error}" for w in self.route_writes if w.route == route and not w.ok)
@@ -478,7 +446,5 @@ class DatabaseRunbook(Runbook):
             for m in self.estate.service.members
             if m.name not in (leader, self.suspect) and m.follows in (None, leader, self.suspect)
         ]
-        order = FollowOrder(
-            service=self.estate.service, leader=leader, members=members, epoch=self.record.epoch
-        )
+        order = FollowOrder(service=self.estate.service, leader=leader, members=members, epoch=self.record.epoch)
         return await self.do(fencing.follow_leader, order, limit=30, total=60)

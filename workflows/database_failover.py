@@ -142,9 +142,7 @@ class DatabaseFailover(DatabaseRunbook):
 
     async def compare(self, request: FailoverRequest, death: Death, fenced: FenceResult) -> EpochRecord:
         """The final verdict, with every standby disconnected; a worse one than was decided on asks again."""
-        final = self.weigh(
-            request.candidate, death, self.record, fenced.members, disconnected=fenced.disconnected
-        )
+        final = self.weigh(request.candidate, death, self.record, fenced.members, disconnected=fenced.disconnected)
         worse = covers(self.assessment, final)
         if worse is not None:
             go = may_go(
@@ -189,22 +187,16 @@ class DatabaseFailover(DatabaseRunbook):
 
     async def verify(self) -> Fence:
         """A write and its reading back through every route from every region, and the proof that the fence holds."""
-        writes, fence = await asyncio.gather(
-            self.write_through_routes(self.promoted.member), self.prove_fence()
-        )
+        writes, fence = await asyncio.gather(self.write_through_routes(self.promoted.member), self.prove_fence())
         self.route_writes: list[RouteWrite] = writes
         self.fence = fence
         routes = {write.route for write in writes}
         failed = [f"{name}: {self.errors_of(name)}" for name in sorted(routes) if not self.first_good(name)]
         if failed or not routes:
-            raise ApplicationError(
-                f"not served yet: {'; '.join(failed) or 'no region has a worker'}", type="NotYet"
-            )
+            raise ApplicationError(f"not served yet: {'; '.join(failed) or 'no region has a worker'}", type="NotYet")
         self.recovered = max(at for at in (self.first_good(name) for name in routes) if at is not None)
         if fence.strength == "none":
-            raise ApplicationError(
-                f"the old primary acknowledges: {fence.evidence}; stop it by hand", type="NotFenced"
-            )
+            raise ApplicationError(f"the old primary acknowledges: {fence.evidence}; stop it by hand", type="NotFenced")
         return fence
 
     async def follow(self) -> FollowResult:

@@ -21,14 +21,12 @@ def details_text(state: RunState) -> str:
         lines += [
             f"**A person must decide**, by {question.decide_by or question.expires:%H:%M:%S} UTC: {question.text}",
             "",
-            f"Signal `approve` or `reject` with `" + '{"by": "you", "digest": "' + question.digest + '"}`',
+            "Signal `approve` or `reject` with `" + '{"by": "you", "digest": "' + question.digest + '"}`',
             "",
         ]
     if state.parked is not None:
         lines += [
-            f"**Parked** at “{state.parked}”: signal `retry`"
-            + (", `skip`" if state.skippable else "")
-            + " or `abort`",
+            f"**Parked** at “{state.parked}”: signal `retry`" + (", `skip`" if state.skippable else "") + " or `abort`",
             "",
         ]
     done = {step.title: step for step in state.steps}

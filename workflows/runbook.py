@@ -1,4 +1,4 @@
-"""The kit of every runbook: steps with their undo, the point of no return, approvals, the RTO clock, the operator's verbs.
+"""The kit of every runbook: steps with undo, the point of no return, approvals, the RTO clock, the operator's verbs.
 
 A runbook subclasses `Runbook`, and its `carry_out` reads top to bottom. Everything here is deterministic workflow code.
 """
@@ -28,9 +28,9 @@ with workflow.unsafe.imports_passed_through():
     from schemas.reports import DecisionReport, Escalation, Outcome, StepReport
     from schemas.requests import Answer, Verb
     from schemas.state import RunState
+    from workflows.narrative import details_text
     from workflows.policy import approval as ballots
     from workflows.policy import clock
-    from workflows.narrative import details_text
 
 T = TypeVar("T")
 
@@ -49,7 +49,7 @@ RETRY = RetryPolicy(
 )
 
 
-class Ended(Exception):  # noqa: N818 - it is an end, not an error
+class Ended(Exception):
     """The runbook ends here, with this outcome, before the point of no return; what was done is undone."""
 
     def __init__(self, outcome: Outcome, summary: str) -> None:
@@ -57,7 +57,7 @@ class Ended(Exception):  # noqa: N818 - it is an end, not an error
         self.outcome, self.summary = outcome, summary
 
 
-class Skipped(Exception):  # noqa: N818
+class Skipped(Exception):
     """A person skipped the step."""
 
 
@@ -176,9 +176,7 @@ class Runbook:
     def _must_count(self, answer: Answer, approve: bool) -> None:
         refusal = self._why_not(answer, approve)
         if refusal is not None:
-            raise ApplicationError(
-                f"the answer does not count: {refusal}", type="AnswerRefused", non_retryable=True
-            )
+            raise ApplicationError(f"the answer does not count: {refusal}", type="AnswerRefused", non_retryable=True)
 
     def _take(self, answer: Answer, approve: bool) -> str:
         refusal = self._why_not(answer, approve)
@@ -190,9 +188,7 @@ class Runbook:
         self.note(f"{word} by {answer.by}" + (f": {answer.reason}" if answer.reason else ""))
         return f"{word} by {answer.by} counts"
 
-    @workflow.signal(
-        description="Stop before the next step, until `resume`; refused past the point of no return."
-    )
+    @workflow.signal(description="Stop before the next step, until `resume`; refused past the point of no return.")
     def hold(self, verb: Verb) -> None:
         self._obey("hold", verb)
 
@@ -208,9 +204,7 @@ class Runbook:
     def skip(self, verb: Verb) -> None:
         self._obey("skip", verb)
 
-    @workflow.signal(
-        description="End the run and undo what was done; past the point of no return only while parked."
-    )
+    @workflow.signal(description="End the run and undo what was done; past the point of no return only while parked.")
     def abort(self, verb: Verb) -> None:
         self._obey("abort", verb)
 
@@ -413,9 +407,7 @@ class Runbook:
             digest=digest,
             asked=now,
             expires=now + timedelta(seconds=policy.expires_s),
-            decide_by=clock.decide_by(self.outage_started, self.rto_s, machine_s)
-            if self.outage_started
-            else None,
+            decide_by=clock.decide_by(self.outage_started, self.rto_s, machine_s) if self.outage_started else None,
             approvers=policy.approvers,
             quorum=policy.quorum,
             needs_override=needs_override,
@@ -430,7 +422,7 @@ class Runbook:
 
         try:
             await workflow.wait_condition(settled, timeout=timedelta(seconds=policy.expires_s))
-            answer = "aborted" if self._abort is not None else ballots.tally(question, self._answers)
+            answer: str = "aborted" if self._abort is not None else ballots.tally(question, self._answers)
         except TimeoutError:
             answer = "expired"
         self.waiting += workflow.now() - now
@@ -439,8 +431,7 @@ class Runbook:
         decision = DecisionReport(
             question=text,
             answer=answer,
-            by=", ".join(given.by for given, yes in self._answers if yes == (answer != "rejected"))
-            or "nobody",
+            by=", ".join(given.by for given, yes in self._answers if yes == (answer != "rejected")) or "nobody",
             at=workflow.now(),
             reason="; ".join(given.reason for given, _ in self._answers if given.reason),
             digest=digest,
@@ -463,11 +454,7 @@ class Runbook:
         except FailureError as error:
             holder = await self.do(estates.lock_holder, LockQuestion(service=self.service_name), attempts=5)
             raise ApplicationError(
-                str(
-                    failures.ServiceLocked(
-                        f"{self.service_name} is held by {holder or 'a run that just ended'}"
-                    )
-                ),
+                str(failures.ServiceLocked(f"{self.service_name} is held by {holder or 'a run that just ended'}")),
                 type="ServiceLocked",
                 non_retryable=True,
             ) from error
@@ -513,7 +500,7 @@ class Runbook:
         return whole
 
     async def shielded(self, work: Awaitable[T]) -> T:
-        """Await to the end whatever cancels come: a cancel from the UI is taken as `abort`, and nothing is left half done."""
+        """Await to the end whatever cancels come: a cancel from the UI is taken as `abort`; nothing is left half done."""
         task: asyncio.Future[T] = asyncio.ensure_future(work)
         while True:
             try:

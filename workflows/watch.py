@@ -105,9 +105,7 @@ class Watch:
         """One region's view: down, up again, down …"""
         while True:
             until = "up" if region in self.down else "down"
-            order = WatchOrder(
-                service=self.estate.service, member=self.record.leader, region=region, until=until
-            )
+            order = WatchOrder(service=self.estate.service, member=self.record.leader, region=region, until=until)
             sighting = await workflow.execute_activity(
                 probes.watch_member,
                 order,
@@ -153,7 +151,7 @@ class Watch:
 
     async def keep(self) -> None:
         """Keep the synchronous set and its record in step with the voters that stream (policy/voters.py)."""
-        service, zone, seen = self.estate.service, self.estate.zone, ""
+        service, seen = self.estate.service, ""
         while True:
             picture: Picture = await workflow.execute_activity(
                 keeper.keep_watch_of_set,

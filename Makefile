@@ -1,0 +1,51 @@
+# Everything that a person types here sets itself up first; `make` alone lists the targets.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint types unit lab-tests faults matrix bench lock clean
+
+VENV := .venv/bin
+# A user's own profile, keys and proxies never reach what runs here.
+RUN := scripts/scrubbed
+# Seconds after which a part is ended, with its children; `make test` has 20 minutes in all.
+LIMIT := timeout --kill-after=30
+PYTEST := $(VENV)/python scripts/run_tests.py
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: ## packages, virtual environment, Temporal CLI (idempotent; asks nothing)
+	@scripts/setup
+
+demo: setup ## kill a primary under load and watch the service come back
+	@$(RUN) $(LIMIT) 600 $(VENV)/lifeboat lab demo database-failover
+
+test: lint types ## everything that must pass before a change lands (under 20 minutes)
+	@$(RUN) $(LIMIT) 1080 $(PYTEST) tests -m "not matrix"
+
+lint: setup
+	@$(RUN) $(LIMIT) 60 $(VENV)/ruff check .
+	@$(RUN) $(LIMIT) 60 $(VENV)/ruff format --check .
+
+types: setup
+	@$(RUN) $(LIMIT) 300 $(VENV)/mypy
+
+unit: setup ## the tests that need no server
+	@$(RUN) $(LIMIT) 300 $(PYTEST) tests/unit tests/replay
+
+lab-tests: setup ## the tests on a lab of real servers
+	@$(RUN) $(LIMIT) 1080 $(PYTEST) tests/lab
+
+faults: setup ## bad luck: the fixed sample of the fault matrix, and the named faults
+	@$(RUN) $(LIMIT) 1080 $(PYTEST) tests/faults -m "not matrix"
+
+matrix: setup ## the whole fault matrix (hours)
+	@$(RUN) $(PYTEST) tests/faults -m matrix
+
+bench: setup ## the figures: RUNS=20 by default
+	@$(RUN) $(VENV)/python -m bench.failover --runs $(or $(RUNS),20) --json
+
+lock: setup ## write requirements*.txt anew from pyproject.toml (needs uv)
+	@scripts/lock
+
+clean: ## what set-up made in this folder (the downloaded Temporal CLI stays in the user's cache)
+	rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -1,0 +1,125 @@
+"""Death, candidate, loss and survivors as one assessment, and whether a later one is covered by what was decided on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Sequence
+
+from schemas.decisions import Assessment, Death, Verdict
+from schemas.facts import EpochRecord, MemberFacts
+from schemas.topology import DatabaseService
+from workflows.policy.candidate import choose_candidate, is_behind, system_identifier
+from workflows.policy.loss import judge_loss
+from workflows.policy.quorum import SyncSet, binding_sets
+
+_WORSE = ("none", "bounded", "unknown")
+
+
+def assess(
+    service: DatabaseService,
+    *,
+    suspect: str,
+    death: Death,
+    record: EpochRecord | None,
+    facts: Sequence[MemberFacts],
+    requested: str | None = None,
+    disconnected: Collection[str] | None = None,
+) -> Assessment:
+    """What a decision is made on; final once `disconnected` is given, provisional before.
+
+    Without a record the declared voters stand in for the choice of a candidate, and the verdict is `unknown`.
+    """
+    sets = binding_sets(record) if record is not None else []
+    declared = [name for name in service.synchronous.voters if name != suspect]
+    voters = [name for each in sets for name in each.voters] if record is not None else declared
+    choice = choose_candidate(
+        service,
+        suspect,
+        facts,
+        voters=voters,
+        requested=requested,
+        disconnected=disconnected,
+        recorded=record.candidate if record is not None else None,
+    )
+    candidate = next((each for each in facts if each.member == choice.candidate), None)
+    verdict = judge_loss(record, suspect=suspect, candidate=candidate, facts=facts, disconnected=disconnected)
+    return Assessment(
+        suspect=suspect,
+        death=death,
+        choice=choice,
+        verdict=verdict,
+        w=record.w if record is not None else 0,
+        voters=list(record.voters) if record is not None else [],
+        survivors=_survivors(service, suspect, candidate, facts, disconnected),
+        digest=digest_of(suspect, sets, choice.candidate, verdict),
+    )
+
+
+def digest_of(suspect: str, sets: Sequence[SyncSet], candidate: str | None, verdict: Verdict) -> str:
+    """12 hexadecimal digits over what decides (invariant 10). No position and no age is in it: those move."""
+    decides = {
+        "suspect": suspect,
+        "sets": [[each.leader, each.w, sorted(each.voters)] for each in sets],
+        "candidate": candidate,
+        "loss": [verdict.kind, verdict.at_most_bytes],
+    }
+    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def covers(approved: Assessment, final: Assessment) -> str | None:
+    """Why `final` is worse than what was decided on, as text for who must decide again; None when it isn't."""
+    worse: list[str] = []
+    if final.suspect != approved.suspect:
+        worse.append(f"the suspect is {final.suspect}, decided on was {approved.suspect}")
+    if final.choice.candidate != approved.choice.candidate:
+        worse.append(
+            f"the candidate is {final.choice.candidate or 'none'}, decided on was"
+            f" {approved.choice.candidate or 'none'}: {final.choice.reason}"
+        )
+    if (final.w, set(final.voters)) != (approved.w, set(approved.voters)):
+        worse.append(f"the synchronous set is {_set_text(final)}, decided on was {_set_text(approved)}")
+    if _is_worse(final.verdict, approved.verdict):
+        worse.append(
+            f"the loss is {final.verdict.text()}, decided on was {approved.verdict.text()}: {final.verdict.reason}"
+        )
+    if approved.survivors and not final.survivors:
+        worse.append(
+            f"no voter is left to confirm the candidate's commits, decided on was {', '.join(approved.survivors)}"
+        )
+    return "; ".join(worse) or None
+
+
+def _is_worse(final: Verdict, approved: Verdict) -> bool:
+    if final.kind != approved.kind:
+        return _WORSE.index(final.kind) > _WORSE.index(approved.kind)
+    if final.kind != "bounded" or approved.at_most_bytes is None:
+        return False
+    return final.at_most_bytes is None or final.at_most_bytes > approved.at_most_bytes
+
+
+def _set_text(assessment: Assessment) -> str:
+    return f"{assessment.w} of {', '.join(sorted(assessment.voters)) or 'none'}"
+
+
+def _survivors(
+    service: DatabaseService,
+    suspect: str,
+    candidate: MemberFacts | None,
+    facts: Sequence[MemberFacts],
+    disconnected: Collection[str] | None,
+) -> list[str]:
+    """Declared voters that can follow the candidate: one that is ahead of it is past the fork, and can't."""
+    if candidate is None or service.synchronous.policy != "required":
+        return []
+    read = {each.member: each for each in facts if each.reachable and each.in_recovery}
+    system = system_identifier(suspect, facts)
+    return [
+        name
+        for name in service.synchronous.voters
+        if name in read
+        and name not in (suspect, candidate.member)
+        and read[name].system_identifier == system
+        and (disconnected is None or name in disconnected)
+        and not is_behind(candidate, read[name])
+    ]

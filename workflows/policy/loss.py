@@ -1,0 +1,107 @@
+"""What a promotion can lose, judged before it is done (safety.md, "One inequality")."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from schemas.decisions import Verdict
+from schemas.facts import EpochRecord, MemberFacts, lsn_text
+from workflows.policy.candidate import is_behind, reach_of, system_identifier, where
+from workflows.policy.quorum import SyncSet, binding_sets
+
+
+def judge_loss(
+    record: EpochRecord | None,
+    *,
+    suspect: str,
+    candidate: MemberFacts | None,
+    facts: Sequence[MemberFacts],
+    disconnected: Collection[str] | None = None,
+) -> Verdict:
+    """`none` only if R + W > N holds for every set of the record, and the candidate is behind none of R.
+
+    R are the voters reached or, once `disconnected` is given, reached and disconnected: only then is the verdict
+    final. W and the voters come from the record, never from a server. Otherwise `bounded` when the furthest position
+    that can have been acknowledged is known, else `unknown`. Bytes are of WAL; seconds are the age of the
+    newest commit that the candidate has replayed.
+    """
+    if candidate is None:
+        return Verdict(kind="unknown", reason="there is no candidate whose loss could be judged")
+    if record is None:
+        return Verdict(kind="unknown", reason="there is no epoch record, so nobody knows who had to acknowledge")
+    system = system_identifier(suspect, facts)
+    reached = {
+        each.member: each
+        for each in facts
+        if each.reachable
+        and each.member != suspect
+        and each.system_identifier == system
+        and (each.in_recovery or each.member == candidate.member)
+        and (disconnected is None or each.member in disconnected or each.member == candidate.member)
+    }
+    told: list[str] = []
+    failed: list[str] = []
+    ahead: list[MemberFacts] = []
+    for sync in binding_sets(record):
+        if _is_its_own(sync, record, candidate):
+            told.append(f"{candidate.member} itself holds what it acknowledged")
+            continue
+        counted = reached if disconnected is None else {name: reached[name] for name in reached if name in disconnected}
+        (told if sync.holds(counted) else failed).append(_sum(sync, counted, final=disconnected is not None))
+        ahead += [counted[name] for name in sync.reached(counted) if is_behind(candidate, counted[name])]
+    if not failed and not ahead:
+        told.append(f"{candidate.member} at {where(candidate)} is behind none of them")
+        return Verdict(kind="none", reason="; ".join(told))
+    failed += [f"the voter {each.member} at {where(each)} is ahead of {candidate.member}" for each in ahead]
+    return _bound(suspect, candidate, facts, ahead, failed, inequality=len(failed) == len(ahead))
+
+
+def _is_its_own(sync: SyncSet, record: EpochRecord, candidate: MemberFacts) -> bool:
+    """Whether the candidate leads, or would have led, this set: what it acknowledged it has itself."""
+    return sync.leader == candidate.member and (sync.leader == record.candidate or not candidate.in_recovery)
+
+
+def _sum(sync: SyncSet, counted: Collection[str], *, final: bool) -> str:
+    reached = sync.reached(counted)
+    r, w, n = len(reached), sync.w, len(sync.voters)
+    if not w:
+        return f"{sync.leader} acknowledged alone, so commits may be there and nowhere else"
+    state = "reached and disconnected" if final else "reached"
+    head = f"{r} of {sync.leader}'s {n} voters {'is' if r == 1 else 'are'} {state}, {w} acknowledged each commit"
+    if r + w > n:
+        return f"{head} ({r} + {w} > {n})"
+    missing = ", ".join(name for name in sync.voters if name not in reached)
+    return f"{head} ({r} + {w} > {n} fails): {missing} may hold commits that no other has"
+
+
+def _bound(
+    suspect: str,
+    candidate: MemberFacts,
+    facts: Sequence[MemberFacts],
+    ahead: Sequence[MemberFacts],
+    failed: Sequence[str],
+    *,
+    inequality: bool,
+) -> Verdict:
+    """Every commit lies below what the suspect has written, or, where the inequality holds, below the furthest voter."""
+    written = [
+        each for each in facts if each.member == suspect and each.reachable and each.written is not None
+    ]
+    same_timeline = all(each.timeline == candidate.timeline for each in [*written, *ahead])
+    if not (written or inequality) or not same_timeline:
+        # Between timelines a difference of positions says nothing about what is on only one of them.
+        return Verdict(kind="unknown", reason="; ".join(failed))
+    horizon = max(reach_of(each) for each in [*written, *ahead])
+    told = [*failed]
+    if written:
+        told.append(
+            f"{suspect} had written up to {lsn_text(written[-1].written)} when it was read, and may go on until it is"
+            " stopped"
+        )
+    told.append(f"{candidate.member} holds up to {lsn_text(reach_of(candidate))}")
+    return Verdict(
+        kind="bounded",
+        reason="; ".join(told),
+        at_most_bytes=max(0, horizon - reach_of(candidate)),
+        at_most_s=candidate.replay_age_s,
+    )
