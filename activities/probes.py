@@ -206,14 +206,17 @@ async def write_through(order: VerifyOrder, route: Route) -> RouteWrite:
         host, port, database = await _address(order, route)
         conn = await open_session(order.service, host, port, user=user, password=password, database=database)
         try:
-            row = await conn.fetchrow(_WRITE, route.name, order.region, order.run, token, timeout=1.5)
+            # One transaction: a transaction pool may give each of asyncpg's round trips another server otherwise.
+            async with conn.transaction():
+                row = await conn.fetchrow(_WRITE, route.name, order.region, order.run, token, timeout=1.5)
             at = datetime.now(UTC)
             if row is None:
                 raise MemberUnreachable("the write returned nothing")
             server, timeline = row["server"], row["timeline"]
-            back = await conn.fetchval(
-                "SELECT token FROM lifeboat.probe WHERE route = $1 AND region = $2", route.name, order.region
-            )
+            async with conn.transaction():
+                back = await conn.fetchval(
+                    "SELECT token FROM lifeboat.probe WHERE route = $1 AND region = $2", route.name, order.region
+                )
             if back != token:
                 error = "the write was not read back"
         finally:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
@@ -17,7 +17,10 @@ from activities.secrets import resolve
 from schemas.failures import MemberUnreachable
 from schemas.topology import DatabaseService, Member
 
-Session = asyncpg.Connection[Any]
+if TYPE_CHECKING:
+    Session = asyncpg.Connection[Any]
+else:  # generic for the type checker only
+    Session = asyncpg.Connection
 
 CONNECT_S = 1.0
 """Limit of one connection attempt to a server that may be frozen."""

@@ -1,4 +1,4 @@
-"""download_temporal.py VERSION FILE: the Temporal CLI by the SDK's own download. Exit 1, one line, when it can't be had."""
+"""download_temporal.py VERSION FILE: the Temporal CLI by the SDK's own download; exit 1 and one line without it."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ class DatabaseFailover(DatabaseRunbook):
         await self.step(DECIDE, lambda: self.decide(request), told=lambda d: f"{d.answer} by {d.by}")
 
         self.record = await self.step(CLAIM, lambda: self.claim(seen), told=lambda r: f"epoch {r.epoch}")
-        _, fenced = await asyncio.gather(
+        _, fenced = await self.together(
             self.step(HOLD, self.hold_poolers, undo=("Resume the poolers", self.resume_poolers)),
             self.step(
                 FENCE,
@@ -94,10 +94,10 @@ class DatabaseFailover(DatabaseRunbook):
         self.promoted = await self.step(
             PROMOTE, self.promote, told=lambda p: f"{p.member} leads on timeline {p.timeline}"
         )
-        await self.step(ROUTE, self.route_clients, skippable=True, told="; ".join)
-        await self.step(VERIFY, self.verify, skippable=True, told=lambda f: f.evidence)
-        await self.step(FOLLOW, self.follow, skippable=True, told=self.follow_text)
-        await self.step(NOTIFY, self.notify, skippable=True)
+        await self.step_or_skip(ROUTE, self.route_clients, told="; ".join)
+        await self.step_or_skip(VERIFY, self.verify, told=lambda f: f.evidence)
+        await self.step_or_skip(FOLLOW, self.follow, told=self.follow_text)
+        await self.step_or_skip(NOTIFY, self.notify)
 
     # What the steps do, in their order
 

@@ -98,8 +98,8 @@ class Runbook:
         self._current = ""
         self._parked: tuple[str, bool] | None = None
         self._verdict_on_parked: str | None = None
+        self._parking = asyncio.Lock()
         self._abort: Verb | None = None
-        self._clock_changed = False
 
     # What people see
 
@@ -313,6 +313,16 @@ class Runbook:
             summary=self._current or None,
         )
 
+    async def step_or_skip(
+        self, title: str, action: Callable[[], Awaitable[T]], *, told: Callable[[T], str] = lambda _: ""
+    ) -> T | None:
+        """A step that a person may skip once it is parked: None then, and a task says that it is left to do."""
+        try:
+            return await self.step(title, action, skippable=True, told=told)
+        except Skipped as skipped:
+            self.tasks.append(f"“{title}” was skipped: {reason_of(skipped.__cause__ or skipped)}")
+            return None
+
     async def step(
         self,
         title: str,
@@ -324,7 +334,7 @@ class Runbook:
     ) -> T:
         """Carry out one step; past its retries it parks and asks for `retry`, `skip` or `abort`.
 
-        The undo is registered first: a step that failed half way is undone as well. Skipped raises in the runbook.
+        The undo is registered first: a step that failed half way is undone as well.
         """
         if not self.past_no_return:
             await self._gate()
@@ -341,13 +351,13 @@ class Runbook:
             except Ended:
                 raise
             except (ActivityError, ChildWorkflowError, ApplicationError) as error:
-                self._report(title, "failed", started, rounds, reason_of(error))
+                failed = self._report(title, "failed", started, rounds, reason_of(error))
                 answer = await self._park(title, reason_of(error), skippable)
                 if answer == "retry":
-                    self.steps.pop()
+                    self.steps.remove(failed)
                     continue
                 if answer == "skip":
-                    self.steps.pop()
+                    self.steps.remove(failed)
                     self._report(title, "skipped", started, rounds, reason_of(error))
                     raise Skipped(title) from error
                 raise Ended(
@@ -357,18 +367,13 @@ class Runbook:
             self._current = ""
             return result
 
-    def _report(self, title: str, outcome: Any, started: datetime, rounds: int, detail: str) -> None:
-        self.steps.append(
-            StepReport(
-                title=title,
-                outcome=outcome,
-                started=started,
-                ended=workflow.now(),
-                rounds=rounds,
-                detail=detail,
-            )
+    def _report(self, title: str, outcome: Any, started: datetime, rounds: int, detail: str) -> StepReport:
+        report = StepReport(
+            title=title, outcome=outcome, started=started, ended=workflow.now(), rounds=rounds, detail=detail
         )
+        self.steps.append(report)
         self.note(f"{title}: {outcome}" + (f": {detail}" if detail else ""))
+        return report
 
     async def _gate(self) -> None:
         """Between steps: an abort is obeyed, and a hold kept."""
@@ -385,18 +390,20 @@ class Runbook:
             )
 
     async def _park(self, title: str, why: str, skippable: bool) -> str:
-        if self._abort is not None:
-            return "abort"
-        self._parked, self._verdict_on_parked = (title, skippable), None
-        verbs = "retry, skip or abort" if skippable else "retry or abort"
-        self.attribute("LifeboatWaitingFor", verbs)
-        self.note(f"parked at “{title}”: {why}; a person must say {verbs}")
-        before = workflow.now()
-        await workflow.wait_condition(lambda: self._verdict_on_parked is not None)
-        self.waiting += workflow.now() - before
-        self._parked = None
-        self.attribute("LifeboatWaitingFor", "")
-        return self._verdict_on_parked or "abort"
+        """Wait for `retry`, `skip` or `abort`; of two steps that park side by side, one is asked about at a time."""
+        async with self._parking:
+            if self._abort is not None:
+                return "abort"
+            self._parked, self._verdict_on_parked = (title, skippable), None
+            verbs = "retry, skip or abort" if skippable else "retry or abort"
+            self.attribute("LifeboatWaitingFor", verbs)
+            self.note(f"parked at “{title}”: {why}; a person must say {verbs}")
+            before = workflow.now()
+            await workflow.wait_condition(lambda: self._verdict_on_parked is not None)
+            self.waiting += workflow.now() - before
+            self._parked = None
+            self.attribute("LifeboatWaitingFor", "")
+            return str(self._verdict_on_parked)
 
     async def ask(self, text: str, digest: str, *, needs_override: bool, machine_s: float) -> DecisionReport:
         """Ask a person, and wait until quorum, a rejection, the expiry or an abort. The answer is on record."""

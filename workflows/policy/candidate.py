@@ -28,9 +28,7 @@ def choose_candidate(
     """
     read = {each.member: each for each in facts if each.reachable and each.member != suspect}
     system = system_identifier(suspect, facts)
-    leading = [
-        name for name, each in read.items() if not each.in_recovery and each.system_identifier == system
-    ]
+    leading = [name for name, each in read.items() if not each.in_recovery and each.system_identifier == system]
     if leading:
         return _adopt(service, suspect, leading, recorded, requested)
     if requested is not None and requested not in [member.name for member in service.members]:

@@ -63,9 +63,7 @@ def judge_death(
         tally += f" ({_list(seeing)} still sees it alive)"
 
     def conclude(state: Literal["dead", "wait", "ask"], reason: str, wait_s: float = 0.0) -> Death:
-        return Death(
-            state=state, reason=f"{tally}; {reason}", votes=outcomes, testimony=testimony, wait_s=wait_s
-        )
+        return Death(state=state, reason=f"{tally}; {reason}", votes=outcomes, testimony=testimony, wait_s=wait_s)
 
     def those(says: str) -> str:
         return "; ".join(f"{name} {each.text}" for name, each in heard.items() if each.says == says)

@@ -51,7 +51,9 @@ def _refusal(service: DatabaseService, assessment: Assessment) -> str | None:
 
 
 def _is_accepted(verdict: Verdict, most: int) -> bool:
-    return verdict.kind == "bounded" and verdict.at_most_bytes is not None and verdict.at_most_bytes <= most
+    return (
+        most > 0 and verdict.kind == "bounded" and verdict.at_most_bytes is not None and verdict.at_most_bytes <= most
+    )
 
 
 def _asks(

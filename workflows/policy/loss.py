@@ -30,14 +30,13 @@ def judge_loss(
     if record is None:
         return Verdict(kind="unknown", reason="there is no epoch record, so nobody knows who had to acknowledge")
     system = system_identifier(suspect, facts)
-    reached = {
+    counted = {
         each.member: each
         for each in facts
-        if each.reachable
-        and each.member != suspect
-        and each.system_identifier == system
-        and (each.in_recovery or each.member == candidate.member)
-        and (disconnected is None or each.member in disconnected or each.member == candidate.member)
+        if each.reachable and each.member != suspect and each.system_identifier == system
+        # A recorded candidate that leads already receives nothing from the old primary.
+        if (each.member == candidate.member and not each.in_recovery)
+        or (each.in_recovery and (disconnected is None or each.member in disconnected))
     }
     told: list[str] = []
     failed: list[str] = []
@@ -46,7 +45,6 @@ def judge_loss(
         if _is_its_own(sync, record, candidate):
             told.append(f"{candidate.member} itself holds what it acknowledged")
             continue
-        counted = reached if disconnected is None else {name: reached[name] for name in reached if name in disconnected}
         (told if sync.holds(counted) else failed).append(_sum(sync, counted, final=disconnected is not None))
         ahead += [counted[name] for name in sync.reached(counted) if is_behind(candidate, counted[name])]
     if not failed and not ahead:
@@ -83,25 +81,18 @@ def _bound(
     *,
     inequality: bool,
 ) -> Verdict:
-    """Every commit lies below what the suspect has written, or, where the inequality holds, below the furthest voter."""
-    written = [
-        each for each in facts if each.member == suspect and each.reachable and each.written is not None
-    ]
-    same_timeline = all(each.timeline == candidate.timeline for each in [*written, *ahead])
-    if not (written or inequality) or not same_timeline:
+    """What was acknowledged lies below what the suspect wrote or, if R + W > N holds, below the furthest voter."""
+    written = [each for each in facts if each.member == suspect and each.reachable and each.written is not None]
+    known = [*written, *ahead]
+    told = [*failed, f"{candidate.member} holds up to {lsn_text(reach_of(candidate))}"]
+    told += [f"{suspect} had written up to {lsn_text(each.written)} when it was read" for each in written]
+    if any(each.timeline != candidate.timeline for each in known):
         # Between timelines a difference of positions says nothing about what is on only one of them.
-        return Verdict(kind="unknown", reason="; ".join(failed))
-    horizon = max(reach_of(each) for each in [*written, *ahead])
-    told = [*failed]
-    if written:
-        told.append(
-            f"{suspect} had written up to {lsn_text(written[-1].written)} when it was read, and may go on until it is"
-            " stopped"
-        )
-    told.append(f"{candidate.member} holds up to {lsn_text(reach_of(candidate))}")
-    return Verdict(
-        kind="bounded",
-        reason="; ".join(told),
-        at_most_bytes=max(0, horizon - reach_of(candidate)),
-        at_most_s=candidate.replay_age_s,
-    )
+        told.append("they are on different timelines, so their positions can't be compared")
+    elif written or inequality:
+        most = max(reach_of(each) for each in known) - reach_of(candidate)
+        if most > 0:
+            return Verdict(kind="bounded", reason="; ".join(told), at_most_bytes=most, at_most_s=candidate.replay_age_s)
+        # Never shown as a loss of 0: the suspect was not stopped when it was read.
+        told.append(f"nothing was missing then, but {suspect} may have acknowledged more since")
+    return Verdict(kind="unknown", reason="; ".join(told))

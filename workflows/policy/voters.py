@@ -1,59 +1,55 @@
-"""The synchronous set while the primary lives, and the set that a new primary starts with.
+"""The synchronous set while the primary lives: who must acknowledge, and in which order record and setting change.
 
-The invariant (safety.md, "One inequality"): R + W > N over the recorded set must imply it over the set in force. So the
-record is written before the set is widened and after it is narrowed; in between the recorded set is the larger one.
+Invariant: any voters that satisfy the record's R + W > N hold among them every acknowledged commit. So the record is
+weakened before the setting, and strengthened only after it, once a commit was acknowledged under the new setting:
+an older one may be on none of the voters that remain. A crash in between leaves a record that asks for more than it
+must, and the next look goes on from there. (Patroni's quorum.py keeps the same order.)
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from schemas.base import Fact
 from schemas.facts import EpochRecord, MemberFacts
 from schemas.topology import DatabaseService
+from workflows.policy.names import FENCED, parse_names, render_names
+from workflows.policy.quorum import SyncSet
 
-_NAMES = re.compile(r"^\s*(?:(ANY|FIRST)\s+)?(\d+)\s*\((.*)\)\s*$", re.IGNORECASE)
+__all__ = ["FENCED", "Change", "follower_names", "next_set", "parse_names", "render_names"]
+
+_ALONE = SyncSet(0, ())
 
 
-class Change(Fact):
-    """Make the set `w` of `voters`. `record_first`: before the setting (widen), else after it (narrow)."""
+@dataclass(frozen=True)
+class Change:
+    """One step: record and setting both become `w` of `voters`, in the order that `record_first` says.
+
+    `confirm`: between setting and record a commit must be acknowledged under the new setting
+    (`pg_logical_emit_message(true, …)`); without it the record stays as it is. `apply` False: the record only.
+    """
 
     kind: Literal["narrow", "widen", "repair"]
     w: int
     voters: list[str]
     record_first: bool
     reason: str
-
-
-def parse_names(names: str) -> tuple[int, list[str]] | None:
-    """(W, voters) of synchronous_standby_names (PostgreSQL manual, 20.6.2); (0, []) for ""; None if unreadable."""
-    if not names.strip():
-        return 0, []
-    match = _NAMES.match(names)
-    listed = match.group(3) if match else names
-    voters = [part.strip().strip('"') for part in listed.split(",")]
-    if not all(voters) or any(not re.fullmatch(r"[\w.-]+", name) for name in voters):
-        return None
-    return (int(match.group(2)) if match else 1), voters
-
-
-def render_names(w: int, names: Sequence[str]) -> str:
-    """`ANY 1 ("pg-east-2","pg-east-3")`; "" when nobody has to acknowledge."""
-    if not names or w == 0:
-        return ""
-    quoted = ",".join(f'"{name}"' for name in names)
-    return f"ANY {w} ({quoted})"
+    confirm: bool = False
+    apply: bool = True
 
 
 def follower_names(service: DatabaseService, survivors: Sequence[str]) -> tuple[int, str]:
-    """(W, names) that a candidate is promoted with: its surviving voters, or none (`available`, or nobody left)."""
-    if service.synchronous.policy == "available" or not survivors:
+    """W and synchronous_standby_names that a new primary starts with.
+
+    `required`: the survivors, or none if there is none (a person has decided on that). `available`: none; they are
+    added once they stream.
+    """
+    if service.synchronous.policy == "available":
         return 0, ""
     w = min(service.synchronous.acknowledgements, len(survivors))
-    return w, render_names(w, sorted(survivors))
+    return w, render_names(w, survivors)
 
 
 def next_set(
@@ -64,61 +60,110 @@ def next_set(
     missing_since: Mapping[str, datetime],
     now: datetime,
 ) -> Change | None:
-    """The next change of the set, one at a time; None when it is as it should be, or can't be helped.
+    """The next step towards the set that the policy wants; None when there is nothing to do or nothing may be done.
 
-    A voter that is missing for `lost_after_s` leaves, but never so that fewer than W are left: then writes wait, which
-    is what the policy asks for. A voter that streams joins. A record that differs from the setting is repaired first,
-    toward a set that contains both, since a crash may have come between the two writes.
+    After each step look at the primary again and ask again, until the answer is None: most aims take two.
+    `missing_since`: when each voter that doesn't stream was first seen not to.
     """
+    if not primary.reachable or primary.in_recovery or primary.member != record.leader:
+        return None
+    if record.candidate is not None:
+        return None  # A run has chosen: the candidate may lead already, and this primary must gain nothing.
     parsed = parse_names(primary.synchronous_names)
-    if parsed is None or primary.in_recovery or record.candidate is not None:
-        return None
-    w_set, in_force = parsed
-    eligible = [name for name in service.synchronous.voters if name != record.leader]
-    if not eligible:
-        return None
-    streaming = {each.name for each in primary.standbys if each.state == "streaming"}
-    if "__fenced__" in in_force:
-        return None
-    if (w_set, sorted(in_force)) != (record.w, sorted(record.voters)):
-        if not in_force and not record.voters:
-            pass
-        elif set(in_force) < set(record.voters) and in_force:
-            # A narrowing that did not reach the record: the larger record is safe, and follows the setting now.
-            return Change(
-                kind="repair", w=w_set, voters=sorted(in_force), record_first=False, reason="the record follows the set"
-            )
-        else:
-            both = sorted({*in_force, *record.voters} & set(eligible))
-            w = max(1, min(service.synchronous.acknowledgements, len(both)))
-            return Change(
-                kind="repair", w=w, voters=both, record_first=True, reason="record and setting differ: to their union"
-            )
-    limit = service.synchronous.lost_after_s
-    lost = [
-        name
-        for name in record.voters
-        if name not in streaming and name in missing_since and (now - missing_since[name]).total_seconds() >= limit
-    ]
-    joining = [name for name in eligible if name in streaming and name not in record.voters]
-    acknowledgements = service.synchronous.acknowledgements
-    if joining:
-        voters = sorted([*record.voters, *joining])
-        return Change(
-            kind="widen",
-            w=min(acknowledgements, len(voters)),
-            voters=voters,
+    if parsed is not None and FENCED in parsed[1]:
+        return None  # A run fenced it; only its undo or a person may let it acknowledge again.
+    held = SyncSet.of(record.w, record.voters)
+    force = SyncSet.of(*parsed) if parsed is not None else None
+    if force is None and held.w:
+        return _step(
+            "repair",
+            _ALONE,
+            f"{primary.member} has synchronous_standby_names = {primary.synchronous_names}, which names no voters that"
+            " can be counted: until that is corrected, nobody knows who acknowledges",
             record_first=True,
-            reason=f"{', '.join(joining)} streams again",
+            apply=False,
         )
-    if lost:
-        voters = sorted(name for name in record.voters if name not in lost)
-        if len(voters) >= acknowledgements:
-            return Change(
-                kind="narrow",
-                w=min(acknowledgements, len(voters)),
-                voters=voters,
-                record_first=False,
-                reason=f"{', '.join(lost)} has not streamed for {limit:.0f} s",
-            )
-    return None
+    if force is not None and not held.binds(force):
+        return _step(
+            "repair",
+            held.union(force),
+            f"{primary.member} acknowledges with {_text(force)}, the record says {_text(held)}: the record must bind"
+            " both before anything else",
+            record_first=True,
+        )
+    wanted = _wanted(service, primary, held, force or _ALONE, missing_since, now)
+    in_step = force is not None and held.same(force)
+    if not held.binds(wanted):
+        aim = held.union(wanted)
+        reason = f"{_why(service, held, wanted)}: {_text(held)} becomes {_text(aim)}, the record first"
+        return _step("widen" if in_step else "repair", aim, reason, record_first=True)
+    if in_step and held.same(wanted):
+        return None
+    reason = f"{_why(service, held, wanted)}: {_text(force or _ALONE)} becomes {_text(wanted)}, the record last"
+    return _step(
+        "narrow" if in_step else "repair",
+        wanted,
+        reason,
+        record_first=False,
+        confirm=not held.same(wanted),
+    )
+
+
+def _wanted(
+    service: DatabaseService,
+    primary: MemberFacts,
+    held: SyncSet,
+    force: SyncSet,
+    missing_since: Mapping[str, datetime],
+    now: datetime,
+) -> SyncSet:
+    """The set that the policy wants now, wherever record and setting stand."""
+    policy = service.synchronous
+    declared = [name for name in policy.voters if name != primary.member]
+    need = min(policy.acknowledgements, len(declared))
+    found = {each.name for each in primary.standbys if each.state == "streaming"}
+    streaming = [name for name in declared if name in found]
+    present = list(dict.fromkeys(held.voters + force.voters))
+
+    def lost(name: str) -> bool:
+        return (now - missing_since.get(name, now)).total_seconds() >= policy.lost_after_s
+
+    kept = [name for name in declared if name in streaming or (name in present and not lost(name))]
+    if policy.policy == "required":
+        # Never below what is required: who was lost last has the most, and comes back first as likely as not.
+        spare = sorted(
+            (name for name in present if name not in kept),
+            key=lambda name: (name not in declared, now - missing_since.get(name, now)),
+        )
+        kept += spare[: max(0, max(need, min(force.w, 1)) - len(kept))]
+    # W rises only to what streams, so that no commit waits for a voter that isn't there.
+    return SyncSet.of(min(need or force.w, max(force.w, len(streaming))), kept)
+
+
+def _why(service: DatabaseService, held: SyncSet, wanted: SyncSet) -> str:
+    joined = [name for name in wanted.voters if name not in held.voters]
+    left = [name for name in held.voters if name not in wanted.voters]
+    said = []
+    if joined:
+        said.append(f"{', '.join(joined)} streams")
+    if left:
+        said.append(f"{', '.join(left)} has not streamed for {service.synchronous.lost_after_s:g} s")
+    if wanted.w != held.w:
+        said.append(f"{wanted.w} instead of {held.w} can acknowledge")
+    return "; ".join(said) or "record and setting differ"
+
+
+def _text(sync: SyncSet) -> str:
+    return f"{sync.w} of {', '.join(sync.voters)}" if sync.w else "nobody"
+
+
+def _step(
+    kind: Literal["narrow", "widen", "repair"],
+    aim: SyncSet,
+    reason: str,
+    *,
+    record_first: bool,
+    confirm: bool = False,
+    apply: bool = True,
+) -> Change:
+    return Change(kind, aim.w, list(aim.voters), record_first, reason, confirm, apply)

@@ -1,0 +1,1 @@
+"""What a person types: `lifeboat …`. The commands read and ask; what happens is decided in the workflows."""

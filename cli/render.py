@@ -1,0 +1,151 @@
+"""A report as text: the outcome first, then what a reader at 3 a.m. asks next, in that order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from cli.words import MARKS, moment, outcome_text, span
+from schemas.reports import DecisionReport, Report, StepReport
+
+
+def report_text(report: Report) -> RenderableType:
+    """Outcome and outage; where the time went; verdict and fence; steps, decisions; what is left to do."""
+    return Group(*_parts(report))
+
+
+def _parts(report: Report) -> Iterator[RenderableType]:
+    yield Text.assemble(
+        outcome_text(report.outcome), f"  {report.procedure} of {report.service}", (f"  {report.run}", "dim")
+    )
+    if report.summary:
+        yield Text(report.summary)
+    yield Text()
+    yield _facts(report)
+    yield from _titled("Where the time went", _time(report))
+    yield from _titled("Steps", steps_table(report.steps))
+    if report.decisions:
+        yield from _titled("Decisions", _decisions(report.decisions))
+    if report.escalations:
+        lines = [f"{each.percent} % of the RTO at {moment(each.at)}: {each.text}" for each in report.escalations]
+        yield from _titled("Escalations", lines)
+    if report.unprotected:
+        yield from _titled("Not protected yet", report.unprotected, style="bold yellow")
+    if report.tasks:
+        yield from _titled("A person must now", report.tasks, style="bold red")
+
+
+def _facts(report: Report) -> Table:
+    """One line a fact; a fact that this run has not is left out, except the outage and the loss."""
+    table = _grid()
+    outage = span(report.outage_s)
+    if report.outage_s is not None:
+        within = "within" if report.rto_met else "over"
+        outage += f", {within} the RTO of {span(report.rto_s)}"
+    table.add_row("outage", outage)
+    if report.error_budget_s is not None:
+        table.add_row("error budget", f"{span(report.error_budget_s)} of the month's spent")
+    verdict = report.assessment.verdict if report.assessment else None
+    table.add_row("loss, before", f"{verdict.text()} ({verdict.reason})" if verdict else "not assessed")
+    if report.receipt:
+        table.add_row("loss, after", report.receipt)
+    table.add_row("RPO", span(report.rpo_s))
+    if report.new_primary or report.old_primary:
+        table.add_row("primary", f"{report.old_primary or '?'} → {report.new_primary or report.old_primary or '?'}")
+    if report.fence is not None:
+        proof = "proved" if report.fence.proved else "not proved"
+        table.add_row("fence", f"{report.fence.strength}, {proof}: {report.fence.evidence}")
+    if report.epoch is not None:
+        table.add_row("epoch", str(report.epoch))
+    for route in _routes(report):
+        table.add_row("route", route)
+    table.add_row("reason", report.reason)
+    return table
+
+
+def _routes(report: Report) -> Iterator[str]:
+    """Each route once: its regions that wrote, and the errors of those that could not."""
+    for name in dict.fromkeys(write.route for write in report.routes):
+        writes = [write for write in report.routes if write.route == name]
+        good = [write for write in writes if write.ok]
+        failed = [f"{write.region}: {write.error}" for write in writes if not write.ok]
+        parts = []
+        if good:
+            first = min(good, key=lambda write: write.at)
+            regions = ", ".join(dict.fromkeys(write.region for write in good))
+            parts.append(f"writes reach {first.server} (timeline {first.timeline}) from {regions}")
+        parts += failed
+        yield f"{name}: {'; '.join(parts)}"
+
+
+def _time(report: Report) -> Table:
+    table = _grid()
+    before: datetime | None = None
+    for label, at in (
+        ("first failed probe", report.outage_started),
+        ("detected", report.detected),
+        ("decided", report.decided),
+        ("recovered", report.recovered),
+        ("ended", report.ended),
+    ):
+        if at is None:
+            continue
+        table.add_row(label, moment(at), "" if before is None else f"+ {span((at - before).total_seconds())}")
+        before = at
+    table.add_row("machine", span(report.machine_s))
+    table.add_row("waiting for a person", span(report.waiting_s))
+    return table
+
+
+def steps_table(steps: list[StepReport]) -> Table:
+    """Mark, title, seconds, and what the step found; rounds and region only where they say something."""
+    table = _grid()
+    for step in steps:
+        mark, style = MARKS[step.outcome]
+        more = [step.detail] if step.detail else []
+        if step.outcome not in ("done", "failed"):
+            more.insert(0, step.outcome)
+        if step.rounds > 1:
+            more.append(f"{step.rounds} rounds")
+        if step.attempts > 1:
+            more.append(f"{step.attempts} attempts")
+        if step.region:
+            more.append(step.region)
+        took = (step.ended - step.started).total_seconds()
+        table.add_row(Text(f"{mark} {step.title}", style=style), span(took), "; ".join(more))
+    return table
+
+
+def _decisions(decisions: list[DecisionReport]) -> list[str]:
+    lines = []
+    for each in decisions:
+        line = f"{moment(each.at)}  {each.answer} by {each.by}"
+        if each.override:
+            line += ", overriding the policy"
+        if each.reason:
+            line += f": {each.reason}"
+        line += f"\n  asked: {each.question}" + (f" (digest {each.digest})" if each.digest else "")
+        lines.append(line)
+    return lines
+
+
+def _titled(title: str, body: RenderableType | list[str], style: str = "bold") -> Iterator[RenderableType]:
+    yield Text()
+    yield Text(title, style=style)
+    if isinstance(body, list):
+        for line in body:
+            yield Text(f"  {line}")
+    else:
+        yield body
+
+
+def _grid() -> Table:
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column()
+    table.add_column()
+    return table

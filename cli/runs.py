@@ -1,0 +1,216 @@
+"""`run`, `runs`, `show`, `report`: start a run, and look at it."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated, NoReturn
+
+import typer
+from pydantic import ValidationError
+from rich.table import Table
+from temporalio.client import Client
+
+from cli.choices import Json, Last, Run, Service, members, procedures, services, whoami
+from cli.connect import Address, Namespace, at, where
+from cli.engine import PROCEDURES, Engine, RunLine
+from cli.follow import Ending, follow
+from cli.output import err, out, print_json
+from cli.picture import picture
+from cli.problems import Exit, Problem
+from cli.render import report_text
+from cli.words import moment, outcome_text
+from schemas.reports import Report
+from schemas.requests import FailoverRequest
+
+AT_ONCE_S = 1.0
+"""How long `run` looks whether its start was refused, before it leaves the run to itself."""
+
+
+class ApprovalMode(StrEnum):
+    policy = "policy"
+    always = "always"
+
+
+def run(
+    procedure: Annotated[
+        str, typer.Argument(metavar="PROCEDURE", help=", ".join(PROCEDURES), autocompletion=procedures)
+    ],
+    service: Service,
+    reason: Annotated[str | None, typer.Option("--reason", help="Why; kept on record.")] = None,
+    approval: Annotated[
+        ApprovalMode, typer.Option("--approval", help="`always` asks a person whatever the policy says.")
+    ] = ApprovalMode.policy,
+    candidate: Annotated[
+        str | None,
+        typer.Option("--candidate", metavar="MEMBER", help="Promote this one or none.", autocompletion=members),
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Follow it to its end.")] = False,
+    ask: Annotated[
+        bool, typer.Option("--ask/--no-ask", help="With --wait: stay while it waits for a person, or end with 4.")
+    ] = True,
+    timeout: Annotated[
+        float | None, typer.Option("--timeout", metavar="SECONDS", help="With --wait: end with 4 after this long.")
+    ] = None,
+    json: Json = False,
+    address: Address = None,
+    namespace: Namespace = None,
+) -> None:
+    """Start a runbook.
+
+    With --wait the exit code tells how it ended: 0 done, 1 failed, 3 compensated, 4 waiting for a person.
+    """
+    if procedure not in PROCEDURES:
+        raise Problem(f"there is no procedure {procedure}; one of: {', '.join(PROCEDURES)}", Exit.USAGE)
+    request = _request(service, reason or f"asked for by {whoami()}", approval, candidate)
+
+    async def work(client: Client) -> tuple[str, Ending | None]:
+        engine = Engine(client)
+        started = await engine.start(procedure, request)
+        if not wait:
+            return started, await _refused_at_once(engine, started)
+        err().print(f"started {started}", markup=False)
+        return started, await follow(engine, started, err(), ask=ask, limit_s=timeout)
+
+    started, ending = at(where(address, namespace), work)
+    if ending is not None:
+        _end(started, ending, json)
+    if json:
+        print_json({"run": started})
+    else:
+        out().print(f"started {started}\nlifeboat show --follow {started}", markup=False, soft_wrap=True)
+
+
+def runs(
+    service: Annotated[
+        str | None, typer.Option("--service", help="Only of this service.", autocompletion=services)
+    ] = None,
+    only_open: Annotated[bool, typer.Option("--open", help="Only those that have not ended.")] = False,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=1000)] = 20,
+    json: Json = False,
+    address: Address = None,
+    namespace: Namespace = None,
+) -> None:
+    """List runs, the newest first."""
+    lines = at(where(address, namespace), lambda client: Engine(client).runs(limit, service, only_open))
+    if json:
+        print_json({"runs": [dataclasses.asdict(line) for line in lines]})
+    elif lines:
+        out().print(_runs_table(lines))
+    else:
+        err().print("no runs")
+
+
+def show(
+    run: Run = None,
+    last: Last = False,
+    following: Annotated[bool, typer.Option("--follow", "-f", help="Until it ends, as `run --wait`.")] = False,
+    ask: Annotated[bool, typer.Option("--ask/--no-ask", help="With --follow, as `run --wait`.")] = True,
+    timeout: Annotated[float | None, typer.Option("--timeout", metavar="SECONDS", help="With --follow.")] = None,
+    json: Json = False,
+    address: Address = None,
+    namespace: Namespace = None,
+) -> None:
+    """Where a run stands, or, once it has ended, its report."""
+    place = where(address, namespace)
+
+    async def live(client: Client) -> tuple[str, Ending]:
+        engine = Engine(client)
+        found = await engine.find(run, last)
+        return found, await follow(engine, found, err(), ask=ask, limit_s=timeout)
+
+    async def once(client: Client) -> None:
+        engine = Engine(client)
+        found = await engine.find(run, last)
+        if not await engine.is_open(found):
+            _print_report(await engine.report(found), json)
+            return
+        state = await engine.state(found)
+        if state is None:
+            raise Problem(f"{found} runs, but no worker answers: start one with `lifeboat worker --region REGION`")
+        if json:
+            print_json(state)
+        else:
+            out().print(picture(state, datetime.now(UTC)))
+
+    if following:
+        found, ending = at(place, live)
+        _end(found, ending, json)
+    at(place, once)
+
+
+def report(
+    run: Run = None,
+    last: Last = False,
+    wait: Annotated[
+        float, typer.Option("--wait", metavar="SECONDS", min=0, help="For a run that is about to end.")
+    ] = 10.0,
+    json: Json = False,
+    address: Address = None,
+    namespace: Namespace = None,
+) -> None:
+    """The report of a run that has ended. Exit 4 when it has not."""
+
+    async def work(client: Client) -> Report:
+        engine = Engine(client)
+        found = await engine.find(run, last)
+        try:
+            async with asyncio.timeout(wait):
+                return await engine.report(found)
+        except TimeoutError as error:
+            raise Problem(
+                f"{found} has not ended, so there is no report; `lifeboat show {found}` tells where it stands",
+                Exit.WAITING,
+            ) from error
+
+    _print_report(at(where(address, namespace), work), json)
+
+
+def _request(service: str, reason: str, approval: ApprovalMode, candidate: str | None) -> FailoverRequest:
+    try:
+        return FailoverRequest(service=service, reason=reason, approval=approval.value, candidate=candidate)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise Problem(f"{first['loc'][0]}: {first['msg']} (given: {first['input']})", Exit.USAGE) from error
+
+
+async def _refused_at_once(engine: Engine, run: str) -> Ending | None:
+    """The end of a run that could not begin: an unknown service, a lock that another run holds."""
+    try:
+        async with asyncio.timeout(AT_ONCE_S):
+            return Ending(await engine.report(run))
+    except TimeoutError:
+        return None
+
+
+def _end(run: str, ending: Ending, json: bool) -> NoReturn:
+    """Print what is known, and leave with the outcome's exit code."""
+    if ending.report is not None:
+        _print_report(ending.report, json)
+    elif json:
+        print_json({"run": run, "waiting": ending.waiting})
+    else:
+        err().print(f"{run} has not ended: {ending.waiting}", markup=False, soft_wrap=True)
+    raise typer.Exit(ending.code)
+
+
+def _print_report(report: Report, json: bool) -> None:
+    if json:
+        print_json(report)
+    else:
+        out().print(report_text(report))
+
+
+def _runs_table(lines: list[RunLine]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("run", no_wrap=True, overflow="fold")
+    for header in ("started", "outcome", "step", "waits for", "loss"):
+        table.add_column(header)
+    for line in lines:
+        # A run without an outcome is open, or ended without a report (failed, terminated).
+        outcome = outcome_text(line.outcome) if line.outcome else line.status
+        step = line.step if line.ended is None else ""
+        table.add_row(line.run, moment(line.started), outcome, step, line.waiting_for, line.verdict)
+    return table

@@ -1,0 +1,63 @@
+"""`topology check`: whether a file can be used, and what it declares."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.choices import Json
+from cli.output import err, out, print_json
+from cli.problems import Exit
+from schemas.failures import TopologyInvalid
+from schemas.topology import DatabaseService, Topology
+
+app = typer.Typer(help="The declared estate.", no_args_is_help=True)
+
+
+@app.callback()
+def topology() -> None:
+    """The declared estate."""
+
+
+@app.command()
+def check(
+    file: Annotated[Path, typer.Argument(metavar="[FILE]", help="A topology.")] = Path("topology.yaml"),
+    json: Json = False,
+) -> None:
+    """Say what FILE declares, or every place where it is wrong and what would be right (exit 1)."""
+    from activities.topology import load_topology
+
+    try:
+        found = load_topology(file)
+    except TopologyInvalid as error:
+        problems = (error.detail or str(error)).splitlines()
+        if json:
+            print_json({"file": str(file), "valid": False, "problems": problems})
+        else:
+            err().print("\n".join(problems), markup=False, soft_wrap=True)
+        raise typer.Exit(Exit.FAILED) from error
+    if json:
+        services = [each.name for each in found.services]
+        print_json({"file": str(file), "valid": True, "problems": [], "services": services})
+    else:
+        out().print("\n".join(summary(file, found)), markup=False, soft_wrap=True)
+
+
+def summary(file: Path, found: Topology) -> list[str]:
+    regions = ", ".join(f"{each.name} ({each.role})" for each in found.regions)
+    return [f"{file} can be used", f"  regions: {regions}", *(f"  {_service(each)}" for each in found.services)]
+
+
+def _service(service: DatabaseService) -> str:
+    policy = service.synchronous
+    sync = (
+        f"ANY {policy.acknowledgements} of {len(policy.voters)} voters, {policy.policy}"
+        if policy.voters
+        else "asynchronous"
+    )
+    return (
+        f"{service.name}: {len(service.members)} members, {sync}, {len(service.routes)} routes,"
+        f" RTO {service.rto_s:.0f} s, RPO {service.rpo_s:.0f} s"
+    )

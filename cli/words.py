@@ -1,0 +1,60 @@
+"""How durations, times and outcomes read, in every view."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from rich.text import Text
+
+MARKS = {
+    "done": ("✓", "green"),
+    "failed": ("✗", "red"),
+    "skipped": ("–", "yellow"),
+    "undone": ("↺", "yellow"),
+    "undo failed": ("✗", "red"),
+}
+"""Outcome of a step → its mark and colour."""
+
+OUTCOME_STYLES = {
+    "recovered": "bold green",
+    "recovered, unprotected": "bold yellow",
+    "not needed": "bold green",
+    "needs a person": "bold red",
+}
+"""What isn't named here was compensated: the estate is as it was."""
+
+
+def span(seconds: float | None) -> str:
+    """`0.72 s`, `12.3 s`, `4 min 05 s`, `2 h 03 min`; `not known` where it isn't."""
+    if seconds is None:
+        return "not known"
+    if seconds < 0:
+        return f"-{span(-seconds)}"
+    if seconds < 9.995:
+        return f"{seconds:.2f} s"
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def moment(at: datetime | None) -> str:
+    """`2026-11-24 20:05:01 UTC`; `-` for none."""
+    return "-" if at is None else f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def hour(at: datetime) -> str:
+    """`20:05:01.123`, of a moment whose day is plain."""
+    return f"{at.astimezone(UTC):%H:%M:%S.%f}"[:-3]
+
+
+def outcome_text(outcome: str) -> Text:
+    return Text(outcome, style=OUTCOME_STYLES.get(outcome, "bold yellow"))
+
+
+def left_style(left_s: float, whole_s: float) -> str:
+    """Green, yellow once half of the RTO is spent, red at 80 %."""
+    spent = 1.0 if whole_s <= 0 else 1 - left_s / whole_s
+    return "bold red" if spent >= 0.8 else "yellow" if spent >= 0.5 else "green"

@@ -1,0 +1,1 @@
+"""A real estate on one machine: its servers, its faults, its traffic and its referee."""

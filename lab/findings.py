@@ -1,0 +1,134 @@
+"""What a ledger proves, as pure functions: the entries in, the findings out; `now` is an argument.
+
+Invariant 1 of safety.md: no write *sent* after the new primary's first acknowledgement is acknowledged by the old
+one. Acknowledgements of writes that were sent earlier are no offence: whether they are in the surviving history is
+what counting the missing rows finds out.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+
+from pydantic import BaseModel
+
+from lab.ledger import Entry, Span
+
+WRITING_S = 2.0
+"""A route is writing if a write was acknowledged within this time: two of the writers' time-outs fit into it."""
+
+
+class RouteFinding(BaseModel):
+    """`longest_gap_s`: the longest time without an acknowledgement while the load ran, an open gap counted to now."""
+
+    longest_gap_s: float
+    writing: bool
+
+
+class Conviction(BaseModel):
+    """A server that acknowledged when another already led, and why we say so."""
+
+    server: str
+    timeline: int
+    reason: str
+
+
+def acknowledged(entries: Iterable[Entry]) -> list[Entry]:
+    """The entries that were acknowledged without a warning, by time of acknowledgement."""
+    found = [entry for entry in entries if entry.outcome == "acknowledged" and entry.acked is not None]
+    return sorted(found, key=_acked)
+
+
+def newest_acknowledger(entries: Iterable[Entry]) -> Entry | None:
+    """The last acknowledgement on the newest timeline: its server holds the surviving history."""
+    return max(acknowledged(entries), key=lambda entry: (entry.timeline, _acked(entry)), default=None)
+
+
+def routes(
+    names: Iterable[str], entries: Iterable[Entry], spans: Sequence[Span], *, now: float, running: bool
+) -> dict[str, RouteFinding]:
+    """The finding of each route. `running`: the load of the last span runs still.
+
+    A load that was stopped in good order ends its gaps at its stop.
+    """
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for entry in acknowledged(entries):
+        times.setdefault(entry.route, []).append(_acked(entry))
+    # A load that died counts until the next one began, or until now.
+    ends = [span.stopped or follower.started for span, follower in pairwise(spans)]
+    ends += [span.stopped or now for span in spans[-1:]]
+    while_on = [(span.started, end) for span, end in zip(spans, ends, strict=True)]
+    return {
+        name: RouteFinding(
+            longest_gap_s=round(max((_longest_gap(seen, *on) for on in while_on), default=0.0), 3),
+            writing=running and bool(seen) and now - seen[-1] <= WRITING_S,
+        )
+        for name, seen in times.items()
+    }
+
+
+def _longest_gap(seen: Sequence[float], started: float, ended: float) -> float:
+    points = [started, *(moment for moment in seen if started <= moment <= ended), ended]
+    return max(later - earlier for earlier, later in pairwise(points))
+
+
+def convictions(entries: Iterable[Entry]) -> list[Conviction]:
+    """Each server that acknowledged a write sent after another, on a later timeline, had begun to acknowledge.
+
+    A timeline belongs to the one server that was promoted to it, so two that acknowledge on the same one are two
+    primaries as well: that is what pg_rewind without -R makes (safety.md, "Rejoin").
+    """
+    by_place: dict[tuple[str, int], list[Entry]] = defaultdict(list)
+    for entry in acknowledged(entries):
+        by_place[entry.server, entry.timeline].append(entry)
+    first = {place: _acked(found[0]) for place, found in by_place.items()}
+    convicted: dict[str, Conviction] = {}
+    for (server, timeline), found in by_place.items():
+        rivals = {
+            place: moment
+            for place, moment in first.items()
+            if place[0] != server
+            and (place[1] > timeline or (place[1] == timeline and moment < first[server, timeline]))
+        }
+        if not rivals or server in convicted:
+            continue
+        (rival, rival_timeline), moment = min(rivals.items(), key=lambda item: item[1])
+        late = [entry for entry in found if entry.sent is not None and entry.sent > moment]
+        if late:
+            last = max(_acked(entry) for entry in late) - moment
+            convicted[server] = Conviction(
+                server=server,
+                timeline=timeline,
+                reason=f"acknowledged {len(late)} writes on timeline {timeline} that were sent after {rival} had begun"
+                f" to acknowledge on timeline {rival_timeline}, the last {last:.3f} s after it",
+            )
+    return list(convicted.values())
+
+
+def beside_the_leader(witnessed: Mapping[str, int], entries: Iterable[Entry]) -> tuple[str | None, list[Conviction]]:
+    """The leader among the servers that acknowledged the referee's own write just now, and every other one convicted.
+
+    `witnessed` maps server to timeline. The newest timeline leads; among equals the one that acknowledged a client
+    last; where no client was there to tell them apart, one is spared all the same, since one of them may lead.
+    """
+    if not witnessed:
+        return None, []
+    last: dict[str, float] = {}
+    for entry in acknowledged(entries):
+        last[entry.server] = _acked(entry)
+    leader = max(witnessed, key=lambda server: (witnessed[server], last.get(server, 0.0)))
+    return leader, [
+        Conviction(
+            server=server,
+            timeline=timeline,
+            reason=f"acknowledged the referee's write on timeline {timeline} while {leader} acknowledged one on"
+            f" timeline {witnessed[leader]}",
+        )
+        for server, timeline in witnessed.items()
+        if server != leader
+    ]
+
+
+def _acked(entry: Entry) -> float:
+    return entry.acked if entry.acked is not None else 0.0

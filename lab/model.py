@@ -1,0 +1,132 @@
+"""The lab as programs read it: lab.json in its folder."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from lab.errors import LabUnavailable, UnknownNode
+from lab.paths import Folder
+from schemas.attributes import TASK_QUEUE
+from schemas.base import Fact
+
+NodeKind = Literal["postgresql", "pgbouncer", "knot", "temporal", "worker"]
+
+
+class TemporalAt(Fact):
+    """`cli` is the path of the stock command line; `ui` an address for a browser."""
+
+    address: str
+    namespace: str = "default"
+    task_queue: str = TASK_QUEUE
+    ui: str
+    cli: str
+
+
+class Node(Fact):
+    """A node as it was set up. `role`: primary, standby, pooler, dns, temporal or worker; `status` observes it.
+
+    `address` is host:port, the host alone for a worker, which listens nowhere.
+    `pid` is that of lab.json's writing; a node that was started again has another.
+    """
+
+    name: str
+    kind: NodeKind
+    role: str
+    region: str
+    address: str
+    pid: int | None = None
+
+    @property
+    def host(self) -> str:
+        return self.address.partition(":")[0]
+
+    @property
+    def port(self) -> int:
+        """0 for a node that listens nowhere."""
+        return int(self.address.partition(":")[2] or 0)
+
+
+class Status(Fact):
+    """`lifeboat lab status`. A node's `role` is the observed one: it may also be down, frozen or silent."""
+
+    temporal: TemporalAt
+    nodes: list[Node]
+    routes: dict[str, str]
+
+
+class Lab(Fact):
+    """One lab. `routes` are the DSNs that clients use; the host of `dns` resolves at the server `dns`, host:port."""
+
+    folder: Path
+    profile: str = "database"
+    created: datetime
+    network: str
+    """The first two octets of every node's address: 127.0, or 10.x where nodes have network namespaces."""
+    netns: bool = False
+    base_port: int
+    service: str
+    temporal: TemporalAt
+    nodes: list[Node]
+    routes: dict[str, str]
+    dns: str
+    pg_bin: Path
+    topology: Path
+    secrets: Path
+    ledger: Path
+    watch: bool = True
+    """Whether the lab starts the watch, at the start and after each reset."""
+    workers: bool = True
+    overrides: dict[str, Any] = {}
+    """What differs from the lab's usual service declaration (lab/estate.py)."""
+
+    @property
+    def paths(self) -> Folder:
+        return Folder(self.folder)
+
+    @property
+    def regions(self) -> list[str]:
+        return sorted({node.region for node in self.nodes if node.kind == "worker"})
+
+    def node(self, name: str) -> Node:
+        """The node called `name`; UnknownNode lists what there is."""
+        for node in self.nodes:
+            if node.name == name:
+                return node
+        raise UnknownNode(f"{name}; there is: {', '.join(node.name for node in self.nodes)}")
+
+    def of_kind(self, *kinds: NodeKind) -> list[Node]:
+        return [node for node in self.nodes if node.kind in kinds]
+
+    def members(self) -> list[Node]:
+        """The PostgreSQL servers."""
+        return self.of_kind("postgresql")
+
+    def secret(self, name: str) -> str:
+        """The password of role `name` (lifeboat, app, lifeboat_probe, replicator), or the key `tsig`."""
+        return (self.secrets / name).read_text(encoding="utf-8").strip()
+
+    def save(self) -> None:
+        """Write lab.json whole, or not at all."""
+        target = self.paths.lab_file
+        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=".lab-")
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(self.model_dump_json(indent=2))
+        os.replace(temporary, target)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Lab:
+        """The lab whose folder, or lab.json, is `path`; LabUnavailable when there is none."""
+        found = Path(path)
+        file = found if found.name == "lab.json" else found / "lab.json"
+        try:
+            return cls.model_validate_json(file.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise LabUnavailable(f"{file}: {error.strerror}") from error
+        except ValidationError as error:
+            raise LabUnavailable(f"{file} is not of this version: {error.error_count()} fields differ") from error
