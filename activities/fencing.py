@@ -101,7 +101,7 @@ async def _streams(conn: Session, leader: Member) -> bool:
 
 
 async def follow(service: DatabaseService, standby: Member, leader: Member, epoch: int, *, limit: float) -> bool:
-    """Let a standby follow the leader; True once it streams from there, False when it doesn't within `limit` seconds."""
+    """Let a standby follow the leader; whether it streams from there within `limit` seconds."""
     async with session(service, standby) as conn:
         wanted = conninfo(service, standby, leader)
         if not await conn.fetchval("SELECT pg_is_in_recovery()"):

@@ -134,3 +134,11 @@ async def checkpoint(order: NamesOrder) -> str:
     async with session(order.service, order.service.member(order.leader)) as conn:
         await conn.execute("CHECKPOINT", timeout=120)
         return str(await conn.fetchval("SELECT pg_current_wal_lsn()"))
+
+
+@activity.defn
+async def confirm_commit(order: NamesOrder) -> str:
+    """A commit that is acknowledged under the set in force: everything before it is on those who acknowledged it."""
+    async with session(order.service, order.service.member(order.leader)) as conn:
+        await conn.execute("SELECT pg_logical_emit_message(true, 'lifeboat.set', 'confirm')", timeout=5)
+        return str(await conn.fetchval("SELECT current_setting('synchronous_standby_names')"))

@@ -58,7 +58,7 @@ def _compose(path: Path) -> yaml.Node:
     except yaml.MarkedYAMLError as error:
         raise _malformed(path, error) from error
     except yaml.YAMLError as error:
-        raise TopologyInvalid(f"{path}: is not YAML: {error}") from error
+        raise TopologyInvalid(f"{path}: is not YAML: {str(error).splitlines()[0]}; remove it") from error
     if not isinstance(root, yaml.MappingNode):
         raise TopologyInvalid(f"{path}:1: is no topology; it begins with `regions:`, `zone:` and `services:`")
     return root

@@ -39,9 +39,9 @@ def where(address: str | None, namespace: str | None) -> Place:
     """The profile of the stock CLI is read only when there is neither an address nor a lab."""
     if address is not None:
         return Place(f"Temporal at {address}", address, namespace)
-    lab = _current_lab()
+    lab = _current_lab(namespace)
     if lab is not None:
-        return Place(lab.name, lab.address, namespace or lab.namespace, lab.topology)
+        return lab
     profile = ClientConfig.load_client_connect_config()
     if "target_host" not in profile:
         raise Problem(
@@ -52,7 +52,7 @@ def where(address: str | None, namespace: str | None) -> Place:
     return Place(f"your profile's Temporal at {profile['target_host']}", None, namespace)
 
 
-def _current_lab() -> Place | None:
+def _current_lab(namespace: str | None) -> Place | None:
     from lab.pointer import current
 
     lab = current()
@@ -60,7 +60,7 @@ def _current_lab() -> Place | None:
         return None
     engine = lab.temporal
     name = f"the current lab's Temporal at {engine.address}"
-    return Place(name, engine.address, engine.namespace, lab.topology)
+    return Place(name, engine.address, namespace or engine.namespace, lab.topology)
 
 
 async def open_client(place: Place) -> Client:

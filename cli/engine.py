@@ -170,7 +170,7 @@ class Engine:
 
 def choose(text: str, runs: Sequence[str]) -> str:
     """The only run that `text` begins. Problem (usage) for none or several, which it names."""
-    found = sorted(set(runs), reverse=True)
+    found = sorted({run for run in runs if run.startswith(text)}, reverse=True)
     if len(found) == 1:
         return found[0]
     if not found:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 from temporalio.client import Client, WorkflowExecutionDescription, WorkflowExecutionStatus, WorkflowFailureError
-from temporalio.common import WorkflowIDConflictPolicy
+from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from cli.choices import Json, OneOrAll
@@ -91,17 +91,14 @@ def _services(place: Place, topology: Path | None) -> list[str]:
 
 
 async def _start(client: Client, service: str) -> dict[str, object]:
-    handle = await client.start_workflow(
-        "Watch",
-        WatchRequest(service=service),
-        id=watch_id(service),
-        task_queue=TASK_QUEUE,
-        id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-        rpc_timeout=SHORT,
-    )
-    described = await handle.describe(rpc_timeout=SHORT)
-    already = handle.first_execution_run_id is None or described.run_id != handle.first_execution_run_id
-    return {"service": service, "workflow_id": handle.id, "answer": "was watched already" if already else "is watched"}
+    workflow_id, answer = watch_id(service), "is watched"
+    try:
+        await client.start_workflow(
+            "Watch", WatchRequest(service=service), id=workflow_id, task_queue=TASK_QUEUE, rpc_timeout=SHORT
+        )
+    except WorkflowAlreadyStartedError:
+        answer = "was watched already"
+    return {"service": service, "workflow_id": workflow_id, "answer": answer}
 
 
 async def _stop(client: Client, service: str) -> dict[str, object]:

@@ -1,107 +1,115 @@
-"""Faults: on a node's whole process tree, again until nothing new runs (a postmaster's backends have own sessions)."""
+"""Faults, on a node's whole process tree. Whatever the product may do to a node goes through lab/node.py instead."""
 
 from __future__ import annotations
 
-import contextlib
-import signal
-import time
-from collections.abc import Iterable
+import asyncio
+from typing import Literal, get_args
 
 import psutil
 
-from lab import supervise
-from lab.model import Lab, LabNode
+from lab import network, node, processes
+from lab.errors import LabError, NodeRefused, NodeSilent
+from lab.model import Lab
+from lab.supervise import Supervisor, SupervisorGone
+
+Action = Literal["kill", "freeze", "thaw", "stop", "start"]
+ACTIONS: tuple[str, ...] = get_args(Action)
 
 
-class FaultRefused(RuntimeError):
-    """The fault can't be made."""
+def _pid(lab: Lab, name: str) -> int | None:
+    return Supervisor(lab.paths).process(name).pid
 
 
-def processes(lab: Lab, node: LabNode) -> list[psutil.Process]:
-    """Every process of the node. A PostgreSQL process stands in its data folder, whoever its parent is by now."""
-    found: dict[int, psutil.Process] = {}
-    pid = supervise.pids(lab.folder).get(node.name, 0)
-    if pid:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            root = psutil.Process(pid)
-            for process in (root, *root.children(recursive=True)):
-                found[process.pid] = process
-    if node.kind == "postgres":
-        data = str(lab.data(node.name))
-        for process in psutil.process_iter(["cwd", "status"]):
-            if process.info["cwd"] == data and process.info["status"] != psutil.STATUS_ZOMBIE:
-                found[process.pid] = process
-    return list(found.values())
+def kill(lab: Lab, name: str) -> str:
+    """SIGKILL everything that runs on the node. Temporal and the workers are started again by the supervisor."""
+    lab.node(name)
+    count = processes.kill(lab.paths, name, _pid(lab, name))
+    lab.paths.frozen_mark(name).unlink(missing_ok=True)
+    return f"{name}: {count} processes killed"
 
 
-def _send(targets: Iterable[psutil.Process], number: signal.Signals) -> None:
-    for process in targets:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.send_signal(number)
-
-
-def _until_nothing_new(lab: Lab, node: LabNode, number: signal.Signals) -> int:
-    """Signal every process, again until a look finds none that was not signalled; how many there were."""
-    signalled: set[int] = set()
-    for _ in range(100):
-        fresh = [process for process in processes(lab, node) if process.pid not in signalled]
-        if not fresh:
-            return len(signalled)
-        _send(fresh, number)
-        signalled |= {process.pid for process in fresh}
-    raise FaultRefused(f"{node.name} starts processes faster than they can be signalled")
-
-
-def kill(lab: Lab, name: str) -> int:
-    """SIGKILL to the whole node."""
-    node = lab.node(name)
-    mark(lab, name, "frozen", False)
-    count = _until_nothing_new(lab, node, signal.SIGKILL)
-    until = time.monotonic() + 5
-    while processes(lab, node) and node.kind == "postgres" and time.monotonic() < until:
-        time.sleep(0.005)
-    return count
-
-
-def freeze(lab: Lab, name: str, *, postmaster_only: bool = False) -> int:
-    """SIGSTOP to the whole node, or to its first process alone. A node frozen whole doesn't answer its control either."""
-    node = lab.node(name)
+def freeze(lab: Lab, name: str, *, postmaster_only: bool = False) -> str:
+    """SIGSTOP everything on the node, whose control then doesn't answer either; or its main process alone."""
+    lab.node(name)
+    pid = _pid(lab, name)
+    if pid is None:
+        raise LabError(f"{name} does not run, so it can't be frozen")
     if postmaster_only:
-        pid = supervise.pids(lab.folder).get(name, 0)
-        if not pid:
-            raise FaultRefused(f"{name} is not running")
-        _send([psutil.Process(pid)], signal.SIGSTOP)
-        return 1
-    mark(lab, name, "frozen", True)
-    return _until_nothing_new(lab, node, signal.SIGSTOP)
+        processes.freeze_one(pid)
+        return f"{name}: its main process is frozen, its sessions go on"
+    lab.paths.frozen_mark(name).touch()
+    return f"{name}: {processes.freeze(lab.paths, name, pid)} processes frozen"
 
 
-def thaw(lab: Lab, name: str) -> int:
-    """SIGCONT to the whole node."""
-    count = _until_nothing_new(lab, lab.node(name), signal.SIGCONT)
-    mark(lab, name, "frozen", False)
-    return count
+def thaw(lab: Lab, name: str) -> str:
+    """SIGCONT everything on the node; nothing to do when nothing is frozen."""
+    lab.node(name)
+    count = processes.thaw(lab.paths, name, _pid(lab, name))
+    lab.paths.frozen_mark(name).unlink(missing_ok=True)
+    return f"{name}: {count} processes thawed"
 
 
-def stop(lab: Lab, name: str) -> None:
-    """An orderly stop, as by a person on the node."""
-    supervise.stop(lab.folder, name)
+def stop(lab: Lab, name: str) -> str:
+    """An orderly stop, as by the node's owner; Temporal and workers then stay down until they are started."""
+    lab.node(name)
+    _told(node.stop, lab, name)
+    return f"{name}: stopped"
 
 
-def start(lab: Lab, name: str) -> None:
-    """The node comes back by itself, as after a reboot; refused while its autostart is off."""
-    if marked(lab, name, "autostart-off"):
-        raise FaultRefused(f"the autostart of {name} is off; use --force to start it all the same")
-    supervise.start(lab.folder, name)
+def start(lab: Lab, name: str, *, force: bool = False) -> str:
+    """The node returns by itself, as a machine that boots; NodeRefused while Lifeboat holds its autostart off."""
+    lab.node(name)
+    if lab.paths.autostart_mark(name).exists() and not force:
+        raise NodeRefused(name)
+    _told(node.start, lab, name)
+    return f"{name}: started"
 
 
-def mark(lab: Lab, name: str, what: str, on: bool) -> None:
-    path = lab.marks / f"{name}.{what}"
-    if on:
-        path.touch()
-    else:
-        path.unlink(missing_ok=True)
+def _told(verb: object, lab: Lab, name: str) -> None:
+    assert callable(verb)
+    try:
+        verb(node.Target.read(lab.paths, name))
+    except node.NodeFailed as error:
+        if lab.paths.frozen_mark(name).exists():
+            raise NodeSilent(name) from error
+        raise LabError(str(error)) from error
 
 
-def marked(lab: Lab, name: str, what: str) -> bool:
-    return (lab.marks / f"{name}.{what}").exists()
+async def fault(lab: Lab, action: str, name: str, *, postmaster_only: bool = False, force: bool = False) -> str:
+    """Inject one fault of ACTIONS; returns what was done. LabError says why it could not be."""
+
+    def inject() -> str:
+        match action:
+            case "kill":
+                return kill(lab, name)
+            case "freeze":
+                return freeze(lab, name, postmaster_only=postmaster_only)
+            case "thaw":
+                return thaw(lab, name)
+            case "stop":
+                return stop(lab, name)
+            case "start":
+                return start(lab, name, force=force)
+        raise LabError(f"{action} is no fault; one of: {', '.join(ACTIONS)}")
+
+    try:
+        return await asyncio.to_thread(inject)
+    except (processes.StillRunning, psutil.NoSuchProcess, SupervisorGone) as error:
+        raise LabError(f"{action} {name}: {error}") from error
+
+
+async def partition(lab: Lab, a: str, b: str, *, one_way: bool = False) -> str:
+    """Cut nodes or regions off from each other; NoNamespaces unless the lab was started with --netns."""
+    await asyncio.to_thread(network.partition, lab, a, b, one_way=one_way)
+    return f"{a} no longer reaches {b}" if one_way else f"{a} and {b} no longer reach each other"
+
+
+async def heal(lab: Lab) -> str:
+    """End every partition, and thaw every node that is frozen; what was killed or stopped stays down."""
+    thawed = []
+    for each in lab.nodes:
+        if lab.paths.frozen_mark(each.name).exists() or processes.any_stopped(lab.paths, each.name):
+            await fault(lab, "thaw", each.name)
+            thawed.append(each.name)
+    await asyncio.to_thread(network.heal, lab)
+    return "healed" + (f"; thawed {', '.join(thawed)}" if thawed else "")

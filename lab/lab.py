@@ -1,357 +1,296 @@
-"""A lab's life: up, status, reset, down."""
+"""The lab's life: up, reset, down. `status`, faults and the current lab are re-exported: this is the lab's front."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
-import sys
 import tempfile
-import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import asyncpg
-from temporalio.api.enums.v1 import TaskQueueType
-from temporalio.api.taskqueue.v1 import TaskQueue
-from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
 from temporalio.client import Client
-from temporalio.common import WorkflowIDConflictPolicy
-from temporalio.contrib.pydantic import pydantic_data_converter
-from temporalio.service import RPCError
 
-from activities import rfc2136
-from lab import binaries, estate, faults, servers, supervise
-from lab.model import Lab, TemporalPlace, pointer
-from lab.world import give_to_database_user
-from schemas.attributes import INT_ATTRIBUTES, KEYWORD_ATTRIBUTES, TASK_QUEUE, region_queue, watch_id
-from schemas.failures import RouteUnavailable
-from schemas.requests import WatchRequest
+from lab import network, node, pointer, processes
+from lab.binaries import Binaries, find_all
+from lab.errors import LabError
+from lab.estate import Overrides, write_node_control, write_topology
+from lab.faults import fault, heal, partition
+from lab.layout import DATABASE, HOME, LOOPBACK, RECORD, SERVICE, choose_base_port, nodes, planned, ui_port
+from lab.model import Lab, Node, TemporalAt
+from lab.observe import status, until_protected
+from lab.owner import give
+from lab.paths import PARENT, PREFIX, Folder
+from lab.pointer import current
+from lab.pooler import restore_pooler, write_pooler
+from lab.postgres import build_pristine, restore_member
+from lab.programs import start_supervisor, write_supervisor
+from lab.secrets import make_secrets
+from lab.supervise import Supervisor, SupervisorGone
+from lab.watch import connect, end_runs, start_watch, until_temporal, until_workers
+from lab.zone import restore_dns, write_dns
+
+__all__ = [
+    "Lab",
+    "connect",
+    "current",
+    "down",
+    "fault",
+    "heal",
+    "partition",
+    "reset",
+    "start_watch",
+    "status",
+    "up",
+]
 
 Say = Callable[[str], None]
+"""Told what is being done, for a display of progress."""
 
-
-class LabFailed(RuntimeError):
-    """The lab did not come up; its folder's logs say why."""
+PROFILES = ("database",)
 
 
 def _quiet(_: str) -> None:
     return
 
 
-async def until(what: str, condition: Callable[[], Awaitable[bool]], limit: float, every: float = 0.05) -> None:
-    """Await a condition; LabFailed names it after `limit` seconds."""
-    end = time.monotonic() + limit
-    while not await condition():
-        if time.monotonic() > end:
-            raise LabFailed(f"{what}: not within {limit:.0f} s")
-        await asyncio.sleep(every)
-
-
-def _platform(lab: Lab, base: int) -> list[supervise.Program]:
-    """Temporal and the workers, which the supervisor restarts."""
-    attributes = [f"--search-attribute={name}=Keyword" for name in KEYWORD_ATTRIBUTES]
-    attributes += [f"--search-attribute={name}=Int" for name in INT_ATTRIBUTES]
-    tuned = [
-        "--dynamic-config-value=history.transferProcessorMaxPollRPS=1000",
-        "--dynamic-config-value=history.timerProcessorMaxPollRPS=1000",
-        '--dynamic-config-value=history.timerProcessorMaxTimeShift="10ms"',
-    ]
-    server = [
-        lab.temporal.cli, "server", "start-dev", "--ip", "127.0.0.1", "--port", str(lab.node("temporal").port),
-        "--ui-port", str(estate.ui_port(base)), "--db-filename", str(lab.folder / "temporal.db"),
-        "--log-level", "warn", *tuned, *attributes,
-    ]  # fmt: skip
-    found = [supervise.Program("temporal", server, lab.folder, restarts=True)]
-    for region in estate.REGIONS:
-        argv = [sys.executable, "-m", "workers.main", "--region", region, "--topology", str(lab.topology)]
-        argv += ["--address", lab.temporal.address]
-        found.append(supervise.Program(f"worker-{region}", argv, lab.folder, restarts=True))
-    return found
-
-
 async def up(
     profile: str = "database",
     *,
+    netns: bool = False,
     watch: bool = True,
-    service: Mapping[str, Any] | None = None,
+    workers: bool = True,
+    detection_interval: float | None = None,
+    overrides: Overrides | None = None,
+    make_current: bool = True,
     say: Say = _quiet,
-    current: bool = True,
 ) -> Lab:
-    """Start a lab and wait until it is ready. `service` overrides fields of the lab's service in its topology."""
-    if profile != "database":
-        raise LabFailed(f"there is no profile {profile}; there is: database")
-    base = estate.choose_base_port()
-    folder = Path(tempfile.mkdtemp(prefix="lifeboat-", dir="/var/tmp"))
-    folder.chmod(0o711)
-    for inner in ("data", "logs", "secrets", "marks"):
-        (folder / inner).mkdir(mode=0o711)
-    give_to_database_user(folder / "data")
-    servers.make_secrets(folder)
-    nodes = estate.nodes(base)
-    ports = {node.name: node.port for node in nodes}
-    dns = next(node for node in nodes if node.kind == "knot")
-    app = (folder / "secrets" / "app").read_text(encoding="utf-8")
-    pooler = f"postgresql://app:{app}@{estate.POOLERS['pgbouncer-east'][1]}:{ports['pgbouncer-east']}"
-    lab = Lab(
-        folder=folder,
-        profile=profile,
-        temporal=TemporalPlace(
-            address=f"127.0.0.1:{ports['temporal']}",
-            ui=f"http://127.0.0.1:{estate.ui_port(base)}",
-            cli=binaries.temporal(),
-        ),
-        nodes=nodes,
-        routes={
-            "dns": f"postgresql://app:{app}@{estate.RECORD}:{ports['pg-east-1']}/{estate.DATABASE}",
-            "pgbouncer-transaction": f"{pooler}/counting",
-            "pgbouncer-session": f"{pooler}/counting_session",
-        },
-        dns_server=dns.address,
-        service=estate.SERVICE,
-        topology=estate.write_topology(folder, base, service),
-    )
-    (folder / "lab.json").write_text(lab.model_dump_json(indent=2), encoding="utf-8")
+    """Start a lab and return once it is ready; LabError says what did not come, and nothing is left running then.
+
+    `detection_interval` in seconds (0.2). `overrides` are fields of the service to declare otherwise (lab/estate.py).
+    Without `workers` no product runs, and so no watch either.
+    """
+    if profile not in PROFILES:
+        raise LabError(f"there is no profile {profile}; one of: {', '.join(PROFILES)}")
+    if netns:
+        network.require_root()
+    binaries = find_all()
+    changes: dict[str, Any] = dict(overrides or {})
+    if detection_interval is not None:
+        changes["detection"] = {**changes.get("detection", {}), "interval_s": detection_interval}
+    lab = _prepare(profile, binaries, netns=netns, watch=watch and workers, workers=workers, overrides=changes)
     try:
-        say(f"Lab in {folder}")
-        say("Temporal and its workers")
-        supervise.write_config(folder, [*_platform(lab, base), *servers.programs(lab)])
-        supervise.start_supervisor(folder)
-        supervise.start(folder, "temporal")
-        say("PostgreSQL: one primary, five standbys")
-        await servers.make_pristine(lab)
-        servers.lay_members(lab)
-        servers.lay_poolers(lab)
-        servers.lay_zone(lab)
-        await _start_estate(lab, say)
-        await _start_platform(lab, say)
-        if watch:
-            say("The watch")
-            await start_watch(lab)
+        say(f"Lab in {lab.folder}")
+        await _build(lab, binaries, say)
     except BaseException:
-        supervise.shut_down(folder)
+        await asyncio.shield(down(lab))
         raise
-    if current:
-        lab.save()
+    lab = await _with_pids(lab)
+    if make_current:
+        pointer.point_at(lab)
     return lab
 
 
-async def _start_estate(lab: Lab, say: Say) -> None:
-    for node in lab.nodes:
-        if node.kind in ("postgres", "pgbouncer", "knot"):
-            supervise.start(lab.folder, node.name)
-    say("Standbys stream, poolers and DNS answer")
-    await until("PostgreSQL streams to five standbys", lambda: all_stream(lab), 20)
-    await until("DNS answers", lambda: _dns_answers(lab), 10)
-    for route in estate.POOLERS:
-        await until(f"{route} answers", lambda route=route: _accepts(lab, route), 10)  # type: ignore[misc]
-
-
-async def _start_platform(lab: Lab, say: Say) -> None:
-    await until("Temporal answers", lambda: _temporal_answers(lab), 30)
-    for region in estate.REGIONS:
-        supervise.start(lab.folder, f"worker-{region}")
-    say("Workers poll")
-    client = await connect(lab)
-    queues = [TASK_QUEUE, *(region_queue(region) for region in estate.REGIONS)]
-    for queue in queues:
-        await until(f"a worker polls {queue}", lambda queue=queue: _polled(client, queue), 30)  # type: ignore[misc]
-
-
-async def connect(lab: Lab) -> Client:
-    """A client of the lab's own Temporal, and of no other."""
-    return await Client.connect(
-        lab.temporal.address, namespace=lab.temporal.namespace, data_converter=pydantic_data_converter
+def _prepare(
+    profile: str, binaries: Binaries, *, netns: bool, watch: bool, workers: bool, overrides: dict[str, Any]
+) -> Lab:
+    """A new lab's folder with its secrets, topology and lab.json; nothing runs yet."""
+    folder = _new_folder()
+    make_secrets(folder)
+    prefix = network.choose_network() if netns else LOOPBACK
+    base = choose_base_port()
+    found = {each.name: each for each in nodes(prefix, base)}
+    login = f"app:{folder.secret('app').read_text(encoding='utf-8')}"
+    pooler = f"postgresql://{login}@{found['pgbouncer-east'].address}"
+    lab = Lab(
+        folder=folder.root,
+        profile=profile,
+        created=datetime.now(UTC),
+        network=prefix,
+        netns=netns,
+        base_port=base,
+        service=SERVICE,
+        temporal=TemporalAt(
+            address=found["temporal"].address,
+            ui=f"http://{found['temporal'].host}:{ui_port(base)}",
+            cli=str(binaries.temporal),
+        ),
+        nodes=list(found.values()),
+        routes={
+            "dns": f"postgresql://{login}@{RECORD}:{found[HOME].port}/{DATABASE}",
+            "pgbouncer-transaction": f"{pooler}/counting",
+            "pgbouncer-session": f"{pooler}/counting_session",
+        },
+        dns=found["knot-eu"].address,
+        pg_bin=binaries.pg_bin,
+        topology=folder.topology,
+        secrets=folder.secrets,
+        ledger=folder.ledger,
+        watch=watch,
+        workers=workers,
+        overrides=overrides,
     )
-
-
-async def _temporal_answers(lab: Lab) -> bool:
     try:
-        await asyncio.wait_for(connect(lab), 2)
-    except (RuntimeError, TimeoutError):
-        return False
-    return True
+        write_topology(lab)
+    except ValueError:
+        shutil.rmtree(folder.root)
+        raise
+    lab.save()
+    return lab
 
 
-async def _polled(client: Client, queue: str) -> bool:
-    kinds = [TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY]
-    if queue == TASK_QUEUE:
-        kinds.append(TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW)
-    for kind in kinds:
-        request = DescribeTaskQueueRequest(
-            namespace=client.namespace, task_queue=TaskQueue(name=queue), task_queue_type=kind
-        )
-        try:
-            if not (await client.workflow_service.describe_task_queue(request)).pollers:
-                return False
-        except RPCError:
-            return False
-    return True
+def _new_folder() -> Folder:
+    """A short path, which the servers' user can pass through, under a name that nobody has."""
+    root = Path(tempfile.mkdtemp(prefix=PREFIX, dir=PARENT))
+    folder = Folder(root)
+    folder.make()
+    return folder
 
 
-async def admin(lab: Lab, name: str, database: str = estate.DATABASE) -> asyncpg.Connection[Any]:
-    """A superuser's session on one member, for the lab's own looking."""
-    node = lab.node(name)
-    return await asyncpg.connect(
-        host=node.host,
-        port=node.port,
-        user="lifeboat",
-        password=lab.secret("lifeboat"),
-        database=database,
-        ssl=False,
-        timeout=2,
-        command_timeout=2,
-        statement_cache_size=0,
-    )
+async def _build(lab: Lab, binaries: Binaries, say: Say) -> None:
+    for each in lab.nodes:
+        folder = lab.paths.node(each.name)
+        folder.mkdir(mode=0o700)
+        if each.kind in ("postgresql", "pgbouncer", "knot"):
+            give(folder)
+    write_node_control(lab)
+    if lab.netns:
+        say("Network: a namespace for each node")
+        await asyncio.to_thread(network.make, lab)
+    write_supervisor(lab, binaries)
+    await asyncio.to_thread(start_supervisor, lab.paths)
+    async with asyncio.TaskGroup() as group:
+        platform = group.create_task(_start_platform(lab, say))
+        group.create_task(_start_first_estate(lab, say))
+    await _settle(lab, platform.result(), say)
 
 
-async def all_stream(lab: Lab) -> bool:
-    """Whether the home primary feeds its four standbys, and the cascade its own."""
-    for name, count in (("pg-east-1", 4), ("pg-west-1", 1)):
-        try:
-            conn = await admin(lab, name)
-        except (OSError, TimeoutError, asyncpg.PostgresError):
-            return False
-        try:
-            found = await conn.fetchval("SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'")
-        finally:
-            conn.terminate()
-        if found < count:
-            return False
-    return True
+async def _start_platform(lab: Lab, say: Say) -> Client:
+    """Temporal, then the workers, which need it."""
+    say("Temporal")
+    await _start(lab, ["temporal"])
+    client = await until_temporal(lab)
+    if lab.workers:
+        say("A worker in each region")
+        await _start(lab, [each.name for each in lab.of_kind("worker")])
+    return client
 
 
-async def _dns_answers(lab: Lab) -> bool:
-    try:
-        return await rfc2136.ask(lab.dns_server, estate.RECORD, "A") != []
-    except RouteUnavailable:
-        return False
-
-
-async def _accepts(lab: Lab, name: str) -> bool:
-    node = lab.node(name)
-    try:
-        _, writer = await asyncio.open_connection(node.host, node.port)
-    except OSError:
-        return False
-    writer.close()
-    return True
-
-
-async def start_watch(lab: Lab) -> None:
-    """Start the service's watch, and wait until it has an epoch to stand on and probes from every region."""
-    client = await connect(lab)
-    handle = await client.start_workflow(
-        "Watch",
-        WatchRequest(service=lab.service),
-        id=watch_id(lab.service),
-        task_queue=TASK_QUEUE,
-        id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-    )
-
-    async def probing() -> bool:
-        pending = (await handle.describe()).raw_description.pending_activities
-        started = {each.activity_id for each in pending if each.last_started_time.seconds}
-        return len(started) > len(estate.REGIONS)
-
-    await until("the watch probes from every region", probing, 20)
-
-
-async def stop_watch(lab: Lab) -> None:
-    """Terminate the watch, and every run of the lab that is still open."""
-    client = await connect(lab)
-    async for found in client.list_workflows("ExecutionStatus = 'Running'"):
-        try:
-            await client.get_workflow_handle(found.id).terminate("the lab is reset")
-        except RPCError as error:
-            if "already completed" not in str(error) and "not found" not in str(error):
-                raise
-
-
-async def reset(lab: Lab, *, watch: bool = True, say: Say = _quiet) -> None:
-    """The estate as it was after `up`, from the kept copy; Temporal and the workers go on."""
-    say("The watch and open runs are ended")
-    await stop_watch(lab)
-    for node in lab.nodes:
-        faults.mark(lab, node.name, "frozen", False)
-        faults.mark(lab, node.name, "autostart-off", False)
-        if node.kind in ("postgres", "pgbouncer", "knot"):
-            faults.thaw(lab, node.name)
-            faults.kill(lab, node.name)
-    say("Data and configuration are laid anew")
-    running = supervise.pids(lab.folder)
-    for node in lab.nodes:
-        if node.kind in ("worker", "temporal"):
-            faults.thaw(lab, node.name)
-            if not running.get(node.name):
-                supervise.start(lab.folder, node.name)
-    await until("the nodes are down", lambda: _all_down(lab), 10)
-    servers.lay_members(lab)
-    servers.lay_poolers(lab)
-    servers.lay_zone(lab)
-    lab.ledger.unlink(missing_ok=True)
+async def _start_first_estate(lab: Lab, say: Say) -> None:
+    say("PostgreSQL: a primary is built")
+    verifiers = await build_pristine(lab)
+    for each in lab.of_kind("pgbouncer"):
+        write_pooler(lab, each, verifiers)
+    for each in lab.of_kind("knot"):
+        write_dns(lab, each)
     await _start_estate(lab, say)
-    if watch:
-        await start_watch(lab)
 
 
-async def _all_down(lab: Lab) -> bool:
-    pids = supervise.pids(lab.folder)
-    return not any(pids.get(node.name) for node in lab.nodes if node.kind in ("postgres", "pgbouncer", "knot"))
+async def _start_estate(lab: Lab, say: Say) -> None:
+    """Lay every data store anew from the kept copies, and start it. Those before must be stopped."""
+    say("PostgreSQL, PgBouncer and Knot: laid anew and started")
+
+    async def member(each: Node) -> None:
+        await asyncio.to_thread(restore_member, lab, each)
+
+    async def rest() -> None:
+        for each in lab.of_kind("pgbouncer"):
+            restore_pooler(lab, each)
+        for each in lab.of_kind("knot"):
+            restore_dns(lab, each)
+        await _start(lab, [each.name for each in lab.of_kind("pgbouncer", "knot")])
+
+    # A standby that finds its sender at once streams at once; after a miss it waits 5 s.
+    await asyncio.gather(rest(), *(member(each) for each in lab.members()))
+    tiers: dict[int, list[str]] = {}
+    for each in lab.members():
+        tiers.setdefault(_depth(each.name), []).append(each.name)
+    for _, names in sorted(tiers.items()):
+        await _start(lab, names)
+    await until_protected(lab)
 
 
-async def down(lab: Lab, *, keep: bool = False) -> None:
-    """End everything of the lab; its folder goes too unless `keep`."""
-    for node in lab.nodes:
-        faults.thaw(lab, node.name)
-    for node in lab.nodes:
-        if node.kind == "postgres":
-            faults.kill(lab, node.name)
-    supervise.shut_down(lab.folder)
+def _depth(name: str) -> int:
+    upstream = planned(name).upstream
+    return 0 if upstream is None else 1 + _depth(upstream)
+
+
+async def _start(lab: Lab, names: Sequence[str]) -> None:
+    async def one(name: str) -> None:
+        try:
+            await asyncio.to_thread(node.start, node.Target.read(lab.paths, name), limit=20.0)
+        except (node.NodeFailed, SupervisorGone) as error:
+            raise LabError(str(error)) from error
+
+    await asyncio.gather(*(one(name) for name in names))
+
+
+async def _settle(lab: Lab, client: Client, say: Say) -> None:
+    """Wait for the workers, and start the watch where the lab has one."""
+    if lab.workers:
+        say("Workers: every region polls its queues")
+        await until_workers(lab, client)
+    if lab.watch:
+        say("The watch: every region probes")
+        await start_watch(lab, client)
+
+
+async def _with_pids(lab: Lab) -> Lab:
+    found = await status(lab)
+    pids = {each.name: each.pid for each in found.nodes}
+    lab = lab.model_copy(update={"nodes": [n.model_copy(update={"pid": pids[n.name]}) for n in lab.nodes]})
+    lab.save()
+    return lab
+
+
+async def reset(lab: Lab, *, overrides: Overrides | None = None, watch: bool | None = None, say: Say = _quiet) -> Lab:
+    """The estate as `up` left it, from kept copies, with an empty ledger; Temporal keeps its history.
+
+    The load is stopped, and every open run terminated. `overrides` come on top of the lab's own until the next
+    reset; `watch` says for this time whether the watch is started.
+    """
+    from lab import load
+
+    say("Load and runs are ended, faults undone")
+    await asyncio.to_thread(load.forget, lab)
+    await heal(lab)
+    for each in lab.nodes:
+        lab.paths.autostart_mark(each.name).unlink(missing_ok=True)
+    await _start(lab, ["temporal"])
+    client = await until_temporal(lab)
+    await end_runs(lab, client)
+    # An activity that was under way must not act on the new estate, so the workers begin anew as well.
+    await asyncio.gather(*(fault(lab, "kill", each.name) for each in lab.nodes if each.kind != "temporal"))
+    write_topology(lab, overrides)
+    if lab.workers:
+        await _start(lab, [each.name for each in lab.of_kind("worker")])
+    await _start_estate(lab, say)
+    await _settle(lab.model_copy(update={} if watch is None else {"watch": watch and lab.workers}), client, say)
+    return await _with_pids(lab)
+
+
+async def down(lab: Lab, *, keep: bool = False, say: Say = _quiet) -> None:
+    """End every process of the lab; its folder goes too, unless `keep`. Nothing to do for a lab that is gone."""
+    say("Processes are ended")
+    await asyncio.to_thread(_end_processes, lab)
+    await asyncio.to_thread(network.remove, lab)
     if not keep:
-        shutil.rmtree(lab.folder, ignore_errors=True)
-    if pointer().exists() and pointer().read_text(encoding="utf-8") == str(lab.folder):
-        pointer().unlink()
+        await asyncio.to_thread(shutil.rmtree, lab.folder, ignore_errors=True)
+    pointer.forget(lab)
 
 
-async def _role(lab: Lab, name: str, pid: int) -> str:
-    if faults.marked(lab, name, "frozen"):
-        return "frozen"
-    if not pid:
-        return "down"
-    node = lab.node(name)
-    if node.kind != "postgres":
-        return "up"
-    try:
-        conn = await admin(lab, name)
-    except (OSError, TimeoutError, asyncpg.PostgresError):
-        return "no answer"
-    try:
-        return "standby" if await conn.fetchval("SELECT pg_is_in_recovery()") else "primary"
-    except (OSError, TimeoutError, asyncpg.PostgresError):
-        return "no answer"
-    finally:
-        conn.terminate()
+def _end_processes(lab: Lab) -> None:
+    from lab import load
 
-
-async def status(lab: Lab) -> dict[str, Any]:
-    """The form of design.md: temporal, nodes with the role that each was seen in, routes."""
-    pids = supervise.pids(lab.folder)
-    roles = await asyncio.gather(*(_role(lab, node.name, pids.get(node.name, 0)) for node in lab.nodes))
-    return {
-        "temporal": lab.temporal.model_dump(),
-        "nodes": [
-            {
-                "name": node.name,
-                "role": role,
-                "pid": pids.get(node.name, 0),
-                "address": node.address if node.port else "",
-                "kind": node.kind,
-                "region": node.region,
-            }
-            for node, role in zip(lab.nodes, roles, strict=True)
-        ],
-        "routes": lab.routes,
-        "folder": str(lab.folder),
-        "topology": str(lab.topology),
-    }
+    with contextlib.suppress(OSError):
+        load.stop(lab)
+    supervisor = processes.supervisor(lab.paths)
+    # Once it shuts down, it starts nothing again, and reaps what is killed.
+    with contextlib.suppress(SupervisorGone):
+        Supervisor(lab.paths).shutdown()
+    for each in lab.nodes:
+        processes.kill(lab.paths, each.name)
+    if supervisor is not None:
+        processes.until_gone(supervisor)

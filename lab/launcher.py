@@ -1,4 +1,4 @@
-"""Start supervisord in the background as a subreaper: `python -m lab.launcher CONF`.
+"""Start supervisord in the background as a subreaper: `python -P lab/launcher.py CONF`, without the checkout's path.
 
 Where PID 1 doesn't reap, a killed postmaster's backends would stay zombies for ever, and its own zombie makes its
 restart fail on the lock file; a subreaper inherits them (prctl(2), PR_SET_CHILD_SUBREAPER; not kept over a fork).

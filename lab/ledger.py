@@ -91,6 +91,26 @@ def read(path: Path) -> list[Entry]:
     return entries
 
 
+class Tail:
+    """Follows a ledger that grows, reading each entry once; a ledger that isn't there yet is empty."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._read = 0
+
+    def fresh(self) -> list[Entry]:
+        """The entries since the last call."""
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._read)
+                text = file.read()
+        except FileNotFoundError:
+            return []
+        whole = text[: text.rfind(b"\n") + 1]
+        self._read += len(whole)
+        return [Entry.model_validate_json(line) for line in whole.splitlines()]
+
+
 def _spans_of(ledger: Path) -> Path:
     return ledger.with_suffix(".spans.json")
 

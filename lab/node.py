@@ -87,14 +87,14 @@ def start(target: Target, *, limit: float = START_S) -> None:
     while not _ready(target):
         if time.monotonic() > until:
             raise NodeFailed(f"{target.name} does not serve {limit:.0f} s after its start")
-        if not processes.tree(target.folder.node(target.name), pid):
+        if not processes.tree(target.folder, target.name, pid):
             raise NodeFailed(f"{target.name} ended at its start; read {target.folder.log(target.name)}")
         time.sleep(0.02)
 
 
 def _gone(target: Target, pid: int | None, limit: float) -> bool:
     until = time.monotonic() + limit
-    while processes.tree(target.folder.node(target.name), pid):
+    while processes.tree(target.folder, target.name, pid):
         if time.monotonic() > until:
             return False
         time.sleep(0.01)
@@ -105,19 +105,18 @@ def stop(target: Target) -> None:
     """Ensure that the node is stopped: asked first, then told, then killed; no PID file and the port closed."""
     answers(target)
     supervisor = Supervisor(target.folder)
-    folder = target.folder.node(target.name)
     pid = supervisor.process(target.name).pid
     if target.kind == "postgresql":
-        _stop_postgres(folder, pid, target)
+        _stop_postgres(target, pid)
     else:
         supervisor.stop(target.name)
-    processes.kill(folder, pid)
+    processes.kill(target.folder, target.name, pid)
     (target.folder.data(target.name) / "postmaster.pid").unlink(missing_ok=True)
     if target.port and port_open(target.host, target.port):
         raise NodeFailed(f"{target.name} is stopped, yet {target.host}:{target.port} is open")
 
 
-def _stop_postgres(folder: Path, pid: int | None, target: Target) -> None:
+def _stop_postgres(target: Target, pid: int | None) -> None:
     if pid is None:
         return
     for number, limit in ((signal.SIGINT, FAST_S), (signal.SIGQUIT, IMMEDIATE_S)):

@@ -61,6 +61,10 @@ class Folder:
         return self.root / "run" / "supervisord.conf"
 
     @property
+    def supervisor_pid(self) -> Path:
+        return self.root / "run" / "supervisord.pid"
+
+    @property
     def supervisor_socket(self) -> Path:
         return self.root / "run" / "supervisor.sock"
 
@@ -86,8 +90,8 @@ class Folder:
         return self.root / "marks" / f"{name}.autostart-off"
 
     def make(self) -> None:
-        """Make the folder, 0700 but for what the servers' own user must pass through."""
-        self.root.mkdir(mode=0o711)
+        """Lay out the folder, 0700 but for what the servers' own user must pass through."""
+        self.root.chmod(0o711)
         self.nodes.mkdir(mode=0o711)
         for path in (self.secrets, self.home, *(self.root / name for name in ("logs", "run", "marks"))):
             path.mkdir(mode=0o700)

@@ -1,7 +1,8 @@
 """A node's whole process tree: PostgreSQL's backends have sessions of their own, and outlive a killed postmaster.
 
-A process belongs to a node when it descends from the node's main process, or works in the node's folder: every
-program of the lab is started there, and PostgreSQL stays in its data folder.
+A process belongs to a node when it works in the node's folder, where every program of the lab is started and stays,
+or descends from the node's main process; and in either case descends from the lab's supervisor, which as a subreaper
+inherits the orphans. A person's shell in that folder doesn't.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ import os
 import signal
 import time
 from collections.abc import Iterable
-from pathlib import Path
 
 import psutil
+
+from lab.paths import Folder
 
 LIMIT_S = 5.0
 """How long a signal may take to have its effect; a process in a disk wait acts on it later."""
@@ -25,35 +27,60 @@ class StillRunning(Exception):
     """Processes did not take a signal within the limit."""
 
 
-def _works_in(pid: int, folder: str) -> bool:
-    try:
-        cwd = os.readlink(f"/proc/{pid}/cwd")
-    except OSError:  # gone, a zombie, or another user's
-        return False
-    return cwd == folder or cwd.startswith(folder + "/")
-
-
-def _alive(process: psutil.Process) -> bool:
+def is_alive(process: psutil.Process) -> bool:
+    """Whether it still runs; a zombie doesn't."""
     try:
         return process.is_running() and process.status() not in _DEAD
     except psutil.NoSuchProcess:
         return False
 
 
-def tree(folder: Path, pid: int | None = None) -> list[psutil.Process]:
-    """Living processes of the node in `folder`, whose main process is `pid`; the main process first."""
+def supervisor(paths: Folder) -> psutil.Process | None:
+    """The lab's supervisord, or None when it does not run."""
+    try:
+        process = psutil.Process(int(paths.supervisor_pid.read_text(encoding="ascii")))
+        found = is_alive(process) and str(paths.supervisor_conf) in process.cmdline()
+    except (OSError, ValueError, psutil.NoSuchProcess):
+        return None
+    return process if found else None
+
+
+def _works_in(process: psutil.Process, folder: str) -> bool:
+    try:
+        cwd = os.readlink(f"/proc/{process.pid}/cwd")
+    except OSError:  # gone, or a zombie
+        return False
+    return cwd == folder or cwd.startswith(folder + "/")
+
+
+def _candidates(paths: Folder) -> list[psutil.Process]:
+    found = supervisor(paths)
+    if found is not None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            return found.children(recursive=True)
+    # Whoever ended the supervisor left its children to another: those without a terminal are ours.
+    return [process for process in psutil.process_iter() if process.pid != os.getpid() and _no_terminal(process)]
+
+
+def _no_terminal(process: psutil.Process) -> bool:
+    try:
+        return process.terminal() is None
+    except psutil.Error:
+        return False
+
+
+def tree(paths: Folder, name: str, pid: int | None = None) -> list[psutil.Process]:
+    """Living processes of node `name`, whose main process is `pid`; the main process first."""
+    folder = str(paths.node(name))
     found: dict[int, psutil.Process] = {}
-    with contextlib.suppress(psutil.NoSuchProcess):
-        if pid:
+    if pid:
+        with contextlib.suppress(psutil.NoSuchProcess):
             main = psutil.Process(pid)
             found[pid] = main
             found |= {child.pid: child for child in main.children(recursive=True)}
-    where = str(folder)
-    for each in psutil.pids():
-        if each not in found and each != os.getpid() and _works_in(each, where):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                found[each] = psutil.Process(each)
-    return [process for process in found.values() if _alive(process)]
+    found |= {each.pid: each for each in _candidates(paths) if each.pid not in found and _works_in(each, folder)}
+    found.pop(os.getpid(), None)
+    return [process for process in found.values() if is_alive(process)]
 
 
 def _send(processes: Iterable[psutil.Process], number: int) -> None:
@@ -62,44 +89,66 @@ def _send(processes: Iterable[psutil.Process], number: int) -> None:
             process.send_signal(number)
 
 
-def _stopped(process: psutil.Process) -> bool:
+def _is_stopped(process: psutil.Process) -> bool:
     try:
-        return process.status() in (psutil.STATUS_STOPPED, *_DEAD)
+        return process.status() == psutil.STATUS_STOPPED
     except psutil.NoSuchProcess:
-        return True
+        return False
 
 
-def _until_quiet(folder: Path, pid: int | None, number: int, *, freeze: bool) -> int:
-    """Send the signal to the tree, main process first, again until nothing new appears. Returns how many took it."""
+def _until_quiet(paths: Folder, name: str, pid: int | None, number: int) -> int:
+    """Signal the tree, main process first, again until all of it shows the effect. Returns how many took it."""
     until = time.monotonic() + LIMIT_S
     seen: set[int] = set()
     while True:
-        left = [process for process in tree(folder, pid) if not (freeze and _stopped(process))]
+        left = tree(paths, name, pid)
+        if number == signal.SIGSTOP:
+            left = [process for process in left if not _is_stopped(process)]
         if not left:
             return len(seen)
         if time.monotonic() > until:
-            raise StillRunning(f"{len(left)} processes of {folder.name} run on: {[p.pid for p in left]}")
+            raise StillRunning(f"{name}: processes {[each.pid for each in left]} run on after {LIMIT_S:.0f} s")
         seen |= {process.pid for process in left}
         _send(left, number)
         time.sleep(0.002)
 
 
-def kill(folder: Path, pid: int | None = None) -> int:
-    """SIGKILL the whole tree and wait until nothing of it is left."""
-    return _until_quiet(folder, pid, signal.SIGKILL, freeze=False)
+def kill(paths: Folder, name: str, pid: int | None = None) -> int:
+    """SIGKILL the whole tree, and return once nothing of it is left."""
+    return _until_quiet(paths, name, pid, signal.SIGKILL)
 
 
-def freeze(folder: Path, pid: int | None = None) -> int:
-    """SIGSTOP the whole tree, until every process of it is seen stopped."""
-    return _until_quiet(folder, pid, signal.SIGSTOP, freeze=True)
+def freeze(paths: Folder, name: str, pid: int | None = None) -> int:
+    """SIGSTOP the whole tree, and return once every process of it is seen stopped."""
+    return _until_quiet(paths, name, pid, signal.SIGSTOP)
 
 
-def thaw(folder: Path, pid: int | None = None) -> int:
+def thaw(paths: Folder, name: str, pid: int | None = None) -> int:
     """SIGCONT every stopped process of the tree."""
-    stopped = [process for process in tree(folder, pid) if _stopped(process)]
+    stopped = [process for process in tree(paths, name, pid) if _is_stopped(process)]
     _send(stopped, signal.SIGCONT)
     return len(stopped)
 
 
-def any_stopped(folder: Path, pid: int | None = None) -> bool:
-    return any(_stopped(process) for process in tree(folder, pid))
+def freeze_one(pid: int) -> None:
+    """SIGSTOP one process alone, and return once it is seen stopped."""
+    process = psutil.Process(pid)
+    until = time.monotonic() + LIMIT_S
+    while not _is_stopped(process):
+        if not is_alive(process) or time.monotonic() > until:
+            raise StillRunning(f"process {pid} was not stopped")
+        _send([process], signal.SIGSTOP)
+        time.sleep(0.002)
+
+
+def any_stopped(paths: Folder, name: str, pid: int | None = None) -> bool:
+    return any(_is_stopped(process) for process in tree(paths, name, pid))
+
+
+def until_gone(process: psutil.Process) -> None:
+    """Wait until the process has ended; SIGKILL it when it does not within LIMIT_S."""
+    until = time.monotonic() + LIMIT_S
+    while is_alive(process):
+        if time.monotonic() > until:
+            _send([process], signal.SIGKILL)
+        time.sleep(0.02)

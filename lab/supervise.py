@@ -12,6 +12,8 @@ from typing import Any
 from lab.paths import Folder
 
 USER = "lifeboat"
+GROUP = "lab"
+"""One group of all programs: a shutdown takes groups one after another, a second each."""
 
 # supervisor/xmlrpc.py, class Faults
 _ALREADY_STARTED = 60
@@ -79,7 +81,7 @@ class Supervisor:
         return {found["name"]: self._process(found) for found in self._call("getAllProcessInfo")}
 
     def process(self, name: str) -> Process:
-        return self._process(self._call("getProcessInfo", name))
+        return self._process(self._call("getProcessInfo", f"{GROUP}:{name}"))
 
     def start(self, name: str, *, limit: float = 5.0) -> int | None:
         """Start the program unless it runs; its pid. A process that has just died is reaped first."""
@@ -87,7 +89,7 @@ class Supervisor:
         while True:
             before = self.process(name)
             try:
-                self._call("startProcess", name, False)
+                self._call("startProcess", f"{GROUP}:{name}", False)
             except xmlrpc.client.Fault as fault:
                 if fault.faultCode != _ALREADY_STARTED:
                     raise SupervisorGone(f"{name} could not be started: {fault.faultString}") from fault
@@ -102,16 +104,13 @@ class Supervisor:
     def stop(self, name: str) -> None:
         """Stop the program, so that it is not started again by itself; nothing to do when it doesn't run."""
         try:
-            self._call("stopProcess", name, True)
+            self._call("stopProcess", f"{GROUP}:{name}", True)
         except xmlrpc.client.Fault as fault:
             if fault.faultCode != _NOT_RUNNING:
                 raise SupervisorGone(f"{name} could not be stopped: {fault.faultString}") from fault
 
     def shutdown(self) -> None:
         self._call("shutdown")
-
-    def pid(self) -> int:
-        return int(self._call("getPID"))
 
 
 def _is_alive(pid: int) -> bool:

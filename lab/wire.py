@@ -127,12 +127,12 @@ class Session:
             self.close()
             raise
         for result in results:
-            if result.status is not pq.ExecStatus.FATAL_ERROR:
+            if result.status != pq.ExecStatus.FATAL_ERROR:
                 continue
             text = _one_line(result.get_error_message())
             severity = result.error_field(pq.DiagnosticField.SEVERITY_NONLOCALIZED)
             # A session that ends takes a commit's outcome with it: only a plain ERROR says "rolled back".
-            if self._pg.status is not pq.ConnStatus.OK or severity != b"ERROR":
+            if self._pg.status != pq.ConnStatus.OK or severity != b"ERROR":
                 self.close()
                 raise Lost(text)
             raise Refused(text)
@@ -151,7 +151,7 @@ class Session:
 
     @property
     def closed(self) -> bool:
-        return self._pg.status is not pq.ConnStatus.OK
+        return self._pg.status != pq.ConnStatus.OK
 
     def close(self) -> None:
         """Close the socket, whatever is under way on it."""

@@ -1,7 +1,7 @@
 """The declared estate: regions, services, members, routes and policies, read from one YAML file.
 
 All durations are seconds. The models only say what is well formed and consistent; reading the file and naming
-the place of an error is `load_topology`'s work (schemas/load.py).
+the place of an error is `load_topology`'s work (activities/topology.py).
 """
 
 from __future__ import annotations
@@ -284,7 +284,8 @@ class Topology(Declared):
                     "." + self.zone.name.rstrip(".")
                 ):
                     problems.append(
-                        f"{place}.routes.{position}.record: {route.record} is not in the zone {self.zone.name}"
+                        f"{place}.routes.{position}.record: {route.record} is not in the zone {self.zone.name};"
+                        " give it a name that ends in the zone's"
                     )
             for position, name in enumerate(service.depends_on):
                 if name not in services:

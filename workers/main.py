@@ -64,6 +64,7 @@ ACTIVITIES: list[Any] = [
     probes.watch_member,
     promotion.apply_names,
     promotion.checkpoint,
+    promotion.confirm_commit,
     promotion.promote_candidate,
     survey.observe,
 ]

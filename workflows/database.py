@@ -36,6 +36,7 @@ with workflow.unsafe.imports_passed_through():
     )
     from schemas.reports import DecisionReport, Report
     from schemas.requests import FailoverRequest
+    from schemas.topology import DatabaseService
     from workflows.policy.assess import assess
     from workflows.policy.death import judge_death
     from workflows.policy.fence import judge_fence
@@ -69,7 +70,7 @@ class DatabaseRunbook(Runbook):
         self.w, self.names = 0, ""
         self.fence: Fence | None = None
         self.fenced = FenceResult(disconnected=[], members=[])
-        self.stall_evidence = ""
+        self.stalled, self.stall_evidence = False, ""
         self.route_writes: list[RouteWrite] = []
         self.unprotected: list[str] = []
         self._stopping: asyncio.Future[NodeResult] | None = None
@@ -96,7 +97,7 @@ class DatabaseRunbook(Runbook):
             self.start_clock(request.suspicion.first_failure)
         try:
             await self.carry_out(request)
-            report = build_report(self, "recovered, unprotected")
+            report = build_report(self, "needs a person" if self.tasks else "recovered, unprotected")
         except Ended as end:
             report = await self._end(end)
         except BaseException:
@@ -140,9 +141,9 @@ class DatabaseRunbook(Runbook):
 
     # Looking
 
-    async def probe_from(self, region: str) -> Probe | None:
+    async def probe_from(self, region: str, member: str) -> Probe | None:
         """One region's probe; None when no worker of the region took it in time."""
-        order = ProbeOrder(service=self.estate.service, member=self.suspect, region=region)
+        order = ProbeOrder(service=self.estate.service, member=member, region=region)
         try:
             return await self.do(
                 probes.probe,
@@ -180,7 +181,7 @@ class DatabaseRunbook(Runbook):
         death = Death(state="ask", reason="nothing was seen")
         for _ in range(CONFIRM_ROUNDS):
             looking = asyncio.ensure_future(self.observe())
-            asking = [asyncio.ensure_future(self.probe_from(region)) for region in self.estate.vantages]
+            asking = [asyncio.ensure_future(self.probe_from(region, self.suspect)) for region in self.estate.vantages]
             pending: Sequence[asyncio.Future[Any]] = [looking, *asking]
             while pending and death.state != "dead":
                 _, pending = await workflow.wait(list(pending), return_when=asyncio.FIRST_COMPLETED)
@@ -219,9 +220,10 @@ class DatabaseRunbook(Runbook):
         facts: Sequence[MemberFacts],
         *,
         disconnected: Sequence[str] | None,
+        service: DatabaseService | None = None,
     ) -> Assessment:
         result = assess(
-            self.estate.service,
+            service or self.estate.service,
             suspect=self.suspect,
             death=death,
             record=record,
@@ -230,6 +232,9 @@ class DatabaseRunbook(Runbook):
             disconnected=disconnected,
         )
         self.attribute("LifeboatVerdict", result.verdict.kind)
+        # A candidate that an earlier run had promoted before it was cut off is taken as it is.
+        leading = [each.member for each in facts if each.reachable and not each.in_recovery]
+        self.adopted = result.choice.candidate in leading
         return result
 
     async def ask_for(self, go: Go, assessment: Assessment) -> DecisionReport:
@@ -292,40 +297,60 @@ class DatabaseRunbook(Runbook):
         for route in self.estate.service.poolers():
             await self.do(pooler.point_pooler, self._pooler_order(route, self.suspect), limit=10, total=60)
 
-    async def fence_old_primary(self) -> FenceResult:
-        """Disconnect and stamp every direct standby; stall the suspect if it answers; stop its node meanwhile."""
-        service = self.estate.service
+    async def claim_after(self, seen: EpochRecord, note: str = "") -> EpochRecord:
+        """The next epoch, for this run."""
+        run = workflow.info().workflow_id + note
+        order = ClaimOrder(zone=self.estate.zone, service=self.service_name, run=run, seen=seen)
+        record = await self.do(epoch.claim_epoch, order, total=60)
+        self.epoch = record.epoch
+        self.number("LifeboatEpoch", record.epoch)
+        return record
+
+    async def claim_again(self) -> EpochRecord:
+        return await self.claim_after(self.record)
+
+    async def is_dead(self, member: str) -> bool:
+        """Whether a member is dead by the same rule as a primary."""
+        seen = await self.observe()
+        votes = await asyncio.gather(*(self.probe_from(region, member) for region in self.estate.vantages))
+        known = [vote for vote in votes if vote is not None]
+        return judge_death(self.estate.service, member, known, seen.members, first_failure=None).state == "dead"
+
+    async def disconnect(self, suspect: str) -> FenceResult:
+        """Disconnect and stamp every direct standby of a suspect, the voters of every set that binds last."""
         bound = {*self.record.voters, *self.record.candidate_voters}
-        order = FenceOrder(service=service, suspect=self.suspect, epoch=self.record.epoch, voters=sorted(bound))
-        stall = StallOrder(service=service, member=self.suspect, epoch=self.record.epoch)
-        self._stopping = asyncio.ensure_future(
-            self.do(
-                node.stop_node,
-                NodeOrder(service=service, member=self.suspect),
-                limit=45,
-                total=100,
-                attempts=2,
-                heartbeat=None,
-            )
-        )
+        order = FenceOrder(service=self.estate.service, suspect=suspect, epoch=self.record.epoch, voters=sorted(bound))
+        return await self.do(fencing.disconnect_standbys, order, limit=15, total=60)
+
+    async def fence_old_primary(self) -> FenceResult:
+        """Disconnect every standby; stall the suspect if it answers; stop its node meanwhile."""
+        stall = StallOrder(service=self.estate.service, member=self.suspect, epoch=self.record.epoch)
+        if self.assessment.death.state != "dead":
+            self.stop_old_primary()
         fenced, stalled = await self.together(
-            self.do(fencing.disconnect_standbys, order, limit=15, total=60),
+            self.disconnect(self.suspect),
             self.do(fencing.stall_primary, stall, limit=6, total=20, heartbeat=None),
         )
         self.fenced = fenced
-        self.stall_evidence = stalled.evidence
-        self._stalled = not stalled.acknowledged
+        self.stalled, self.stall_evidence = not stalled.acknowledged, stalled.evidence
         return self.fenced
+
+    def stop_old_primary(self) -> None:
+        """Begin to stop the suspect's node. A dead one is stopped after its clients are served: by then R + W > N
+        keeps it from acknowledging, and the stop would only take the processor from the promotion.
+        """
+        if self._stopping is None:
+            order = NodeOrder(service=self.estate.service, member=self.suspect)
+            self._stopping = asyncio.ensure_future(
+                self.do(node.stop_node, order, limit=45, total=100, attempts=2, heartbeat=None)
+            )
 
     async def unfence(self) -> None:
         """Undo of the fence, behind a newer epoch, so that a late attempt of the fence changes nothing any more."""
-        service, zone = self.estate.service, self.estate.zone
+        service = self.estate.service
         if self._stopping is not None:
             await asyncio.gather(self._stopping, return_exceptions=True)
-        run = f"{workflow.info().workflow_id} (undo)"
-        claim = ClaimOrder(zone=zone, service=self.service_name, run=run, seen=self.record)
-        self.record = await self.do(epoch.claim_epoch, claim, limit=10, total=300)
-        self.epoch = self.record.epoch
+        self.record = await self.claim_after(self.record, " (undo)")
         await self.do(
             node.start_node,
             NodeOrder(service=service, member=self.suspect),
@@ -344,18 +369,18 @@ class DatabaseRunbook(Runbook):
         """What keeps the old primary from acknowledging, strongest first, and a write that shows it."""
         order = ProofOrder(service=self.estate.service, member=self.suspect)
         proof: ProofResult = await self.do(fencing.prove_fence, order, limit=10, total=30, heartbeat=None)
-        stopped = NodeResult(done=False, evidence="not asked to stop")
-        if self._stopping is not None:
-            try:
-                stopped = await self._stopping
-            except ActivityError as error:
-                stopped = NodeResult(done=False, evidence=reason_of(error))
+        self.stop_old_primary()
+        assert self._stopping is not None
+        try:
+            stopped = await self._stopping
+        except ActivityError as error:
+            stopped = NodeResult(done=False, evidence=reason_of(error))
         direct = [
             m.name for m in self.estate.service.members if m.follows in (None, self.suspect) and m.name != self.suspect
         ]
         fence = judge_fence(
             stopped=stopped.done,
-            stalled=getattr(self, "_stalled", False),
+            stalled=self.stalled,
             disconnected=self.fenced.disconnected,
             direct=direct,
             record=self.record,

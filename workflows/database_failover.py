@@ -8,15 +8,14 @@ from __future__ import annotations
 import asyncio
 
 from temporalio import workflow
-from temporalio.exceptions import ApplicationError
+from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
     from activities import epoch, estate, promotion
     from schemas.decisions import Assessment, Death, Fence
-    from schemas.facts import EpochRecord, RouteWrite
+    from schemas.facts import EpochRecord, MemberFacts, RouteWrite
     from schemas.orders import (
         AnnounceOrder,
-        ClaimOrder,
         FenceResult,
         FollowResult,
         NamesOrder,
@@ -92,7 +91,7 @@ class DatabaseFailover(DatabaseRunbook):
 
         self.point_of_no_return()
         self.promoted = await self.step(
-            PROMOTE, self.promote, told=lambda p: f"{p.member} leads on timeline {p.timeline}"
+            PROMOTE, lambda: self.promote(request, death), told=lambda p: f"{p.member} leads on timeline {p.timeline}"
         )
         await self.step_or_skip(ROUTE, self.route_clients, told="; ".join)
         await self.step_or_skip(VERIFY, self.verify, told=lambda f: f.evidence)
@@ -132,21 +131,33 @@ class DatabaseFailover(DatabaseRunbook):
     async def claim(self, seen: Observation) -> EpochRecord:
         """From here an older run changes nothing."""
         first = seen.record or await self.first_record(seen)
-        order = ClaimOrder(
-            zone=self.estate.zone, service=self.service_name, run=workflow.info().workflow_id, seen=first
-        )
-        record = await self.do(epoch.claim_epoch, order)
-        self.epoch = record.epoch
-        self.number("LifeboatEpoch", record.epoch)
-        return record
+        return await self.claim_after(first)
 
-    async def compare(self, request: FailoverRequest, death: Death, fenced: FenceResult) -> EpochRecord:
-        """The final verdict, with every standby disconnected; a worse one than was decided on asks again."""
-        final = self.weigh(request.candidate, death, self.record, fenced.members, disconnected=fenced.disconnected)
+    async def compare(
+        self, request: FailoverRequest, death: Death, fenced: FenceResult, lost: tuple[MemberFacts, ...] = ()
+    ) -> EpochRecord:
+        """The final verdict, with every standby disconnected; a worse one than was decided on asks again.
+
+        `lost` are voters that died after they were disconnected: they vote with the position that they had then,
+        since they can have received nothing since, and are no candidates any more.
+        """
+        service = self.estate.service
+        gone = [facts.member for facts in lost]
+        able = [name for name in service.may_be_promoted() if name not in gone]
+        final = self.weigh(
+            request.candidate if request.candidate not in gone else None,
+            death,
+            self.record,
+            [*fenced.members, *lost],
+            disconnected=[*fenced.disconnected, *gone],
+            service=service.model_copy(
+                update={"failover": service.failover.model_copy(update={"candidates": able or gone})}
+            ),
+        )
         worse = covers(self.assessment, final)
         if worse is not None:
             go = may_go(
-                self.estate.service,
+                service,
                 final,
                 approval="always" if self.decided_by_person else "policy",
                 automatic=request.suspicion is not None,
@@ -157,28 +168,40 @@ class DatabaseFailover(DatabaseRunbook):
         self.assessment = final
         if final.choice.candidate is None:
             raise Ended("refused", final.choice.reason)
-        self.attribute("LifeboatVerdict", final.verdict.kind)
-        self.w, self.names = follower_names(self.estate.service, final.survivors)
+        survivors = [name for name in final.survivors if name not in gone]
+        self.w, self.names = follower_names(service, survivors)
         wanted = self.record.model_copy(
             update={
                 "candidate": final.choice.candidate,
-                "candidate_voters": final.survivors if self.w else [],
+                "candidate_voters": survivors if self.w else [],
                 "verdict": final.verdict.text(),
             }
         )
         order = RecordOrder(zone=self.estate.zone, service=self.service_name, seen=self.record, wanted=wanted)
         return await self.do(epoch.write_record, order)
 
-    async def promote(self) -> PromoteResult:
-        order = PromoteOrder(
-            service=self.estate.service,
-            zone=self.estate.zone,
-            record=self.record,
-            names=self.names,
-            survivors=self.record.candidate_voters,
-            adopt=self.adopted,
-        )
-        return await self.do(promotion.promote_candidate, order, limit=30, total=120, heartbeat=2.0)
+    async def promote(self, request: FailoverRequest, death: Death) -> PromoteResult:
+        """The recorded candidate and no other; if it dies, a new epoch chooses by the same inequality."""
+        while True:
+            order = PromoteOrder(
+                service=self.estate.service,
+                zone=self.estate.zone,
+                record=self.record,
+                names=self.names,
+                survivors=self.record.candidate_voters,
+                adopt=self.adopted,
+            )
+            try:
+                return await self.do(promotion.promote_candidate, order, limit=30, total=60, attempts=8, heartbeat=2.0)
+            except ActivityError:
+                candidate = self.record.candidate or ""
+                if not await self.is_dead(candidate):
+                    raise
+                self.note(f"{candidate} died in mid promotion")
+                lost = tuple(facts for facts in self.fenced.members if facts.member == candidate)
+                self.record = await self.claim_again()
+                refenced = await self.disconnect(candidate)
+                self.record = await self.compare(request, death, refenced, lost)
 
     async def route_clients(self) -> list[str]:
         """Every route at once; one that can't be confirmed parks the run, with the others already moved."""

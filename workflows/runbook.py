@@ -507,7 +507,7 @@ class Runbook:
         return whole
 
     async def shielded(self, work: Awaitable[T]) -> T:
-        """Await to the end whatever cancels come: a cancel from the UI is taken as `abort`; nothing is left half done."""
+        """Await to the end whatever cancels come: one from the UI is taken as `abort`, and nothing is left half done."""
         task: asyncio.Future[T] = asyncio.ensure_future(work)
         while True:
             try:

@@ -6,6 +6,7 @@ No history grows while all is well: the regions' activities return only when som
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -163,14 +164,16 @@ class Watch:
             )
             seen = picture.signature
             try:
-                await self._change_set(picture, workflow.now())
+                if await self._change_set(picture, workflow.now()):
+                    seen = ""
             except FailureError as error:
                 # A run took the epoch meanwhile, or the leader died: what is true then is looked at afresh.
                 workflow.logger.warning("the synchronous set was not changed: %s", reason_of(error))
                 seen = ""
                 await workflow.sleep(2, summary="before the set is looked at again")
 
-    async def _change_set(self, picture: Picture, now: datetime) -> None:
+    async def _change_set(self, picture: Picture, now: datetime) -> bool:
+        """One step towards the set that the policy wants; whether there was one, so that the next is looked for."""
         service, zone = self.estate.service, self.estate.zone
         short = timedelta(seconds=10)
         busy = await workflow.execute_activity(
@@ -180,41 +183,37 @@ class Watch:
             schedule_to_close_timeout=short,
         )
         if busy:
-            return
+            return False
         record = await workflow.execute_activity(
             epoch.read_record, self.estate, start_to_close_timeout=short, schedule_to_close_timeout=short
         )
         if record is None or record.leader != self.record.leader:
-            return
+            return False
         change = next_set(service, record, picture.leader, missing_since=picture.missing_since, now=now)
         if change is None:
-            return
+            return False
         wanted = record.model_copy(update={"w": change.w, "voters": change.voters})
         write = RecordOrder(zone=zone, service=service.name, seen=record, wanted=wanted)
         names = NamesOrder(
-            service=service,
-            leader=record.leader,
-            names=render_names(change.w, change.voters),
-            epoch=record.epoch,
+            service=service, leader=record.leader, names=render_names(change.w, change.voters), epoch=record.epoch
         )
 
-        async def record_it() -> None:
+        async def act(activity: Callable[[Any], Awaitable[object]], order: object) -> None:
             await workflow.execute_activity(
-                epoch.write_record,
-                write,
+                activity,
+                order,
                 start_to_close_timeout=short,
                 schedule_to_close_timeout=short,
-                summary=change.reason,
+                summary=change.reason[:200],
             )
 
-        async def apply_it() -> None:
-            await workflow.execute_activity(
-                promotion.apply_names,
-                names,
-                start_to_close_timeout=short,
-                schedule_to_close_timeout=short,
-                summary=change.reason,
-            )
-
-        for act in (record_it, apply_it) if change.record_first else (apply_it, record_it):
-            await act()
+        if change.record_first:
+            await act(epoch.write_record, write)
+        if change.apply:
+            await act(promotion.apply_names, names)
+        if change.confirm:
+            # What was acknowledged before may be on a voter that has just left: one commit more is on those that stay.
+            await act(promotion.confirm_commit, names)
+        if not change.record_first:
+            await act(epoch.write_record, write)
+        return True

@@ -5,8 +5,8 @@ POLICY=/usr/sbin/policy-rc.d
 MARK="lifeboat set-up"
 
 require_debian() {
-    local ID="" ID_LIKE=""
-    [ -r /etc/os-release ] && . /etc/os-release
+    local ID="" ID_LIKE="" release=${OS_RELEASE:-/etc/os-release}
+    if [ -r "$release" ]; then . "$release"; fi
     case " $ID $ID_LIKE " in
         *" debian "* | *" ubuntu "*) ;;
         *) die "this is ${ID:-an unknown system}; set-up knows Debian's kind only (Debian 12 or newer, Ubuntu 24.04 or newer)" ;;

@@ -38,8 +38,10 @@ scripts_before=$(scripts)
 for unit in $(comm -13 <(echo "$units_before") <(enabled)); do
     echo "setup: $unit came with the packages; it is left disabled"
     if [ -d /run/systemd/system ]; then systemctl stop "$unit"; fi
-    if command -v systemctl >/dev/null; then systemctl disable --quiet "$unit" 2>/dev/null; fi ||
+    # Without systemctl (a container) the links are all that enables it.
+    if ! { command -v systemctl && systemctl disable "$unit"; } >/dev/null 2>&1; then
         find /etc/systemd/system -path '*.wants/*' -type l -name "$unit" -delete
+    fi
 done
 for script in $(comm -13 <(echo "$scripts_before") <(scripts)); do
     update-rc.d "$script" disable >/dev/null 2>&1 || echo "setup: $script could not be disabled; do it by hand" >&2

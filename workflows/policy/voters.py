@@ -27,6 +27,7 @@ _ALONE = SyncSet(0, ())
 class Change:
     """One step: record and setting both become `w` of `voters`, in the order that `record_first` says.
 
+    `widen` weakens what the record promises, `narrow` strengthens it, `repair` brings record and setting together.
     `confirm`: between setting and record a commit must be acknowledged under the new setting
     (`pg_logical_emit_message(true, …)`); without it the record stays as it is. `apply` False: the record only.
     """
@@ -76,6 +77,7 @@ def next_set(
     force = SyncSet.of(*parsed) if parsed is not None else None
     if force is None and held.w:
         return _step(
+            service,
             "repair",
             _ALONE,
             f"{primary.member} has synchronous_standby_names = {primary.synchronous_names}, which names no voters that"
@@ -83,8 +85,11 @@ def next_set(
             record_first=True,
             apply=False,
         )
+    if force is None and not _declared(service, primary):
+        return None
     if force is not None and not held.binds(force):
         return _step(
+            service,
             "repair",
             held.union(force),
             f"{primary.member} acknowledges with {_text(force)}, the record says {_text(held)}: the record must bind"
@@ -96,11 +101,15 @@ def next_set(
     if not held.binds(wanted):
         aim = held.union(wanted)
         reason = f"{_why(service, held, wanted)}: {_text(held)} becomes {_text(aim)}, the record first"
-        return _step("widen" if in_step else "repair", aim, reason, record_first=True)
+        return _step(service, "widen" if in_step else "repair", aim, reason, record_first=True)
     if in_step and held.same(wanted):
         return None
+    able = len(wanted.reached(_streaming(primary))) >= wanted.w
+    if force is not None and force.same(wanted) and not able:
+        return None  # The record waits for a commit that is acknowledged, and that for a voter to come back.
     reason = f"{_why(service, held, wanted)}: {_text(force or _ALONE)} becomes {_text(wanted)}, the record last"
     return _step(
+        service,
         "narrow" if in_step else "repair",
         wanted,
         reason,
@@ -119,25 +128,33 @@ def _wanted(
 ) -> SyncSet:
     """The set that the policy wants now, wherever record and setting stand."""
     policy = service.synchronous
-    declared = [name for name in policy.voters if name != primary.member]
-    need = min(policy.acknowledgements, len(declared))
-    found = {each.name for each in primary.standbys if each.state == "streaming"}
+    declared = _declared(service, primary)
+    if not declared:
+        return force  # Its owner's own affair: the record only follows it.
+    found = _streaming(primary)
     streaming = [name for name in declared if name in found]
-    present = list(dict.fromkeys(held.voters + force.voters))
+    present = [*held.voters, *force.voters]
 
     def lost(name: str) -> bool:
         return (now - missing_since.get(name, now)).total_seconds() >= policy.lost_after_s
 
-    kept = [name for name in declared if name in streaming or (name in present and not lost(name))]
-    if policy.policy == "required":
-        # Never below what is required: who was lost last has the most, and comes back first as likely as not.
-        spare = sorted(
-            (name for name in present if name not in kept),
-            key=lambda name: (name not in declared, now - missing_since.get(name, now)),
-        )
-        kept += spare[: max(0, max(need, min(force.w, 1)) - len(kept))]
+    voters = [name for name in declared if name in streaming or (name in present and not lost(name))]
     # W rises only to what streams, so that no commit waits for a voter that isn't there.
-    return SyncSet.of(min(need or force.w, max(force.w, len(streaming))), kept)
+    w = min(policy.acknowledgements, len(declared), max(force.w, len(streaming)))
+    if policy.policy == "available":
+        w = min(w, len(voters))
+    if len(streaming) < w:
+        # Writes wait, whoever leaves; with all of them still in the set, the first to come back ends that.
+        voters += present
+    return SyncSet.of(w, voters)
+
+
+def _declared(service: DatabaseService, primary: MemberFacts) -> list[str]:
+    return [name for name in service.synchronous.voters if name != primary.member]
+
+
+def _streaming(primary: MemberFacts) -> set[str]:
+    return {each.name for each in primary.standbys if each.state == "streaming"}
 
 
 def _why(service: DatabaseService, held: SyncSet, wanted: SyncSet) -> str:
@@ -158,6 +175,7 @@ def _text(sync: SyncSet) -> str:
 
 
 def _step(
+    service: DatabaseService,
     kind: Literal["narrow", "widen", "repair"],
     aim: SyncSet,
     reason: str,
@@ -166,4 +184,6 @@ def _step(
     confirm: bool = False,
     apply: bool = True,
 ) -> Change:
-    return Change(kind, aim.w, list(aim.voters), record_first, reason, confirm, apply)
+    declared = service.synchronous.voters
+    voters = sorted(aim.voters, key=lambda name: (declared.index(name) if name in declared else len(declared), name))
+    return Change(kind, aim.w, voters, record_first, reason, confirm, apply)

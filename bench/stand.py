@@ -1,0 +1,94 @@
+"""A bench's own lab: put back to its beginnings before each run, under load, with or without the watch."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+
+from temporalio.client import Client, WorkflowExecutionStatus
+from temporalio.service import RPCError
+
+from activities.topology import load_topology
+from bench.common import BenchFailed, progress
+from lab import lab as life
+from lab import load
+from lab.ledger import Tail
+from lab.model import Lab
+from lab.wire import Session, Target
+from schemas.reports import Report
+from schemas.topology import DatabaseService
+from workers.connect import connect
+
+
+class Stand:
+    """A lab and what a bench needs to know of it. `tail` reads the ledger of the run that `begin` began."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        self.tail = Tail(lab.ledger)
+        self.service: DatabaseService = load_topology(lab.topology).service(lab.service)
+
+    def target(self, member: str) -> Target:
+        """A member, straight, as superuser."""
+        node = self.lab.node(member)
+        database = self.service.access.database
+        return Target(node.host, node.port, "lifeboat", self.lab.secret("lifeboat"), database)
+
+    async def session(self, member: str) -> Session:
+        return await Session.open(self.target(member), limit=2.0, name="lifeboat-bench")
+
+    async def client(self) -> Client:
+        """Of the lab's own Temporal, and of no other."""
+        return await connect(self.lab.temporal.address, self.lab.temporal.namespace)
+
+    async def begin(self, *, watch: bool, rate: float | None) -> None:
+        """The estate as it was at first, with or without the watch, and under load if there is a `rate`."""
+        await asyncio.to_thread(load.forget, self.lab)
+        await life.reset(self.lab.model_copy(update={"watch": watch}))
+        self.tail = Tail(self.lab.ledger)
+        if rate is not None:
+            await asyncio.to_thread(load.start, self.lab, rate)
+
+    async def end(self) -> None:
+        await asyncio.to_thread(load.stop, self.lab)
+
+    async def kill_primary(self) -> float:
+        """SIGKILL to the whole node of the home primary; the time just before, UTC seconds."""
+        before = time.time()
+        await life.fault(self.lab, "kill", self.service.home)
+        return before
+
+    async def report(self, *, since: float, limit: float) -> Report:
+        """The report of the failover that began after `since`; BenchFailed when it has not ended within `limit` s."""
+        client = await self.client()
+        query = f"WorkflowType = 'DatabaseFailover' AND LifeboatService = '{self.lab.service}'"
+        seen = "no DatabaseFailover was started"
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit):
+                while True:
+                    async for found in client.list_workflows(query):
+                        if found.start_time.timestamp() < since:
+                            continue
+                        seen = f"{found.id} is {found.status.name if found.status else 'in no state'}"
+                        if found.status == WorkflowExecutionStatus.COMPLETED:
+                            handle = client.get_workflow_handle(found.id, run_id=found.run_id, result_type=Report)
+                            report: Report = await handle.result()
+                            return report
+                    await asyncio.sleep(0.2)
+        raise BenchFailed(f"{seen}, {limit:g} s after its primary was killed")
+
+
+@contextlib.asynccontextmanager
+async def own_lab() -> AsyncIterator[Stand]:
+    """A lab for this bench alone, ended with it; the user's current lab stays the current one."""
+    started = time.monotonic()
+    lab = await life.up(watch=False)
+    progress(f"lab up in {time.monotonic() - started:.1f} s: {lab.folder}")
+    try:
+        yield Stand(lab)
+    finally:
+        await asyncio.to_thread(load.stop, lab)
+        with contextlib.suppress(RPCError):
+            await life.down(lab)

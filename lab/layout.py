@@ -1,0 +1,114 @@
+"""The plan of profile `database`: which nodes there are, where they stand, and on which ports."""
+
+from __future__ import annotations
+
+import random
+import socket
+from dataclasses import dataclass
+
+from lab.errors import LabError
+from lab.model import Node, NodeKind
+
+SERVICE = "counting-db"
+DATABASE = "counting"
+ZONE = "lab.lifeboat.test"
+RECORD = f"{SERVICE}.{ZONE}"
+REGIONS = {"us-east-1": "primary", "us-west-2": "standby", "eu-west-1": "dr"}
+HOME = "pg-east-1"
+VOTERS = ("pg-east-1", "pg-east-2", "pg-east-3")
+CANDIDATES = ("pg-east-2", "pg-east-3", "pg-east-1", "pg-east-4")
+DATABASES = {
+    "counting": f"dbname={DATABASE} pool_mode=transaction",
+    "counting_session": f"dbname={DATABASE} pool_mode=session",
+}
+"""The poolers' databases, as topology.yaml and their databases file have them."""
+
+LOOPBACK = "127.0"
+_OFFSETS: dict[NodeKind, int] = {"postgresql": 0, "pgbouncer": 1, "knot": 2, "temporal": 3}
+_UI_OFFSET = 4
+_SETUP_OFFSET = 5
+_PORTS = range(20000, 32000, 10)
+"""Below Linux's ephemeral ports (ip_local_port_range, 32768 on), and none of them anybody's default."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """`place` is the address's third and fourth octet; the third is the region's number."""
+
+    name: str
+    kind: NodeKind
+    role: str
+    region: str
+    place: str
+    upstream: str | None = None
+    """The server that a standby follows."""
+
+
+DATABASE_PROFILE = (
+    Planned("pg-east-1", "postgresql", "primary", "us-east-1", "1.11"),
+    Planned("pg-east-2", "postgresql", "standby", "us-east-1", "1.12", HOME),
+    Planned("pg-east-3", "postgresql", "standby", "us-east-1", "1.13", HOME),
+    Planned("pg-east-4", "postgresql", "standby", "us-east-1", "1.14", HOME),
+    Planned("pg-west-1", "postgresql", "standby", "us-west-2", "2.11", HOME),
+    Planned("pg-west-2", "postgresql", "standby", "us-west-2", "2.12", "pg-west-1"),
+    Planned("pgbouncer-east", "pgbouncer", "pooler", "us-east-1", "1.21"),
+    Planned("pgbouncer-west", "pgbouncer", "pooler", "us-west-2", "2.21"),
+    Planned("knot-eu", "knot", "dns", "eu-west-1", "3.53"),
+    Planned("temporal", "temporal", "temporal", "", "0.2"),
+    Planned("worker-us-east-1", "worker", "worker", "us-east-1", "1.31"),
+    Planned("worker-us-west-2", "worker", "worker", "us-west-2", "2.31"),
+    Planned("worker-eu-west-1", "worker", "worker", "eu-west-1", "3.31"),
+)
+
+
+def planned(name: str) -> Planned:
+    return next(plan for plan in DATABASE_PROFILE if plan.name == name)
+
+
+def _host(plan: Planned, network: str) -> str:
+    """Temporal's development server serves only on 127.0.0.1 or 0.0.0.0 [temporal.md, 15]."""
+    if network == LOOPBACK and plan.kind in ("temporal", "worker"):
+        return "127.0.0.1"
+    return f"{network}.{plan.place}"
+
+
+def nodes(network: str, base_port: int) -> list[Node]:
+    """Every node, with its address. All PostgreSQL servers share a port: a name in DNS carries an address only."""
+    return [
+        Node(
+            name=plan.name,
+            kind=plan.kind,
+            role=plan.role,
+            region=plan.region,
+            address=_host(plan, network) + (f":{base_port + _OFFSETS[plan.kind]}" if plan.kind in _OFFSETS else ""),
+        )
+        for plan in DATABASE_PROFILE
+    ]
+
+
+def ui_port(base_port: int) -> int:
+    return base_port + _UI_OFFSET
+
+
+def setup_port(base_port: int) -> int:
+    """Where the first primary listens, on 127.0.0.1, while the lab makes its roles and tables."""
+    return base_port + _SETUP_OFFSET
+
+
+def choose_base_port() -> int:
+    """A port from which ten are free on every loopback address of the plan."""
+    hosts = {_host(plan, LOOPBACK) for plan in DATABASE_PROFILE}
+    for base in random.sample(_PORTS, 100):
+        if all(_free(host, base + offset) for host in hosts for offset in range(_SETUP_OFFSET + 1)):
+            return base
+    raise LabError(f"no free ports between {_PORTS.start} and {_PORTS.stop}; end a lab that is no longer needed")
+
+
+def _free(host: str, port: int) -> bool:
+    for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+        with socket.socket(socket.AF_INET, kind) as probe:
+            try:
+                probe.bind((host, port))
+            except OSError:
+                return False
+    return True

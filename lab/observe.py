@@ -1,0 +1,100 @@
+"""What the lab's nodes are seen to be, asked of the nodes themselves."""
+
+from __future__ import annotations
+
+import asyncio
+
+import asyncpg
+
+from lab import processes
+from lab.layout import DATABASE_PROFILE, HOME
+from lab.model import Lab, Node, Status
+from lab.node import port_open
+from lab.postgres import session
+from lab.supervise import Process, Supervisor, SupervisorGone
+from lab.waiting import until
+
+_ASK_S = 1.0
+_STREAMING = "SELECT application_name FROM pg_stat_replication WHERE state = 'streaming'"
+_GONE = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
+
+
+async def status(lab: Lab) -> Status:
+    """Every node with its observed role and process id; all nodes are down when the supervisor is gone."""
+    try:
+        running = Supervisor(lab.paths).all()
+    except SupervisorGone:
+        running = {}
+    nodes = await asyncio.gather(*(_observed(lab, node, running.get(node.name)) for node in lab.nodes))
+    return Status(temporal=lab.temporal, nodes=list(nodes), routes=lab.routes)
+
+
+async def _observed(lab: Lab, node: Node, process: Process | None) -> Node:
+    pid = process.pid if process else None
+    return node.model_copy(update={"role": await _role(lab, node, pid), "pid": pid})
+
+
+async def _role(lab: Lab, node: Node, pid: int | None) -> str:
+    alive = processes.tree(lab.paths, node.name, pid)
+    if not alive:
+        return "down"
+    if lab.paths.frozen_mark(node.name).exists() or processes.any_stopped(lab.paths, node.name, pid):
+        return "frozen"
+    if node.kind == "postgresql":
+        return await _database_role(lab, node.name)
+    if node.port and not await asyncio.to_thread(port_open, node.host, node.port):
+        return "silent"
+    return node.role
+
+
+async def _database_role(lab: Lab, name: str) -> str:
+    conn = await session(lab, name)
+    if conn is None:
+        return "silent"
+    try:
+        return "standby" if await conn.fetchval("SELECT pg_is_in_recovery()", timeout=_ASK_S) else "primary"
+    except _GONE:
+        return "silent"
+    finally:
+        conn.terminate()
+
+
+async def streams(lab: Lab) -> bool:
+    """Whether every standby streams from where the plan has it. One that doesn't is nudged by a reload.
+
+    A receiver that found no sender waits wal_retrieve_retry_interval, 5 s, before it looks again.
+    """
+    missing: list[str] = []
+    for upstream in {plan.upstream for plan in DATABASE_PROFILE if plan.upstream}:
+        wanted = {plan.name for plan in DATABASE_PROFILE if plan.upstream == upstream}
+        missing += sorted(wanted - await _followers(lab, upstream))
+    await asyncio.gather(*(_reload(lab, name) for name in missing))
+    return not missing
+
+
+async def _followers(lab: Lab, upstream: str) -> set[str]:
+    conn = await session(lab, upstream)
+    if conn is None:
+        return set()
+    try:
+        return {str(row["application_name"]) for row in await conn.fetch(_STREAMING, timeout=_ASK_S)}
+    except _GONE:
+        return set()
+    finally:
+        conn.terminate()
+
+
+async def _reload(lab: Lab, name: str) -> None:
+    conn = await session(lab, name)
+    if conn is not None:
+        try:
+            await conn.execute("SELECT pg_reload_conf()", timeout=_ASK_S)
+        except _GONE:
+            return  # it is looked at again
+        finally:
+            conn.terminate()
+
+
+async def until_protected(lab: Lab, limit: float = 20.0) -> None:
+    """Wait until all standbys stream, so that the home primary can acknowledge."""
+    await until(f"every standby of {HOME} streams", lambda: streams(lab), limit, every=0.1)

@@ -1,0 +1,161 @@
+"""What supervisord runs: its configuration, and its start."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from lab import network
+from lab.binaries import Binaries
+from lab.errors import LabError
+from lab.layout import LOOPBACK, ui_port
+from lab.model import Lab, Node
+from lab.owner import USER, server_ids, write_private
+from lab.paths import Folder, log_tail
+from lab.supervise import GROUP, Supervisor, SupervisorGone
+from lab.supervise import USER as SUPERVISOR_USER
+from lab.world import ROOT, scrubbed_env, server_env
+from schemas.attributes import INT_ATTRIBUTES, KEYWORD_ATTRIBUTES
+
+_TUNED = (
+    "history.transferProcessorMaxPollRPS=1000",
+    "history.timerProcessorMaxPollRPS=1000",
+    'history.timerProcessorMaxTimeShift="10ms"',
+)
+"""The development server's throttles, opened: 12 to 28 ms an activity instead of 102 [temporal.md]."""
+
+_START_S = 10.0
+
+
+@dataclass(frozen=True)
+class Program:
+    """`restarts`: started again whenever it ends. `as_server`: runs as the servers' user."""
+
+    node: Node
+    argv: list[str]
+    restarts: bool = False
+    as_server: bool = False
+    stop_signal: str = "TERM"
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+def programs(lab: Lab, binaries: Binaries) -> list[Program]:
+    """Every node of the lab as a program."""
+    return [_program(lab, node, binaries) for node in lab.nodes]
+
+
+def _program(lab: Lab, node: Node, binaries: Binaries) -> Program:
+    folder = lab.paths.node(node.name)
+    match node.kind:
+        case "postgresql":
+            argv = [str(lab.pg_bin / "postgres"), "-D", str(lab.paths.data(node.name))]
+            return Program(node, argv, as_server=True, stop_signal="INT")
+        case "pgbouncer":
+            argv = [str(binaries.pgbouncer), str(folder / "pgbouncer.ini")]
+            return Program(node, argv, as_server=True, stop_signal="INT")
+        case "knot":
+            return Program(node, [str(binaries.knotd), "-c", str(folder / "knot.conf")], as_server=True)
+        case "temporal":
+            return Program(node, _temporal(lab, node), restarts=True)
+        case "worker":
+            argv = [sys.executable, "-m", "workers.main", "--region", node.region, "--topology", str(lab.topology)]
+            return Program(node, argv, restarts=True, env=scrubbed_env(lab))
+
+
+def _temporal(lab: Lab, node: Node) -> list[str]:
+    # 127.0.0.1 and 0.0.0.0 work, any other address lets every start hang [temporal.md, 15].
+    ip = "127.0.0.1" if lab.network == LOOPBACK else "0.0.0.0"
+    attributes = [f"{name}=Keyword" for name in KEYWORD_ATTRIBUTES] + [f"{name}=Int" for name in INT_ATTRIBUTES]
+    return [
+        *(lab.temporal.cli, "server", "start-dev", "--ip", ip, "--port", str(node.port)),
+        *("--ui-port", str(ui_port(lab.base_port)), "--log-level", "warn"),
+        *("--db-filename", str(lab.paths.node(node.name) / "temporal.db")),
+        *(part for name in attributes for part in ("--search-attribute", name)),
+        *(part for value in _TUNED for part in ("--dynamic-config-value", value)),
+    ]
+
+
+def _section(lab: Lab, program: Program) -> str:
+    node, user, ids = program.node, "", server_ids() if program.as_server else None
+    argv = [*network.enter(lab, node, ids), *program.argv]
+    if ids is not None and not lab.netns:
+        user = f"user={USER}\n"
+    env = ",".join(f'{name}="{value}"' for name, value in program.env.items())
+    text = f"""
+[program:{node.name}]
+command={shlex.join(argv)}
+directory={_directory(lab, node)}
+{user}environment={env}
+autostart=false
+autorestart={str(program.restarts).lower()}
+startsecs={1 if program.restarts else 0}
+startretries=1000000
+stopsignal={program.stop_signal}
+stopwaitsecs=5
+umask=077
+redirect_stderr=true
+stdout_logfile={lab.paths.log(node.name)}
+stdout_logfile_maxbytes=20MB
+stdout_logfile_backups=1
+"""
+    return text.replace("%", "%%")
+
+
+def _directory(lab: Lab, node: Node) -> str:
+    return str(lab.paths.node(node.name))
+
+
+def write_supervisor(lab: Lab, binaries: Binaries) -> None:
+    """supervisord's configuration. It listens on a Unix socket that only the caller may open, with a password."""
+    paths, password = lab.paths, lab.secret("supervisor")
+    head = f"""\
+[supervisord]
+nodaemon=true
+logfile={paths.log("supervisord")}
+pidfile={paths.supervisor_pid}
+directory={paths.root}
+identifier=lifeboat-lab
+umask=077
+
+[unix_http_server]
+file={paths.supervisor_socket}
+chmod=0700
+username={SUPERVISOR_USER}
+password={password}
+
+[rpcinterface:supervisor]
+supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface
+
+[group:{GROUP}]
+programs={",".join(node.name for node in lab.nodes)}
+"""
+    sections = [_section(lab, program) for program in programs(lab, binaries)]
+    write_private(paths.supervisor_conf, head + "".join(sections))
+
+
+def start_supervisor(paths: Folder) -> Supervisor:
+    """Start supervisord in the background; LabError when it does not answer within 10 s."""
+    done = subprocess.run(
+        [sys.executable, "-P", str(ROOT / "lab" / "launcher.py"), str(paths.supervisor_conf)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=paths.log("launcher").open("wb"),
+        cwd=paths.root,
+        env=server_env(paths.root),
+        timeout=_START_S,
+        check=False,
+    )
+    until = time.monotonic() + _START_S
+    supervisor = Supervisor(paths)
+    while done.returncode == 0 and time.monotonic() < until:
+        try:
+            supervisor.all()
+        except SupervisorGone:
+            time.sleep(0.02)
+        else:
+            return supervisor
+    raise LabError(f"supervisord did not start: {log_tail(paths.log('launcher'))}")

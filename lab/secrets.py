@@ -1,0 +1,38 @@
+"""The lab's passwords: made anew for each lab, in files of mode 0600."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import os
+import secrets
+
+from lab.owner import write_private
+from lab.paths import Folder
+
+ROLES = ("lifeboat", "replicator", "app", "lifeboat_probe")
+_ITERATIONS = 4096
+"""PostgreSQL's own number (src/include/common/scram-common.h)."""
+
+
+def make_secrets(folder: Folder) -> None:
+    """Passwords of every role and of the supervisor, the key of DNS updates, and replication's passfile."""
+    for name in (*ROLES, "supervisor"):
+        write_private(folder.secret(name), secrets.token_hex(16))
+    write_private(folder.secret("tsig"), base64.b64encode(secrets.token_bytes(32)).decode())
+    password = folder.secret("replicator").read_text(encoding="utf-8")
+    write_private(folder.passfile, f"*:*:*:replicator:{password}\n", server=True)
+
+
+def scram_verifier(password: str) -> str:
+    """What PostgreSQL and PgBouncer keep of a password (RFC 5803).
+
+    The same text in both lets PgBouncer log in with the keys of its client, without PBKDF2 (its manual, auth_file).
+    """
+    salt = os.urandom(16)
+    salted = hashlib.pbkdf2_hmac("sha256", password.encode(), salt, _ITERATIONS)
+    stored = hashlib.sha256(hmac.digest(salted, b"Client Key", "sha256")).digest()
+    server = hmac.digest(salted, b"Server Key", "sha256")
+    parts = [base64.b64encode(each).decode() for each in (salt, stored, server)]
+    return f"SCRAM-SHA-256${_ITERATIONS}:{parts[0]}${parts[1]}:{parts[2]}"

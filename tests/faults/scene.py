@@ -1,0 +1,147 @@
+"""One lab, and the words in which scenarios are told: break, start, await, answer, and what must hold afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle, WorkflowQueryFailedError
+from temporalio.service import RPCError
+
+from lab import load
+from lab.model import Lab
+from lab.referee import Audit, audit
+from schemas.attributes import TASK_QUEUE, watch_id
+from schemas.reports import Report
+from schemas.requests import Answer, FailoverRequest, Verb
+from schemas.state import RunState
+
+Run = WorkflowHandle[Any, Any]
+FIRST_STEPS_S = 20.0
+
+
+class Scene:
+    """A lab under test, its Temporal client, and the moment from which runs count as this scenario's."""
+
+    def __init__(self, lab: Lab, client: Client) -> None:
+        self.lab, self.client = lab, client
+        self.since = datetime.now(UTC)
+
+    async def traffic(self) -> None:
+        """Load on all three routes, each of which has acknowledged a write."""
+        await asyncio.to_thread(load.start, self.lab)
+
+    async def until(self, what: str, condition: Callable[[], Awaitable[Any]], limit: float = 30.0) -> Any:
+        """The first true answer of a condition; a failed assertion that names it after `limit` seconds."""
+        async with asyncio.timeout(limit + 5):
+            end = asyncio.get_running_loop().time() + limit
+            while True:
+                found = await condition()
+                if found:
+                    return found
+                assert asyncio.get_running_loop().time() < end, f"not within {limit:.0f} s: {what}"
+                await asyncio.sleep(0.1)
+
+    # Runs
+
+    async def start(self, run: str, *, approval: str = "always", **more: Any) -> Run:
+        request = FailoverRequest.model_validate(
+            {"service": self.lab.service, "reason": "a test", "approval": approval, **more}
+        )
+        return await self.client.start_workflow(
+            "DatabaseFailover", request, id=run, task_queue=TASK_QUEUE, result_type=Report
+        )
+
+    async def runs(self) -> list[str]:
+        """Ids of the failovers of this scenario, oldest first."""
+        query = f"WorkflowType = 'DatabaseFailover' AND StartTime > '{self.since.isoformat()}'"
+        found = [(each.start_time, each.id) async for each in self.client.list_workflows(query)]
+        return [run for _, run in sorted(found)]
+
+    async def run_of_watch(self, number: int = 1, limit: float = 40.0) -> Run:
+        """The failover that the watch started (its `number`th in this scenario)."""
+
+        async def found() -> list[str]:
+            runs = [run for run in await self.runs() if run.startswith("database-failover/")]
+            return runs if len(runs) >= number else []
+
+        runs = await self.until("the watch starts a failover", found, limit)
+        return self.client.get_workflow_handle(runs[number - 1], result_type=Report)
+
+    async def state(self, run: Run) -> RunState:
+        return await run.query("state", result_type=RunState)
+
+    async def state_when(self, run: Run, what: str, holds: Callable[[RunState], Any], limit: float = 40.0) -> RunState:
+        """The run's state once `holds` says so."""
+
+        async def found() -> RunState | None:
+            try:
+                state = await self.state(run)
+            except (RPCError, WorkflowQueryFailedError):
+                return None
+            return state if holds(state) else None
+
+        result: RunState = await self.until(what, found, limit)
+        return result
+
+    async def question(self, run: Run, limit: float = 40.0) -> RunState:
+        return await self.state_when(run, "the run asks a person", lambda state: state.question, limit)
+
+    async def approve(self, run: Run, *, by: str = "ana", digest: str | None = None, **more: Any) -> str:
+        state = await self.question(run)
+        assert state.question is not None
+        answer = Answer(by=by, digest=digest or state.question.digest, **more)
+        return await run.execute_update("approve", answer, result_type=str)
+
+    async def reject(self, run: Run, *, by: str = "ana") -> str:
+        state = await self.question(run)
+        assert state.question is not None
+        return await run.execute_update("reject", Answer(by=by, digest=state.question.digest), result_type=str)
+
+    async def say(self, run: Run, verb: str, *, by: str = "ana") -> str:
+        return await run.execute_update(verb, Verb(by=by, reason="a test"), result_type=str)
+
+    async def report(self, run: Run, limit: float = 90.0) -> Report:
+        """The run's result, once it has ended."""
+        async with asyncio.timeout(limit):
+            result: Report = await run.result()
+        return result
+
+    async def ended(self, run: Run) -> bool:
+        return (await run.describe()).status != WorkflowExecutionStatus.RUNNING
+
+    async def watch_is_idle(self) -> bool:
+        """Whether the watch runs and no failover of this scenario does."""
+        handle = self.client.get_workflow_handle(watch_id(self.lab.service))
+        return (await handle.describe()).status == WorkflowExecutionStatus.RUNNING
+
+    async def record(self, run: Run, branch: str) -> None:
+        """Keep the run's history for the replay tests, when LIFEBOAT_RECORD names a folder."""
+        folder = os.environ.get("LIFEBOAT_RECORD")
+        if folder:
+            text = (await run.fetch_history()).to_json()
+            text = text.replace(str(self.lab.folder), "/var/tmp/lifeboat-lab")
+            text = re.sub(r'"[^"]*/bin/python[0-9.]*"', '"python"', text)
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            (Path(folder) / f"{branch}.json").write_text(text + "\n", encoding="utf-8")
+
+    # What must hold
+
+    async def safe(self, *, writing: bool = True, limit: float = 30.0) -> Audit:
+        """Nothing acknowledged is missing, no second writer, and (unless said otherwise) every route writes again."""
+
+        async def serving() -> bool:
+            return all(route.writing for route in (await audit(self.lab)).routes.values())
+
+        if writing:
+            await self.until("every route writes again", serving, limit)
+        found = await audit(self.lab)
+        assert found.missing == 0, found
+        assert found.concurrent_writers == 0, found
+        assert found.acknowledged > 0, found
+        return found

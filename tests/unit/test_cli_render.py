@@ -1,0 +1,228 @@
+"""What a report and a run under way say, and in which order."""
+
+from __future__ import annotations
+
+import io
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from rich.console import Console, RenderableType
+
+from cli.picture import clock_line, picture
+from cli.render import report_text
+from cli.words import left_style, moment, span
+from schemas.decisions import Assessment, Choice, Death, Fence, Question, Verdict
+from schemas.facts import RouteWrite
+from schemas.reports import DecisionReport, Escalation, Report, StepReport
+from schemas.state import RunState
+
+T0 = datetime(2026, 11, 24, 20, 5, 0, tzinfo=UTC)
+
+
+def at(seconds: float) -> datetime:
+    return T0 + timedelta(seconds=seconds)
+
+
+def text_of(renderable: RenderableType) -> str:
+    console = Console(file=io.StringIO(), width=160)
+    console.print(renderable)
+    file = console.file
+    assert isinstance(file, io.StringIO)
+    return file.getvalue()
+
+
+ASSESSMENT = Assessment(
+    suspect="pg-east-1",
+    death=Death(state="dead", reason="3 of 3 regions"),
+    choice=Choice(candidate="pg-east-2", reason="furthest"),
+    verdict=Verdict(kind="none", reason="2 reached + 1 > 2 voters"),
+    w=1,
+    voters=["pg-east-2", "pg-east-3"],
+    digest="abcdef012345",
+)
+
+REPORT = Report(
+    procedure="DatabaseFailover",
+    service="counting-db",
+    run="database-failover/counting-db/20261124T200500",
+    reason="pg-east-1 fails the probes",
+    outcome="recovered, unprotected",
+    summary="pg-east-2 leads, pg-east-1 is fenced",
+    started=at(0.41),
+    ended=at(1.2),
+    outage_started=at(0),
+    detected=at(0.4),
+    decided=at(0.5),
+    recovered=at(0.72),
+    outage_s=0.72,
+    machine_s=0.72,
+    rto_s=300,
+    rto_met=True,
+    rpo_s=60,
+    error_budget_s=0.72,
+    epoch=7,
+    old_primary="pg-east-1",
+    new_primary="pg-east-2",
+    assessment=ASSESSMENT,
+    fence=Fence(strength="stopped", evidence="no PID file, port closed", proved=True),
+    receipt="nothing acknowledged was lost",
+    routes=[
+        RouteWrite(route="dns", region="us-east-1", at=at(0.7), ok=True, server="127.0.1.12:6000", timeline=2),
+        RouteWrite(route="dns", region="us-west-2", at=at(0.72), ok=False, error="no worker"),
+    ],
+    steps=[
+        StepReport(title="Decide", outcome="done", started=at(0.4), ended=at(0.5), detail="approved by policy"),
+        StepReport(title="Follow the new primary", outcome="skipped", started=at(0.8), ended=at(1.0), rounds=2),
+    ],
+    decisions=[
+        DecisionReport(
+            question="Decide",
+            answer="approved",
+            by="ana",
+            at=at(0.5),
+            reason="seen",
+            digest="abcdef012345",
+            override=True,
+        )
+    ],
+    escalations=[Escalation(percent=50, at=at(150), text="waiting for: Decide")],
+    unprotected=["pg-east-1 is not back as a standby: rejoin it"],
+    tasks=["Resume the poolers: refused"],
+)
+
+
+def test_the_outcome_comes_first_and_what_is_left_to_do_last() -> None:
+    lines = text_of(report_text(REPORT)).splitlines()
+    assert lines[0].startswith("recovered, unprotected")
+    whole = "\n".join(lines)
+    order = [
+        "outage",
+        "Where the time went",
+        "Steps",
+        "Decisions",
+        "Escalations",
+        "Not protected yet",
+        "A person must now",
+    ]
+    places = [whole.index(each) for each in order]
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "0.72 s, within the RTO of 5 min 00 s",
+        "none (2 reached + 1 > 2 voters)",
+        "stopped, proved: no PID file, port closed",
+        "pg-east-1 → pg-east-2",
+        "nothing acknowledged was lost",
+        "✓ Decide",
+        "skipped; 2 rounds",
+        "approved by ana, overriding the policy: seen",
+        "(digest abcdef012345)",
+        "dns: writes reach 127.0.1.12:6000 (timeline 2) from us-east-1; us-west-2: no worker",
+        "pg-east-1 is not back as a standby: rejoin it",
+        "Resume the poolers: refused",
+        "+ 0.22 s",
+    ],
+)
+def test_a_report_says(said: str) -> None:
+    assert said in text_of(report_text(REPORT))
+
+
+def test_an_unknown_outage_is_never_shown_as_zero() -> None:
+    report = REPORT.model_copy(
+        update={"outage_s": None, "assessment": None, "receipt": "", "fence": None, "routes": []}
+    )
+    shown = text_of(report_text(report))
+    assert "not known" in shown
+    assert "not assessed" in shown
+    assert "fence  " not in shown
+
+
+def state(**update: object) -> RunState:
+    base = RunState(
+        procedure="DatabaseFailover",
+        service="counting-db",
+        run="ui-1",
+        reason="drill",
+        started=at(0),
+        planned=["Decide", "Promote the candidate"],
+        step="Decide",
+        rto_s=300,
+        deadline=at(300),
+        outage_started=at(0),
+        assessment=ASSESSMENT,
+    )
+    return base.model_copy(update=update)
+
+
+QUESTION = Question(
+    text="promote pg-east-2?",
+    digest="abcdef012345",
+    asked=at(1),
+    expires=at(121),
+    decide_by=at(295),
+    approvers=["ana", "ben"],
+    needs_override=True,
+)
+
+
+def test_an_open_question_shows_what_decides_and_what_to_type() -> None:
+    shown = text_of(picture(state(question=QUESTION), at(5)))
+    for said in (
+        "promote pg-east-2?",
+        "abcdef012345",
+        "candidate  pg-east-2",
+        "loss       none",
+        "20:09:55.000 UTC, 4 min 50 s left",
+        "ana, ben; needed: 1",
+        "lifeboat approve ui-1 --override --reason …",
+        "lifeboat reject ui-1",
+    ):
+        assert said in shown
+
+
+def test_a_parked_step_shows_its_failure_and_only_the_verbs_that_it_takes() -> None:
+    failed = StepReport(title="Decide", outcome="failed", started=at(0), ended=at(1), detail="the disk is full")
+    parked = state(parked="Decide", steps=[failed], step="Decide")
+    shown = text_of(picture(parked, at(5)))
+    assert "the disk is full" in shown
+    assert "lifeboat retry ui-1" in shown
+    assert "lifeboat skip" not in shown
+    assert "lifeboat skip ui-1" in text_of(picture(parked.model_copy(update={"skippable": True}), at(5)))
+
+
+def test_the_clock_runs_down_and_says_when_it_is_missed() -> None:
+    assert clock_line(state(), at(19)) == "RTO 5 min 00 s: 4 min 41 s left"
+    assert clock_line(state(), at(310)) == "RTO 5 min 00 s: missed 10.0 s ago"
+    assert clock_line(state(deadline=None), at(0)) == ""
+
+
+@pytest.mark.parametrize(
+    ("left", "style"), [(300, "green"), (151, "green"), (150, "yellow"), (61, "yellow"), (60, "bold red")]
+)
+def test_the_clock_turns_yellow_at_half_and_red_at_80_percent(left: float, style: str) -> None:
+    assert left_style(left, 300) == style
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (None, "not known"),
+        (0.0, "0.00 s"),
+        (0.718, "0.72 s"),
+        (12.34, "12.3 s"),
+        (59.97, "1 min 00 s"),
+        (245, "4 min 05 s"),
+        (7400, "2 h 03 min"),
+        (-3, "-3.00 s"),
+    ],
+)
+def test_a_duration_reads(seconds: float | None, text: str) -> None:
+    assert span(seconds) == text
+
+
+def test_a_moment_is_in_utc() -> None:
+    assert moment(T0) == "2026-11-24 20:05:00 UTC"
+    assert moment(None) == "-"

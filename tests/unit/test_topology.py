@@ -1,0 +1,209 @@
+"""A topology that can't be used says which line, which field, what is wrong and what would be right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from activities.topology import load_topology
+from schemas.failures import TopologyInvalid
+
+EXAMPLE = Path(__file__).parents[2] / "topology.yaml"
+SMALL = """\
+regions:
+  - { name: us-east-1, role: primary }
+  - { name: us-west-2, role: standby }
+zone:
+  name: db.example.com
+  servers: ["ns-eu-1.db.example.com:53"]
+  key_name: lifeboat
+  key_secret: env:LIFEBOAT_TSIG_KEY
+services:
+  - name: counting-db
+    rto_s: 300
+    rpo_s: 60
+    home: pg-east-1
+    members:
+      - { name: pg-east-1, host: pg-east-1.example.internal, port: 5432, region: us-east-1 }
+      - { name: pg-east-2, host: pg-east-2.example.internal, port: 5432, region: us-east-1 }
+      - { name: pg-west-1, host: pg-west-1.example.internal, port: 5432, region: us-west-2 }
+    access:
+      database: counting
+      password: env:LIFEBOAT_PG_PASSWORD
+    synchronous:
+      voters: [pg-east-1, pg-east-2]
+    routes:
+      - kind: dns
+        name: primary
+        record: counting.db.example.com
+        port: 5432
+      - kind: pgbouncer
+        name: pgbouncer-east
+        host: pgbouncer-1.example.internal
+        port: 6432
+        region: us-east-1
+        databases: { counting: dbname=counting }
+        databases_file: /etc/pgbouncer/databases.ini
+"""
+
+
+@pytest.fixture
+def problems(tmp_path):
+    """Load SMALL with each of `changes` made once; returns the problems, without the file's folder."""
+
+    def load(*changes: tuple[str, str], text: str = SMALL) -> list[str]:
+        for old, new in changes:
+            assert old in text
+            text = text.replace(old, new, 1)
+        file = tmp_path / "topology.yaml"
+        file.write_text(text, encoding="utf-8")
+        with pytest.raises(TopologyInvalid) as raised:
+            load_topology(file)
+        return raised.value.detail.replace(f"{tmp_path}/", "").splitlines()
+
+    return load
+
+
+def test_the_example_is_the_estate_of_the_requirements():
+    topology = load_topology(EXAMPLE)
+    service = topology.service("counting-db")
+    assert [region.name for region in topology.regions] == ["us-east-1", "us-west-2", "eu-west-1"]
+    assert (service.rto_s, service.rpo_s, service.error_budget_s) == (300, 60, 259.2)
+    assert [member.region for member in service.members] == ["us-east-1"] * 4 + ["us-west-2"] * 4
+    assert len(service.synchronous.voters) - 1 > service.synchronous.acknowledgements
+    assert topology.vantages(service) == ["us-east-1", "us-west-2", "eu-west-1"]
+
+
+def test_a_small_one_is_loaded_from_text_or_path(tmp_path):
+    file = tmp_path / "topology.yaml"
+    file.write_text(SMALL, encoding="utf-8")
+    assert load_topology(str(file)) == load_topology(file)
+
+
+def test_unknown_field_gets_a_suggestion(problems):
+    assert problems(("rpo_s: 60", "rpo_s: 60\n    rto: 300")) == [
+        "topology.yaml:13: services.0.rto: is no field that is known here; did you mean `rto_s`?"
+    ]
+
+
+def test_unknown_field_within_a_kind_of_route(problems):
+    assert problems(("databases_file: ", "admin_pasword: env:X\n        databases_file: ")) == [
+        "topology.yaml:34: services.0.routes.1.admin_pasword: is no field that is known here;"
+        " did you mean `admin_password`?"
+    ]
+
+
+def test_unknown_field_like_no_other_lists_what_is_known(problems):
+    (problem,) = problems(("{ name: us-west-2, role: standby }", "{ name: us-west-2, role: standby, colour: red }"))
+    assert problem == (
+        "topology.yaml:3: regions.1.colour: is no field that is known here; known here: name, role, tier"
+    )
+
+
+def test_duplicate_address(problems):
+    assert problems(("pg-east-2.example", "pg-east-1.example")) == [
+        "topology.yaml:16: services.0.members.1.host: pg-east-1.example.internal:5432 is also the address of"
+        " pg-east-1; give each member an address of its own"
+    ]
+
+
+def test_voter_that_is_not_a_member(problems):
+    assert problems(("voters: [pg-east-1, pg-east-2]", "voters: [pg-east-1, pg-east-2, pg-north-1]")) == [
+        "topology.yaml:22: services.0.synchronous.voters.2: pg-north-1 is not a member; one of: pg-east-1, pg-east-2,"
+        " pg-west-1"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "where", "what"),
+    [
+        ("home: pg-east-1", "home: pg-east-9", 13, "services.0.home", "is not a member"),
+        ("name: pg-west-1", "name: pg-east-1", 17, "services.0.members.2.name", "declared twice"),
+        ("region: us-west-2 }", "region: us-west-3 }", 17, "services.0.members.2.region", "is not a region"),
+        ("region: us-west-2 }", "region: us-west-2, follows: x }", 17, "services.0.members.2.follows", "not a member"),
+        ("counting.db.example.com", "counting.example.org", 26, "services.0.routes.0.record", "not in the zone"),
+        ("port: 5432, region: us-west-2", "port: 99999, region: us-west-2", 17, "services.0.members.2.port", "65535"),
+        ("port: 6432", "port: many", 31, "services.0.routes.1.port", "'many'"),
+        ("rto_s: 300", "rto_s: -1", 11, "services.0.rto_s", "should be greater than 0"),
+        ("role: standby", "role: standbye", 3, "regions.1.role", "did you mean `standby`?"),
+        ("kind: pgbouncer", "kind: pgbounce", 28, "services.0.routes.1", "did you mean `pgbouncer`?"),
+        ("kind: dns", "knd: dns", 24, "services.0.routes.0", "has no `kind`"),
+        ("    rto_s: 300\n", "", 10, "services.0.rto_s", "is missing; add it"),
+        ("name: pg-west-1", "name: PG West", 17, "services.0.members.2.name", "is no name"),
+        ("name: pg-west-1", "name: 7", 17, "services.0.members.2.name", "put it in quotes"),
+        ("counting: dbname=counting", "counting: 7", 33, "services.0.routes.1.databases.counting", "in quotes"),
+        ("servers: [", "servers: [] # [", 6, "zone.servers", "give at least 1"),
+        ("voters: [pg-east-1, pg-east-2]", "voters: pg-east-1", 22, "services.0.synchronous.voters", "not a list"),
+        ("rpo_s: 60", "rpo_s: 60\n    detection: 7", 13, "services.0.detection", "not a group of fields"),
+        (
+            "voters: [pg",
+            "acknowledgements: 2\n      voters: [pg",
+            22,
+            "services.0.synchronous.acknowledgements",
+            "lower",
+        ),
+    ],
+)
+def test_each_problem_names_line_place_and_remedy(problems, old, new, line, where, what):
+    (problem,) = problems((old, new))
+    assert problem.startswith(f"topology.yaml:{line}: {where}: ")
+    assert what in problem
+    assert "; " in problem or problem.endswith("?")
+
+
+def test_every_problem_is_listed_in_the_order_of_the_file(problems):
+    found = problems(("rto_s: 300", "rto_s: 0"), ("role: primary", "role: king"), ("port: 6432", "port: 0"))
+    assert [problem.split(":")[1] for problem in found] == ["2", "11", "31"]
+
+
+@pytest.mark.parametrize("secret", ["hunter2", "pa:ss", "Env:X"])
+def test_a_secret_itself_is_refused_and_never_repeated(problems, secret):
+    (problem,) = problems(("password: env:LIFEBOAT_PG_PASSWORD", f"password: {secret}"))
+    assert "services.0.access.password: is no reference to a secret; write env:NAME" in problem
+    assert secret not in problem
+
+
+def test_a_secret_that_is_a_number_is_not_repeated_either(problems):
+    (problem,) = problems(("password: env:LIFEBOAT_PG_PASSWORD", "password: 271828"))
+    assert "271828" not in problem
+
+
+def test_a_field_given_twice(problems):
+    assert problems(("rpo_s: 60", "rpo_s: 60\n    rpo_s: 30")) == [
+        "topology.yaml:13: services.0.rpo_s: is given already on line 12; keep one of them"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("", "is no topology"),
+        ("- 1\n", "is no topology"),
+        ("regions: [\n", ":2: is not well-formed YAML"),
+        ("regions:\n\t- x\n", ":2: is not well-formed YAML"),
+        ("regions: !!python/object:os.system x\n", ":1: is not well-formed YAML"),
+        ("regions: [*nobody]\n", ":1: is not well-formed YAML"),
+        ("a: \x00\n", "is not YAML"),
+    ],
+)
+def test_malformed_yaml(problems, text, what):
+    (problem,) = problems(text=text)
+    assert what in problem
+
+
+def test_an_alias_to_itself_ends(problems):
+    assert "regions.0: a list is not a group of fields" in problems(text="regions: &a [*a]\n")[0]
+
+
+def test_a_file_that_can_not_be_read(tmp_path):
+    with pytest.raises(TopologyInvalid, match=r"missing\.yaml: can't be read: No such file or directory; name a file"):
+        load_topology(tmp_path / "missing.yaml")
+    with pytest.raises(TopologyInvalid, match="can't be read: Is a directory"):
+        load_topology(tmp_path)
+
+
+def test_a_file_that_is_not_text(tmp_path):
+    (tmp_path / "topology.yaml").write_bytes(b"regions: \xff\n")
+    with pytest.raises(TopologyInvalid, match=r"not UTF-8 text \(byte 9\); save it as UTF-8"):
+        load_topology(tmp_path / "topology.yaml")
