@@ -1,7 +1,10 @@
 """PgBouncer: hold, point and resume, through its console and its included databases file.
 
-Unplanned, clients are cut with KILL, which also refuses new ones until RESUME; PAUSE would wait for session clients
+Unplanned, clients are cut with KILL, which also holds new ones until RESUME; PAUSE would wait for session clients
 and hang on a frozen server. A RELOAD alone leaves session pools on the old primary [safety.md].
+
+KILL frees the pool under a client that is still logging in, and PgBouncer 1.18 dies of it (seen: a segmentation fault
+in two of three runs under reconnecting clients). So DISABLE comes first, and KILL once SHOW LISTS counts no login.
 """
 
 from __future__ import annotations
@@ -68,9 +71,20 @@ async def databases(conn: Console, route: PgBouncerRoute) -> dict[str, dict[str,
     return {row["name"]: row for row in await cursor.fetchall() if row["name"] in route.databases}
 
 
-def _held(row: dict[str, Any]) -> bool:
-    """KILL pauses a database as well (PgBouncer 1.18); the flags are 0 or 1, as text or number."""
-    return int(row["paused"]) == 1 or int(row["disabled"]) == 1
+def _flag(row: dict[str, Any], name: str) -> bool:
+    """`paused` and `disabled` of SHOW DATABASES are 0 or 1, as text or number. KILL pauses as well."""
+    return int(row[name]) == 1
+
+
+async def _no_login(conn: Console) -> bool:
+    """Whether no client is in mid login, awaited for up to 0.5 s."""
+    for _ in range(100):
+        cursor = await conn.execute("SHOW LISTS")
+        lists = {row["list"]: int(row["items"]) for row in await cursor.fetchall()}
+        if lists["login_clients"] == 0:
+            return True
+        await asyncio.sleep(0.005)
+    return False
 
 
 def file_text(service: DatabaseService, route: PgBouncerRoute, target: str, epoch: int) -> str:
@@ -127,16 +141,22 @@ async def hold_pooler(order: PoolerOrder) -> ProofResult:
     path = Path(order.route.databases_file)
     _refuse_older(order)
     async with console(order.route) as conn:
-        for name, row in (await databases(conn, order.route)).items():
-            if file_epoch(path) == order.epoch and not _held(row):
-                return ProofResult(acknowledged=False, evidence=f"{order.route.name} already leads elsewhere")
-            if not _held(row):
+        before = await databases(conn, order.route)
+        if file_epoch(path) == order.epoch and not any(_flag(row, "paused") for row in before.values()):
+            return ProofResult(acknowledged=False, evidence=f"{order.route.name} already leads elsewhere")
+        for name, row in before.items():
+            if not _flag(row, "disabled"):
+                await conn.execute(f'DISABLE "{name}"')
+        if not all(_flag(row, "paused") for row in before.values()) and not await _no_login(conn):
+            raise NotYet(f"clients of {order.route.name} hang in their login, so its sessions can't be cut safely")
+        for name, row in before.items():
+            if not _flag(row, "paused"):
                 await conn.execute(f'KILL "{name}"')
-        rows = await databases(conn, order.route)
-        open_names = [name for name, row in rows.items() if not _held(row)]
-        if open_names or set(rows) != set(order.route.databases):
-            raise NotYet(f"pooler {order.route.name} still serves {open_names or 'other databases than declared'}")
-    return ProofResult(acknowledged=False, evidence=f"{order.route.name} holds {len(rows)} databases")
+        after = await databases(conn, order.route)
+        serving = [name for name, row in after.items() if not (_flag(row, "paused") and _flag(row, "disabled"))]
+        if serving or set(after) != set(order.route.databases):
+            raise NotYet(f"pooler {order.route.name} still serves {serving or 'other databases than declared'}")
+    return ProofResult(acknowledged=False, evidence=f"{order.route.name} holds {len(after)} databases")
 
 
 @activity.defn
@@ -156,13 +176,17 @@ async def point_pooler(order: PoolerOrder) -> ProofResult:
         if any((row["host"], int(row["port"])) != (member.host, member.port) for row in before.values()) or not before:
             await conn.execute("RELOAD")
         for name, row in (await databases(conn, order.route)).items():
-            if _held(row):
+            if _flag(row, "paused"):
                 await conn.execute(f'RESUME "{name}"')
+            if _flag(row, "disabled"):
+                await conn.execute(f'ENABLE "{name}"')
         after = await databases(conn, order.route)
     wrong = [
         name
         for name, row in after.items()
-        if _held(row) or (row["host"], int(row["port"])) != (member.host, member.port)
+        if _flag(row, "paused")
+        or _flag(row, "disabled")
+        or (row["host"], int(row["port"])) != (member.host, member.port)
     ]
     if wrong or set(after) != set(order.route.databases):
         raise NotYet(f"pooler {order.route.name} does not lead {wrong or 'all its databases'} to {member.name} yet")

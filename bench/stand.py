@@ -7,19 +7,19 @@ import contextlib
 import time
 from collections.abc import AsyncIterator
 
-from temporalio.client import Client, WorkflowExecutionStatus
-from temporalio.service import RPCError
+import psutil
+from temporalio.client import WorkflowExecutionStatus
 
 from activities.topology import load_topology
 from bench.common import BenchFailed, progress
+from lab import faults, load, processes
 from lab import lab as life
-from lab import load
 from lab.ledger import Tail
 from lab.model import Lab
+from lab.supervise import Supervisor
 from lab.wire import Session, Target
 from schemas.reports import Report
 from schemas.topology import DatabaseService
-from workers.connect import connect
 
 
 class Stand:
@@ -39,14 +39,9 @@ class Stand:
     async def session(self, member: str) -> Session:
         return await Session.open(self.target(member), limit=2.0, name="lifeboat-bench")
 
-    async def client(self) -> Client:
-        """Of the lab's own Temporal, and of no other."""
-        return await connect(self.lab.temporal.address, self.lab.temporal.namespace)
-
     async def begin(self, *, watch: bool, rate: float | None) -> None:
         """The estate as it was at first, with or without the watch, and under load if there is a `rate`."""
-        await asyncio.to_thread(load.forget, self.lab)
-        await life.reset(self.lab.model_copy(update={"watch": watch}))
+        self.lab = await life.reset(self.lab, watch=watch)
         self.tail = Tail(self.lab.ledger)
         if rate is not None:
             await asyncio.to_thread(load.start, self.lab, rate)
@@ -55,14 +50,27 @@ class Stand:
         await asyncio.to_thread(load.stop, self.lab)
 
     async def kill_primary(self) -> float:
-        """SIGKILL to the whole node of the home primary; the time just before, UTC seconds."""
-        before = time.time()
-        await life.fault(self.lab, "kill", self.service.home)
-        return before
+        """SIGKILL to the home primary's whole tree; the time just before, UTC seconds.
+
+        The tree is looked up first: that takes tens of milliseconds, which are not part of an outage.
+        """
+        lab, home = self.lab, self.service.home
+
+        def kill() -> float:
+            tree = processes.tree(lab.paths, home, Supervisor(lab.paths).process(home).pid)
+            before = time.time()
+            for process in tree:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            # Again until nothing new runs.
+            faults.kill(lab, home)
+            return before
+
+        return await asyncio.to_thread(kill)
 
     async def report(self, *, since: float, limit: float) -> Report:
         """The report of the failover that began after `since`; BenchFailed when it has not ended within `limit` s."""
-        client = await self.client()
+        client = await life.connect(self.lab)
         query = f"WorkflowType = 'DatabaseFailover' AND LifeboatService = '{self.lab.service}'"
         seen = "no DatabaseFailover was started"
         with contextlib.suppress(TimeoutError):
@@ -84,11 +92,9 @@ class Stand:
 async def own_lab() -> AsyncIterator[Stand]:
     """A lab for this bench alone, ended with it; the user's current lab stays the current one."""
     started = time.monotonic()
-    lab = await life.up(watch=False)
+    lab = await life.up(make_current=False)
     progress(f"lab up in {time.monotonic() - started:.1f} s: {lab.folder}")
     try:
         yield Stand(lab)
     finally:
-        await asyncio.to_thread(load.stop, lab)
-        with contextlib.suppress(RPCError):
-            await life.down(lab)
+        await life.down(lab)

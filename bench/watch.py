@@ -14,6 +14,7 @@ import psutil
 
 from bench.common import BenchFailed, Result, environment, figure, progress, run, slowest
 from bench.stand import Stand, own_lab
+from lab.lab import connect
 from lab.supervise import Supervisor
 from schemas.attributes import watch_id
 
@@ -44,7 +45,7 @@ async def shares(stand: Stand, seconds: float) -> dict[str, float]:
 
 async def history(stand: Stand) -> tuple[str, int]:
     """Run id of the watch, and how many events its history holds."""
-    client = await stand.client()
+    client = await connect(stand.lab)
     described = await client.get_workflow_handle(watch_id(stand.lab.service)).describe()
     return described.run_id, described.history_length
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lab.errors import MissingProgram
-from lab.world import SYSTEM_PATH
+from lab.world import SYSTEM_PATH, cache_folder
 
 OLDEST_POSTGRES = 15
 
@@ -33,8 +33,7 @@ def find_temporal() -> Path:
     on_path = shutil.which("temporal")
     if on_path:
         return Path(on_path).resolve()
-    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    cached = Path(cache) / "lifeboat" / "bin" / "temporal"
+    cached = cache_folder() / "bin" / "temporal"
     if os.access(cached, os.X_OK):
         return cached
     raise MissingProgram(f"temporal: neither LIFEBOAT_TEMPORAL, nor on PATH, nor {cached}")

@@ -12,7 +12,7 @@ import yaml
 
 from lab.layout import CANDIDATES, DATABASE, DATABASES, HOME, RECORD, REGIONS, SERVICE, VOTERS, ZONE, planned
 from lab.model import Lab
-from lab.world import ROOT, SYSTEM_PATH
+from lab.world import scrubbed_env
 from schemas.topology import Topology
 
 KEY_NAME = "lifeboat-lab"
@@ -52,11 +52,11 @@ def write_topology(lab: Lab, overrides: Overrides | None = None) -> None:
 
 def write_node_control(lab: Lab) -> None:
     """The command of node control: it works from any folder and environment, as `systemctl` on a node would."""
+    environment = " ".join(shlex.quote(f"{name}={value}") for name, value in scrubbed_env(lab).items())
     lines = (
         "#!/bin/sh",
         "# node start|stop|autostart-on|autostart-off NODE",
-        f"exec env -i PATH={SYSTEM_PATH} PYTHONPATH={shlex.quote(str(ROOT))} LANG=C.UTF-8"
-        f' {shlex.quote(sys.executable)} -m lab.node "$1" {shlex.quote(str(lab.folder))} "$2"',
+        f'exec env -i {environment} {shlex.quote(sys.executable)} -m lab.node "$1" {shlex.quote(str(lab.folder))} "$2"',
     )
     lab.paths.control.write_text("\n".join(lines) + "\n", encoding="utf-8")
     lab.paths.control.chmod(0o700)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel
 
@@ -60,8 +61,9 @@ class Seen(BaseModel):
 
     name: str
     address: str
-    state: str
-    """primary, standby, or why it could not be asked."""
+    state: Literal["primary", "standby", "unreachable", "silent"]
+    """`silent`: it took the session, and did not answer."""
+    detail: str = ""
     timeline: int = 0
     acknowledged: bool = False
     sent: float = 0.0
@@ -159,7 +161,7 @@ async def look(server: Server) -> Seen:
     try:
         session = await Session.open(server.target, limit=WITNESS_S, name="lifeboat-referee")
     except NotConnected as error:
-        return seen.model_copy(update={"state": f"unreachable: {error}"})
+        return seen.model_copy(update={"detail": str(error)})
     try:
         ((in_recovery, timeline),) = (await session.ask(_STATE, limit=WITNESS_S)).rows
         if in_recovery == "t":
@@ -169,7 +171,8 @@ async def look(server: Server) -> Seen:
         # With a warning the wait for the standbys was cut short: that is not an acknowledgement.
         return seen.model_copy(update={"acknowledged": not answer.warnings, "acked": time.time()})
     except (Refused, Lost) as error:
-        return seen.model_copy(update={"state": seen.state if seen.timeline else f"silent: {error}"})
+        state = seen.state if seen.state == "primary" else "silent"
+        return seen.model_copy(update={"state": state, "detail": str(error)})
     finally:
         session.close()
 

@@ -21,6 +21,16 @@ _NOWHERE = "http://127.0.0.1:9"
 """RFC 863's port, where nothing listens: a call to AWS that forgot its endpoint fails at once."""
 
 
+def cache_folder() -> Path:
+    """The user's cache of Lifeboat: the Temporal CLI, and bytecode.
+
+    Compiling anew would cost each worker, and node control, a second of processor time at every start; the virtual
+    environment may hold no bytecode, and may not be writable.
+    """
+    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(cache) / "lifeboat"
+
+
 def server_env(folder: Path) -> dict[str, str]:
     """Environment of a data store: nothing of the caller's, and nothing of the checkout."""
     return {"PATH": SYSTEM_PATH, "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8", "TZ": "UTC", "HOME": str(folder / "home")}
@@ -34,6 +44,7 @@ def scrubbed_env(lab: Lab | None = None) -> dict[str, str]:
         "LC_ALL": "C.UTF-8",
         "PYTHONPATH": str(ROOT),
         "PYTHONUNBUFFERED": "1",
+        "PYTHONPYCACHEPREFIX": str(cache_folder() / "bytecode"),
         "AWS_ACCESS_KEY_ID": "lab",
         "AWS_SECRET_ACCESS_KEY": "lab",
         "AWS_REGION": "us-east-1",
@@ -42,7 +53,7 @@ def scrubbed_env(lab: Lab | None = None) -> dict[str, str]:
         "AWS_EC2_METADATA_DISABLED": "true",
         "AWS_ENDPOINT_URL": _NOWHERE,
     }
-    for name in ("LD_LIBRARY_PATH", "PYTHONDONTWRITEBYTECODE", "TERM"):
+    for name in ("LD_LIBRARY_PATH", "TERM"):
         if name in os.environ:
             env[name] = os.environ[name]
     if lab is None:

@@ -6,7 +6,15 @@ export DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1 LC_ALL=C.UTF-8
 MARK="lifeboat set-up"
 POLICY=/usr/sbin/policy-rc.d
 CLUSTERS=/etc/postgresql-common/createcluster.d
-APT=(apt-get -qq -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3)
+log=""
+
+# Its words only when it fails: hundreds of lines otherwise, among which a warning of ours would be lost.
+apt() {
+    apt-get -q -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 "$@" >"$log" 2>&1 || {
+        tail -n 40 "$log" >&2
+        exit 1
+    }
+}
 
 # A unit is enabled by the links that its package makes, whether or not systemd runs here.
 enabled() { find /etc/systemd/system -path '*.wants/*' -type l -printf '%f\n' 2>/dev/null | sort -u; }
@@ -16,6 +24,7 @@ restore() {
     if grep -qs "$MARK" "$POLICY"; then rm -f "$POLICY"; fi
     rm -f "$CLUSTERS/lifeboat.conf"
     rmdir --ignore-fail-on-non-empty "$CLUSTERS" 2>/dev/null || true
+    if [ -n "$log" ]; then rm -f "$log"; fi
 }
 trap restore EXIT
 trap 'exit 130' INT TERM HUP
@@ -32,8 +41,9 @@ echo "create_main_cluster = false" >"$CLUSTERS/lifeboat.conf"
 
 units_before=$(enabled)
 scripts_before=$(scripts)
-"${APT[@]}" update
-"${APT[@]}" install --yes --no-install-recommends --no-upgrade "$@"
+log=$(mktemp)
+apt update
+apt install --yes --no-install-recommends --no-upgrade "$@"
 
 for unit in $(comm -13 <(echo "$units_before") <(enabled)); do
     echo "setup: $unit came with the packages; it is left disabled"
