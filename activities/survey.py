@@ -17,16 +17,17 @@ from schemas.failures import EpochUnavailable, MemberUnreachable
 from schemas.orders import Estate, Observation
 from schemas.topology import DatabaseService, Member
 
-# pg_control_checkpoint() is stale: a standby's timeline is that of its receiver or of what it replays, a
-# primary's that of the WAL file that it writes.
-_FACTS = f"""
+# pg_control_checkpoint() is stale, and a standby may have no receiver: its timeline is the highest that it holds WAL of
+# (the names in pg_wal), a primary's that of the WAL file that it writes.
+_FACTS = rf"""
 SELECT pg_is_in_recovery() AS in_recovery,
        (SELECT system_identifier::text FROM pg_control_system()) AS system_identifier,
        CASE WHEN pg_is_in_recovery()
             THEN greatest(
                    (SELECT max(coalesce(received_tli, receive_start_tli)) FROM pg_stat_wal_receiver),
-                   (SELECT min_recovery_end_timeline FROM pg_control_recovery()),
-                   (SELECT timeline_id FROM pg_control_checkpoint()))
+                   (SELECT ('x' || max(substr(name, 1, 8)))::bit(32)::int FROM pg_ls_waldir()
+                     WHERE name ~ '^[0-9A-F]{{24}}$'),
+                   (SELECT min_recovery_end_timeline FROM pg_control_recovery()))
             ELSE ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int
        END AS timeline,
        CASE WHEN pg_is_in_recovery() THEN (pg_last_wal_receive_lsn() - '0/0')::bigint END AS received,

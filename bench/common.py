@@ -9,6 +9,7 @@ import math
 import os
 import platform
 import re
+import signal
 import statistics
 import subprocess
 import sys
@@ -128,16 +129,17 @@ def environment(lab: Lab, **more: Any) -> dict[str, Any]:
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "kernel": platform.release(),
         "python": platform.python_version(),
-        "postgresql": _version(str(lab.pg_bin / "postgres"), "--version"),
-        "temporal": _version(lab.temporal.cli, "--version"),
+        "postgresql": _version(r"[\d.]+", str(lab.pg_bin / "postgres"), "--version"),
+        # A command line that `go install` built calls itself 0.0.0; the server in it knows its own version.
+        "temporal_server": _version(r"(?<=Server )[\d.]+", lab.temporal.cli, "--version"),
         "load_average": [round(load, 2) for load in os.getloadavg()],
         **more,
     }
 
 
-def _version(*argv: str) -> str:
+def _version(pattern: str, *argv: str) -> str:
     told = subprocess.run(argv, capture_output=True, text=True, timeout=10, check=False).stdout
-    found = re.search(r"\d+(\.\d+)+", told)
+    found = re.search(pattern, told)
     return found.group() if found else "unknown"
 
 
@@ -167,8 +169,9 @@ def run(measure: Callable[[argparse.Namespace], Awaitable[Result]], parser: argp
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     given = parser.parse_args()
     try:
-        result = asyncio.run(_awaited(measure(given)))
-    except KeyboardInterrupt:
+        result = asyncio.run(_until_signalled(measure(given)))
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        progress("interrupted; nothing of its lab is left running")
         return 130
     except Exception as error:  # noqa: BLE001 - whatever it was, the caller gets one line and exit 1
         progress(f"the bench could not run: {type(error).__name__}: {error}")
@@ -177,5 +180,8 @@ def run(measure: Callable[[argparse.Namespace], Awaitable[Result]], parser: argp
     return 0
 
 
-async def _awaited(work: Awaitable[Result]) -> Result:
-    return await work
+async def _until_signalled(work: Awaitable[Result]) -> Result:
+    """SIGTERM ends a bench as Ctrl-C does: its lab is taken down first."""
+    task = asyncio.ensure_future(work)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await task

@@ -11,7 +11,7 @@ from temporalio.client import Client
 
 from cli.choices import By, Json, Last, Reason, Run
 from cli.connect import Address, Namespace, Place, at, where
-from cli.engine import Delivered, Engine
+from cli.engine import OPEN, Delivered, Engine
 from cli.output import err, out, print_json
 from cli.picture import question_lines
 from cli.problems import Exit, Problem
@@ -26,8 +26,8 @@ Digest = Annotated[
 ]
 
 
-OPEN = "-"
-"""Stands for the digest of the question that is open."""
+SHOWN = "-"
+"""Stands for the digest of the question that is open, and is shown."""
 
 
 def approve(
@@ -46,7 +46,7 @@ def approve(
     """Let a run go on that asks a person."""
     if override and not reason:
         raise Problem("--override goes on record with a reason; give it with --reason", Exit.USAGE)
-    answer = Answer(by=by, digest=digest or OPEN, reason=reason, override=override)
+    answer = Answer(by=by, digest=digest or SHOWN, reason=reason, override=override)
     _answer("approve", run, last, answer, json, where(address, namespace))
 
 
@@ -61,16 +61,16 @@ def reject(
     namespace: Namespace = None,
 ) -> None:
     """Say no to a run that asks a person: what it did is undone."""
-    answer = Answer(by=by, digest=digest or OPEN, reason=reason)
+    answer = Answer(by=by, digest=digest or SHOWN, reason=reason)
     _answer("reject", run, last, answer, json, where(address, namespace))
 
 
 def _answer(word: str, run: str | None, last: bool, answer: Answer, json: bool, place: Place) -> None:
     async def work(client: Client) -> tuple[str, Delivered]:
         engine = Engine(client)
-        found = await engine.find(run, last)
+        found = await engine.find(run, last, OPEN)
         digest = answer.digest
-        if digest == OPEN:
+        if digest == SHOWN:
             state = await engine.state(found)
             digest = digest_of(found, state, answer if word == "approve" else None)
             if state is not None:
@@ -117,7 +117,7 @@ def verb(name: str, help_text: str) -> Callable[..., None]:
     ) -> None:
         async def work(client: Client) -> tuple[str, Delivered]:
             engine = Engine(client)
-            found = await engine.find(run, last)
+            found = await engine.find(run, last, OPEN)
             return found, await engine.send(found, name, Verb(by=by, reason=reason))
 
         _tell(*at(where(address, namespace), work), json)

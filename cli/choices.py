@@ -37,7 +37,7 @@ def runs(incomplete: str) -> list[str]:
     async def listed() -> list[str]:
         async with asyncio.timeout(COMPLETE_S):
             engine = Engine(await open_client(where(None, None)))
-            return [line.run for line in await engine.runs(limit=20)]
+            return [line.run for line in await engine.runs(20)]
 
     try:
         return [run for run in asyncio.run(listed()) if run.startswith(incomplete)]
@@ -73,7 +73,7 @@ Run = Annotated[
     str | None,
     typer.Argument(metavar="RUN", help="Its id, or a unique beginning of it.", autocompletion=runs),
 ]
-Last = Annotated[bool, typer.Option("--last", help="The newest run.")]
+Last = Annotated[bool, typer.Option("--last", help="The newest one.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document, alone on stdout.")]
 By = Annotated[str, typer.Option("--by", default_factory=whoami, help="Who says so.", show_default="$USER")]
 Reason = Annotated[str, typer.Option("--reason", help="Why; kept on record.")]

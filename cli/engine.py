@@ -35,6 +35,11 @@ ANSWER_S = timedelta(seconds=3)
 
 SHORT = timedelta(seconds=5)
 
+EVERY: Sequence[str] = ()
+OPEN: Sequence[str] = ("Running",)
+REPORTING: Sequence[str] = ("Running", "Completed")
+"""Runs that have a report, or will: not those that were refused at their start."""
+
 
 @dataclass(frozen=True)
 class RunLine:
@@ -78,22 +83,22 @@ class Engine:
             raise Problem(f"{run} was started this very second; look at it: `lifeboat show {run}`") from error
         return run
 
-    async def runs(self, limit: int, service: str | None = None, only_open: bool = False) -> list[RunLine]:
+    async def runs(self, limit: int, service: str | None = None, statuses: Sequence[str] = EVERY) -> list[RunLine]:
         """The newest first."""
         query = [_types()]
         if service is not None:
             query.append(f"LifeboatService = '{_quoted(service)}'")
-        if only_open:
-            query.append("ExecutionStatus = 'Running'")
+        if statuses:
+            query.append("ExecutionStatus IN (" + ", ".join(f"'{each}'" for each in statuses) + ")")
         lines = [_line(each) for each in await self._listed(" AND ".join(query), limit)]
         return sorted(lines, key=lambda line: line.started, reverse=True)
 
-    async def find(self, text: str | None, newest: bool = False) -> str:
-        """The run that a person means: an id, a unique beginning of one, or the newest."""
+    async def find(self, text: str | None, newest: bool = False, statuses: Sequence[str] = EVERY) -> str:
+        """The run that a person means: an id, a unique beginning of one, or the newest of these statuses."""
         if newest:
-            lines = await self.runs(limit=1000)
+            lines = await self.runs(1000, statuses=statuses)
             if not lines:
-                raise Problem("there is no run yet; start one: `lifeboat run database-failover SERVICE`")
+                raise Problem("there is no such run; `lifeboat runs` lists what there is")
             return lines[0].run
         if text is None:
             raise Problem("name a RUN (`lifeboat runs` lists them), or say --last", Exit.USAGE)

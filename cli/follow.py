@@ -47,7 +47,7 @@ class Drawing:
         self._live = live
 
     def show(self, state: RunState, now: datetime, note: str) -> None:
-        self._live.update(picture(state, now, note), refresh=True)
+        self._live.update(picture(state, now, note, short=True), refresh=True)
 
 
 class Lines:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.metadata
-import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -82,9 +80,8 @@ def worker(
 
 def _mount_lab() -> None:
     """Not at import: the lab brings modules that the other commands don't need."""
-    if importlib.util.find_spec("cli.lab") is None:
-        return
-    lab = importlib.import_module("cli.lab")
+    from cli import lab
+
     app.add_typer(lab.app, name="lab", rich_help_panel=ESTATE)
 
 

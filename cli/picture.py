@@ -15,20 +15,23 @@ from cli.words import MARKS, hour, left_style, outcome_text, span
 from schemas.state import RunState
 
 
-def picture(state: RunState, now: datetime, note: str = "") -> RenderableType:
-    """`note` says what the view itself must tell, for instance that no worker answers."""
+def picture(state: RunState, now: datetime, note: str = "", short: bool = False) -> RenderableType:
+    """What must be acted on stands above the steps, since a low terminal cuts the end off.
+
+    `note` says what the view itself must tell, for instance that no worker answers; `short`: one line a step.
+    """
     parts: list[RenderableType] = [
         Text.assemble((f"{state.procedure} of {state.service}", "bold"), f"  {state.run}"),
         Text(state.reason, style="dim"),
     ]
     if state.deadline is not None and state.rto_s > 0:
         parts.append(_clock(state, now))
-    parts.append(_steps(state, now))
-    parts += (Panel(Text("\n".join(lines)), title=title, style="yellow") for title, lines in waiting(state, now))
-    if state.outcome:
-        parts.append(outcome_text(state.outcome))
     if note:
         parts.append(Text(note, style="red"))
+    parts += (Panel(Text("\n".join(lines)), title=title, style="yellow") for title, lines in waiting(state, now))
+    parts.append(_steps(state, now, short))
+    if state.outcome:
+        parts.append(outcome_text(state.outcome))
     return Group(*parts)
 
 
@@ -51,8 +54,7 @@ def question_lines(state: RunState, now: datetime) -> list[str]:
     lines = [question.text]
     if state.assessment is not None:
         candidate = state.assessment.choice.candidate or f"none ({state.assessment.choice.reason})"
-        verdict = state.assessment.verdict
-        lines += [f"candidate  {candidate}", f"loss       {verdict.text()} ({verdict.reason})"]
+        lines += [f"candidate  {candidate}", f"loss       {state.assessment.verdict.text()}"]
     lines.append(f"digest     {question.digest}")
     if question.decide_by is not None:
         left = (question.decide_by - now).total_seconds()
@@ -89,12 +91,12 @@ def _clock(state: RunState, now: datetime) -> Table:
     return row
 
 
-def _steps(state: RunState, now: datetime) -> Table:
+def _steps(state: RunState, now: datetime, short: bool) -> Table:
     """Planned steps with what came of them, then undone ones and others that no plan names."""
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True)
-    table.add_column()
+    table.add_column(no_wrap=short, overflow="ellipsis")
     done = {step.title: step for step in state.steps}
     begun = state.steps[-1].ended if state.steps else state.started
     for title in [*state.planned, *(title for title in done if title not in state.planned)]:

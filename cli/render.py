@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from rich.console import Group, RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from cli.words import MARKS, moment, outcome_text, span
+from cli.words import MARKS, instant, moment, outcome_text, span
 from schemas.reports import DecisionReport, Report, StepReport
 
 
@@ -26,7 +27,7 @@ def _parts(report: Report) -> Iterator[RenderableType]:
         yield Text(report.summary)
     yield Text()
     yield _facts(report)
-    yield from _titled("Where the time went", _time(report))
+    yield from _titled("Where the time went (UTC)", _time(report))
     yield from _titled("Steps", steps_table(report.steps))
     if report.decisions:
         yield from _titled("Decisions", _decisions(report.decisions))
@@ -53,7 +54,7 @@ def _facts(report: Report) -> Table:
     table.add_row("loss, before", f"{verdict.text()} ({verdict.reason})" if verdict else "not assessed")
     if report.receipt:
         table.add_row("loss, after", report.receipt)
-    table.add_row("RPO", span(report.rpo_s))
+    table.add_row("RPO", f"{span(report.rpo_s)} (target)")
     if report.new_primary or report.old_primary:
         table.add_row("primary", f"{report.old_primary or '?'} → {report.new_primary or report.old_primary or '?'}")
     if report.fence is not None:
@@ -94,7 +95,7 @@ def _time(report: Report) -> Table:
     ):
         if at is None:
             continue
-        table.add_row(label, moment(at), "" if before is None else f"+ {span((at - before).total_seconds())}")
+        table.add_row(label, instant(at), "" if before is None else f"+ {span((at - before).total_seconds())}")
         before = at
     table.add_row("machine", span(report.machine_s))
     table.add_row("waiting for a person", span(report.waiting_s))
@@ -128,7 +129,7 @@ def _decisions(decisions: list[DecisionReport]) -> list[str]:
             line += ", overriding the policy"
         if each.reason:
             line += f": {each.reason}"
-        line += f"\n  asked: {each.question}" + (f" (digest {each.digest})" if each.digest else "")
+        line += f"\nasked: {each.question}" + (f" (digest {each.digest})" if each.digest else "")
         lines.append(line)
     return lines
 
@@ -138,7 +139,7 @@ def _titled(title: str, body: RenderableType | list[str], style: str = "bold") -
     yield Text(title, style=style)
     if isinstance(body, list):
         for line in body:
-            yield Text(f"  {line}")
+            yield Padding(Text(line), (0, 0, 0, 2))
     else:
         yield body
 

@@ -15,7 +15,7 @@ from temporalio.client import Client
 
 from cli.choices import Json, Last, Run, Service, members, procedures, services, whoami
 from cli.connect import Address, Namespace, at, where
-from cli.engine import PROCEDURES, Engine, RunLine
+from cli.engine import EVERY, OPEN, PROCEDURES, REPORTING, Engine, RunLine
 from cli.follow import Ending, follow
 from cli.output import err, out, print_json
 from cli.picture import picture
@@ -94,7 +94,9 @@ def runs(
     namespace: Namespace = None,
 ) -> None:
     """List runs, the newest first."""
-    lines = at(where(address, namespace), lambda client: Engine(client).runs(limit, service, only_open))
+    lines = at(
+        where(address, namespace), lambda client: Engine(client).runs(limit, service, OPEN if only_open else EVERY)
+    )
     if json:
         print_json({"runs": [dataclasses.asdict(line) for line in lines]})
     elif lines:
@@ -155,7 +157,7 @@ def report(
 
     async def work(client: Client) -> Report:
         engine = Engine(client)
-        found = await engine.find(run, last)
+        found = await engine.find(run, last, REPORTING)
         try:
             async with asyncio.timeout(wait):
                 return await engine.report(found)

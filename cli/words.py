@@ -45,6 +45,11 @@ def moment(at: datetime | None) -> str:
     return "-" if at is None else f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
+def instant(at: datetime) -> str:
+    """`2026-11-24 20:05:01.123`, in UTC, where milliseconds count."""
+    return f"{at.astimezone(UTC):%Y-%m-%d} {hour(at)}"
+
+
 def hour(at: datetime) -> str:
     """`20:05:01.123`, of a moment whose day is plain."""
     return f"{at.astimezone(UTC):%H:%M:%S.%f}"[:-3]

@@ -31,6 +31,7 @@ from lab.secrets import make_secrets
 from lab.supervise import Supervisor, SupervisorGone
 from lab.watch import connect, end_runs, start_watch, until_temporal, until_workers
 from lab.zone import restore_dns, write_dns
+from schemas.failures import TopologyInvalid
 
 __all__ = [
     "Lab",
@@ -134,9 +135,9 @@ def _prepare(
     )
     try:
         write_topology(lab)
-    except ValueError:
+    except ValueError as error:
         shutil.rmtree(folder.root)
-        raise
+        raise TopologyInvalid(f"that of the lab in {folder.root}, with {overrides}: {error}") from error
     lab.save()
     return lab
 
@@ -161,9 +162,12 @@ async def _build(lab: Lab, binaries: Binaries, say: Say) -> None:
         await asyncio.to_thread(network.make, lab)
     write_supervisor(lab, binaries)
     await asyncio.to_thread(start_supervisor, lab.paths)
-    async with asyncio.TaskGroup() as group:
-        platform = group.create_task(_start_platform(lab, say))
-        group.create_task(_start_first_estate(lab, say))
+    try:
+        async with asyncio.TaskGroup() as group:
+            platform = group.create_task(_start_platform(lab, say))
+            group.create_task(_start_first_estate(lab, say))
+    except ExceptionGroup as failed:
+        raise failed.exceptions[0] from None
     await _settle(lab, platform.result(), say)
 
 

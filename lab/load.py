@@ -89,6 +89,7 @@ def start(lab: Lab, rate: float = 25.0) -> int:
         raise LoadFailed(f"the load ended at its start, exit {process.returncode}: {log_tail(log)}")
     if silent:
         _end(psutil.Process(process.pid))
+        process.poll()
         raise LoadFailed(f"no write was acknowledged within {READY_S:g} s through {_why(lab, silent)}")
     # Detached: it outlives us, and whoever stops it finds it by its id.
     process.returncode = 0

@@ -15,6 +15,8 @@ from lab.supervise import Process, Supervisor, SupervisorGone
 from lab.waiting import until
 
 _ASK_S = 1.0
+_STATUS_S = 3.0
+"""A busy machine is not a silent server; a frozen one is told by its processes."""
 _STREAMING = "SELECT application_name FROM pg_stat_replication WHERE state = 'streaming'"
 _GONE = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
 
@@ -48,11 +50,11 @@ async def _role(lab: Lab, node: Node, pid: int | None) -> str:
 
 
 async def _database_role(lab: Lab, name: str) -> str:
-    conn = await session(lab, name)
+    conn = await session(lab, name, limit=_STATUS_S)
     if conn is None:
         return "silent"
     try:
-        return "standby" if await conn.fetchval("SELECT pg_is_in_recovery()", timeout=_ASK_S) else "primary"
+        return "standby" if await conn.fetchval("SELECT pg_is_in_recovery()", timeout=_STATUS_S) else "primary"
     except _GONE:
         return "silent"
     finally:

@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import asyncpg
+from asyncpg.connect_utils import SessionAttribute
 
 from lab.errors import LabError
 from lab.layout import DATABASE, HOME, VOTERS, planned, setup_port
@@ -85,8 +86,9 @@ async def build_pristine(lab: Lab) -> dict[str, str]:
     node = lab.node(HOME).model_copy(update={"address": f"127.0.0.1:{setup_port(lab.base_port)}"})
     _configure(lab, node, pristine)
     with lab.paths.log("setup").open("wb") as log:
-        server = subprocess.Popen(
-            [str(lab.pg_bin / "postgres"), "-D", str(pristine)],
+        server = await asyncio.create_subprocess_exec(
+            str(lab.pg_bin / "postgres"),
+            *("-D", str(pristine)),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -98,7 +100,7 @@ async def build_pristine(lab: Lab) -> dict[str, str]:
         await _make_objects(lab, node, verifiers)
     finally:
         server.send_signal(signal.SIGINT)  # fast: a smart shutdown would wait for a session
-        await asyncio.to_thread(server.wait, _SETUP_S)
+        await asyncio.wait_for(server.wait(), _SETUP_S)
     if server.returncode != 0:
         raise LabError(f"PostgreSQL's set-up exited {server.returncode}: {log_tail(lab.paths.log('setup'))}")
     return verifiers
@@ -136,8 +138,8 @@ async def _make_objects(lab: Lab, node: Node, verifiers: dict[str, str]) -> None
         await conn.close()
 
 
-async def _session(lab: Lab, node: Node, database: str) -> asyncpg.Connection | None:
-    """A superuser's session, or None while the server takes none."""
+async def _session(lab: Lab, node: Node, database: str, limit: float = 1.0) -> asyncpg.Connection | None:
+    """A superuser's session, or None while the server takes none within `limit` seconds."""
     try:
         return await asyncpg.connect(
             host=node.host,
@@ -145,8 +147,10 @@ async def _session(lab: Lab, node: Node, database: str) -> asyncpg.Connection | 
             user="lifeboat",
             password=lab.secret("lifeboat"),
             database=database,
+            # Left out, these two would come from PGSSLMODE and PGTARGETSESSIONATTRS.
             ssl=False,
-            timeout=1.0,
+            target_session_attrs=SessionAttribute.any,
+            timeout=limit,
             command_timeout=5.0,
             statement_cache_size=0,
         )
@@ -154,9 +158,9 @@ async def _session(lab: Lab, node: Node, database: str) -> asyncpg.Connection | 
         return None
 
 
-async def session(lab: Lab, name: str) -> asyncpg.Connection | None:
-    """A superuser's session in the service's database of one member, or None when it takes none within 1 s."""
-    return await _session(lab, lab.node(name), DATABASE)
+async def session(lab: Lab, name: str, *, limit: float = 1.0) -> asyncpg.Connection | None:
+    """A superuser's session in the service's database of one member, or None when it takes none within `limit` s."""
+    return await _session(lab, lab.node(name), DATABASE, limit)
 
 
 def _configure(lab: Lab, node: Node, data: Path) -> None:

@@ -9,6 +9,7 @@ what transaction pooling needs; asyncpg prepares in one transaction and executes
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -78,7 +79,7 @@ class Session:
     @classmethod
     async def open(cls, target: Target, *, limit: float, name: str = "lab") -> Session:
         """Connect and authenticate within `limit` seconds, else NotConnected."""
-        # Everything is given, so that neither PG* variables nor a user's service or password file decide anything.
+        _forget_variables()
         options = psycopg.conninfo.make_conninfo(
             "",
             hostaddr=target.host,
@@ -156,6 +157,12 @@ class Session:
     def close(self) -> None:
         """Close the socket, whatever is under way on it."""
         self._pg.finish()
+
+
+def _forget_variables() -> None:
+    """Drop PG* from this process: libpq reads them (PGSERVICE, PGOPTIONS …) however much the caller gives."""
+    for name in [name for name in os.environ if name.startswith("PG")]:
+        del os.environ[name]
 
 
 async def _ready(fd: int, *, read: bool) -> None:

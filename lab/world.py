@@ -80,3 +80,14 @@ def assert_inside(lab: Lab, host: str, port: int) -> None:
     """OutsideLab unless host and port are one of the lab's own addresses."""
     if (host, port) not in addresses(lab):
         raise OutsideLab(f"{host}:{port}, from a process of the lab in {lab.folder}")
+
+
+_USERS = ("TEMPORAL_", "AWS_", "PG")
+_PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy")
+
+
+def leave_the_users() -> None:
+    """Forget this process's own TEMPORAL_*, AWS_*, PG* and proxy variables: what works on a lab calls it first."""
+    for name in list(os.environ):
+        if name.startswith(_USERS) or name.lower() in _PROXIES:
+            del os.environ[name]

@@ -70,6 +70,8 @@ class DatabaseRunbook(Runbook):
         self.w, self.names = 0, ""
         self.fence: Fence | None = None
         self.fenced = FenceResult(disconnected=[], members=[])
+        self.bound: EpochRecord | None = None
+        """The record that bound the old primary, before clients were routed."""
         self.stalled, self.stall_evidence = False, ""
         self.route_writes: list[RouteWrite] = []
         self.unprotected: list[str] = []
@@ -270,8 +272,9 @@ class DatabaseRunbook(Runbook):
             epoch=max([facts.stamp for facts in seen.members if facts.reachable], default=0),
             run="none",
             leader=self.suspect,
-            w=service.synchronous.acknowledgements,
-            voters=[name for name in service.synchronous.voters if name != self.suspect],
+            # Nobody knows who had to acknowledge: it must not look as if anybody did.
+            w=0,
+            voters=[],
         )
         order = EstablishOrder(service=service, zone=self.estate.zone, first=record)
         return await self.do(epoch.establish_epoch, order)
@@ -331,8 +334,13 @@ class DatabaseRunbook(Runbook):
             self.disconnect(self.suspect),
             self.do(fencing.stall_primary, stall, limit=6, total=20, heartbeat=None),
         )
-        self.fenced = fenced
+        self.fenced, self.bound = fenced, self.record
         self.stalled, self.stall_evidence = not stalled.acknowledged, stalled.evidence
+        if self.stalled:
+            # What it has written by now bounds the loss where no voter holds it.
+            seen = await self.observe()
+            suspect = [facts for facts in seen.members if facts.member == self.suspect]
+            self.fenced = fenced.model_copy(update={"members": [*fenced.members, *suspect]})
         return self.fenced
 
     def stop_old_primary(self) -> None:
@@ -364,6 +372,9 @@ class DatabaseRunbook(Runbook):
         direct = [m.name for m in service.members if m.name != self.suspect and m.follows in (None, self.suspect)]
         follow = FollowOrder(service=service, leader=self.suspect, members=direct, epoch=self.record.epoch)
         await self.do(fencing.reconnect_standbys, follow, limit=30, total=300)
+        cleared = self.record.model_copy(update={"candidate": None, "candidate_voters": [], "verdict": ""})
+        change = RecordOrder(zone=self.estate.zone, service=self.service_name, seen=self.record, wanted=cleared)
+        self.record = await self.do(epoch.write_record, change, limit=10, total=300)
 
     async def prove_fence(self) -> Fence:
         """What keeps the old primary from acknowledging, strongest first, and a write that shows it."""
@@ -383,7 +394,8 @@ class DatabaseRunbook(Runbook):
             stalled=self.stalled,
             disconnected=self.fenced.disconnected,
             direct=direct,
-            record=self.record,
+            record=self.bound,
+            suspect=self.suspect,
             proved=not proof.acknowledged,
         )
         evidence = "; ".join(part for part in (fence.evidence, stopped.evidence, proof.evidence) if part)

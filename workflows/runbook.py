@@ -458,13 +458,13 @@ class Runbook:
                 parent_close_policy=workflow.ParentClosePolicy.TERMINATE,
                 cancellation_type=workflow.ChildWorkflowCancellationType.ABANDON,
             )
-        except FailureError as error:
+        except FailureError:
             holder = await self.do(estates.lock_holder, LockQuestion(service=self.service_name), attempts=5)
             raise ApplicationError(
                 str(failures.ServiceLocked(f"{self.service_name} is held by {holder or 'a run that just ended'}")),
                 type="ServiceLocked",
                 non_retryable=True,
-            ) from error
+            ) from None
 
     def start_clock(self, outage_started: datetime) -> None:
         """The RTO runs from the first failed probe."""
@@ -507,7 +507,7 @@ class Runbook:
         return whole
 
     async def shielded(self, work: Awaitable[T]) -> T:
-        """Await to the end whatever cancels come: one from the UI is taken as `abort`, and nothing is left half done."""
+        """Await to the end whatever cancels come: one from the UI is taken as `abort`; nothing is left half done."""
         task: asyncio.Future[T] = asyncio.ensure_future(work)
         while True:
             try:

@@ -12,7 +12,7 @@ log=""
 apt() {
     apt-get -q -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 "$@" >"$log" 2>&1 || {
         tail -n 40 "$log" >&2
-        exit 1
+        return 1
     }
 }
 
@@ -42,7 +42,8 @@ echo "create_main_cluster = false" >"$CLUSTERS/lifeboat.conf"
 units_before=$(enabled)
 scripts_before=$(scripts)
 log=$(mktemp)
-apt update
+# One source of several that is out of reach need not keep the packages from us.
+apt update || echo "setup: apt-get update failed; going on with the lists that are here" >&2
 apt install --yes --no-install-recommends --no-upgrade "$@"
 
 for unit in $(comm -13 <(echo "$units_before") <(enabled)); do
@@ -54,5 +55,7 @@ for unit in $(comm -13 <(echo "$units_before") <(enabled)); do
     fi
 done
 for script in $(comm -13 <(echo "$scripts_before") <(scripts)); do
+    # Where a policy-rc.d of somebody else's let it start.
+    if [ ! -d /run/systemd/system ]; then "/etc/init.d/$script" stop >/dev/null 2>&1 || true; fi
     update-rc.d "$script" disable >/dev/null 2>&1 || echo "setup: $script could not be disabled; do it by hand" >&2
 done

@@ -13,10 +13,14 @@ from typing import Any
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle, WorkflowQueryFailedError
 from temporalio.service import RPCError
 
+from activities import epoch as epochs
+from activities.sessions import open_session
+from activities.topology import load_topology
 from lab import load
 from lab.model import Lab
 from lab.referee import Audit, audit
 from schemas.attributes import TASK_QUEUE, watch_id
+from schemas.facts import EpochRecord
 from schemas.reports import Report
 from schemas.requests import Answer, FailoverRequest, Verb
 from schemas.state import RunState
@@ -129,6 +133,27 @@ class Scene:
             text = re.sub(r'"[^"]*/bin/python[0-9.]*"', '"python"', text)
             Path(folder).mkdir(parents=True, exist_ok=True)
             (Path(folder) / f"{branch}.json").write_text(text + "\n", encoding="utf-8")
+
+    async def epoch(self) -> EpochRecord | None:
+        """The service's epoch record, as it stands in the zone."""
+        zone = load_topology(self.lab.topology).zone
+        return await epochs.read(zone, self.lab.service)
+
+    async def backend_of(self, member: str) -> int:
+        """The process id of a client's session on a member."""
+        conn = await open_session(
+            load_topology(self.lab.topology).service(self.lab.service),
+            self.lab.node(member).host,
+            self.lab.node(member).port,
+        )
+        try:
+            return int(
+                await conn.fetchval(
+                    "SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' AND usename = 'app' LIMIT 1"
+                )
+            )
+        finally:
+            conn.terminate()
 
     # What must hold
 

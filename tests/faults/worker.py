@@ -1,12 +1,15 @@
-"""A worker that kills something before or after an activity's effect: the product has no hook for it.
+"""A worker that strikes before or after an activity's effect, or inside it: the product has no hook for it.
 
-`python -m tests.faults.worker --plan FILE …` takes the arguments of workers.main. The plan is JSON:
-{"activity": name, "when": "before"|"after", "kill": "worker"|"temporal"|"freeze", "pid_file": …, "done": FILE}. It is
-carried out once, by whichever worker comes first, and `done` is written before.
+`python -m tests.faults.worker --plan FILE …` takes the arguments of workers.main. The plan is JSON: `activity`, or
+`inside` (a function of the product, `module:name`, after which it strikes); `when`: before or after; `strike`:
+kill or freeze this worker, or kill the process `pid`; `done`: a file that is made first, so that of all workers and
+attempts exactly one strikes.
 """
 
 from __future__ import annotations
 
+import functools
+import importlib
 import json
 import os
 import signal
@@ -18,11 +21,28 @@ from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, 
 
 from workers import main as product
 
+Plan = dict[str, Any]
 
-class Fault(Interceptor):
+
+def strike(plan: Plan) -> None:
+    try:
+        os.close(os.open(plan["done"], os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+    except FileExistsError:
+        return
+    Path(plan["done"]).write_text(str(os.getpid()), encoding="utf-8")
+    match plan["strike"]:
+        case "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "freeze":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        case "pid":
+            os.kill(int(plan["pid"]), signal.SIGKILL)
+
+
+class Striking(Interceptor):
     """Wraps every activity of the worker."""
 
-    def __init__(self, plan: dict[str, Any]) -> None:
+    def __init__(self, plan: Plan) -> None:
         self.plan = plan
 
     def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:
@@ -30,42 +50,44 @@ class Fault(Interceptor):
 
 
 class _Around(ActivityInboundInterceptor):
-    def __init__(self, next: ActivityInboundInterceptor, plan: dict[str, Any]) -> None:
+    def __init__(self, next: ActivityInboundInterceptor, plan: Plan) -> None:
         super().__init__(next)
         self.plan = plan
 
     async def execute_activity(self, input: ExecuteActivityInput) -> Any:
-        hit = input.fn.__name__ == self.plan["activity"]
+        hit = input.fn.__name__ == self.plan.get("activity")
         if hit and self.plan["when"] == "before":
-            self.strike()
+            strike(self.plan)
         result = await super().execute_activity(input)
         if hit and self.plan["when"] == "after":
-            self.strike()
+            strike(self.plan)
         return result
 
-    def strike(self) -> None:
-        try:
-            # Exclusive creation: of all workers and attempts exactly one strikes.
-            os.close(os.open(self.plan["done"], os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-        except FileExistsError:
-            return
-        if self.plan["kill"] == "worker":
-            os.kill(os.getpid(), signal.SIGKILL)
-        elif self.plan["kill"] == "freeze":
-            os.kill(os.getpid(), signal.SIGSTOP)
-        elif self.plan["kill"] == "temporal":
-            os.kill(int(self.plan["pid"]), signal.SIGKILL)
+
+def strike_inside(plan: Plan) -> None:
+    """Wrap one function of the product, so that the worker strikes once it has returned true."""
+    module, _, name = plan["inside"].partition(":")
+    home = importlib.import_module(module)
+    inner = getattr(home, name)
+
+    @functools.wraps(inner)
+    async def wrapped(*args: Any, **kwargs: Any) -> Any:
+        result = await inner(*args, **kwargs)
+        if result:
+            strike(plan)
+        return result
+
+    setattr(home, name, wrapped)
 
 
 def main() -> int:
     place = sys.argv.index("--plan")
-    path = Path(sys.argv[place + 1])
-    arguments = sys.argv[1:place] + sys.argv[place + 2 :]
-    if path.exists():
-        plan = json.loads(path.read_text(encoding="utf-8"))
-        make = product.make_workers
-        product.make_workers = lambda client, region: make(client, region, [Fault(plan)])  # type: ignore[assignment]
-    return product.main(arguments)
+    plan: Plan = json.loads(Path(sys.argv[place + 1]).read_text(encoding="utf-8"))
+    if "inside" in plan:
+        strike_inside(plan)
+    make = product.make_workers
+    product.make_workers = lambda client, region: make(client, region, [Striking(plan)])  # type: ignore[assignment]
+    return product.main(sys.argv[1:place] + sys.argv[place + 2 :])
 
 
 if __name__ == "__main__":

@@ -140,6 +140,14 @@ def test_the_digest_changes_exactly_when_what_decides_changes(one, other):
     assert (digest_of(*one) == digest_of(*other)) == (_decides(*one) == _decides(*other))
 
 
+@given(deciding, st.floats(0, 60))
+def test_the_digest_stays_when_only_what_moves_changes(one, age):
+    suspect, bind, candidate, verdict = one
+    turned = [SyncSet(each.w, each.voters[::-1], each.leader) for each in bind]
+    aged = verdict.model_copy(update={"at_most_s": age, "reason": f"{age} s later"})
+    assert digest_of(suspect, turned, candidate, aged) == digest_of(*one)
+
+
 def test_the_digest_tells_each_part_from_the_others():
     none, most = Verdict(kind="none", reason=""), Verdict(kind="bounded", reason="", at_most_bytes=1)
     inputs = itertools.product(

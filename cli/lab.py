@@ -1,0 +1,244 @@
+"""`lifeboat lab`: a real estate on this machine, its faults, its traffic and its referee."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+from rich.table import Table
+
+from cli.choices import Json
+from cli.output import err, out, print_json
+from cli.problems import Exit, Problem
+from lab import lab as life
+from lab import load, pointer, world
+from lab.errors import LabError
+from lab.model import Lab
+from lab.progress import Steps
+
+app = typer.Typer(help="A real estate on this machine: start it, break it, audit it.", no_args_is_help=True)
+loads = typer.Typer(help="Camera traffic along every route.", no_args_is_help=True)
+faults = typer.Typer(help="Faults, on a node's whole process tree.", no_args_is_help=True)
+app.add_typer(loads, name="load")
+app.add_typer(faults, name="fault")
+
+T = TypeVar("T")
+
+
+@app.callback()
+def lab_group() -> None:
+    """A real estate on this machine: start it, break it, audit it."""
+    world.leave_the_users()
+
+
+def _nodes(incomplete: str) -> list[str]:
+    try:
+        found = pointer.current()
+    except Exception:  # noqa: BLE001 - a completion that can't be had must not print into the prompt
+        return []
+    return [node.name for node in found.nodes if node.name.startswith(incomplete)] if found else []
+
+
+Which = Annotated[
+    Path | None,
+    typer.Option("--lab", metavar="DIR", help="The lab's folder; LIFEBOAT_LAB or the current one otherwise."),
+]
+NodeName = Annotated[str, typer.Argument(metavar="NODE", help="As `lab status` lists it.", autocompletion=_nodes)]
+
+
+def _do(work: Coroutine[Any, Any, T]) -> T:
+    return asyncio.run(work)
+
+
+@app.command()
+def up(
+    profile: Annotated[str, typer.Option(help="Which part of the estate.")] = "database",
+    netns: Annotated[
+        bool, typer.Option("--netns", help="A network namespace a node, for partitions; as root.")
+    ] = False,
+    watch: Annotated[bool, typer.Option(help="Start the watch, which fails over by itself.")] = True,
+    workers: Annotated[bool, typer.Option(help="Start a worker in each region.")] = True,
+    json: Json = False,
+) -> None:
+    """Start the estate, and make it the current lab."""
+    before = pointer.current()
+    if before is not None:
+        err().print(f"the lab in {before.folder} is kept; end it with `lifeboat lab down --lab {before.folder}`")
+    with Steps() as steps:
+        lab = _do(life.up(profile, netns=netns, watch=watch, workers=workers, say=steps))
+        steps("ready")
+    if json:
+        print_json(lab)
+    else:
+        out().print(f"lab          {lab.folder}\nTemporal UI  {lab.temporal.ui}", markup=False, soft_wrap=True)
+
+
+@app.command()
+def down(
+    which: Which = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the folder with its logs.")] = False,
+) -> None:
+    """End every process of the lab, and remove its folder."""
+    lab = pointer.require(which)
+    with Steps() as steps:
+        _do(life.down(lab, keep=keep, say=steps))
+        steps(f"the lab in {lab.folder} is gone" if not keep else f"its folder {lab.folder} is kept")
+
+
+@app.command()
+def reset(which: Which = None) -> None:
+    """Lay the estate anew from the kept copy; load and runs are ended, and the ledger begins anew."""
+    with Steps() as steps:
+        _do(life.reset(pointer.require(which), say=steps))
+        steps("ready")
+
+
+@app.command()
+def status(which: Which = None, json: Json = False) -> None:
+    """Every node with the role that it is seen in."""
+    found = _do(life.status(pointer.require(which)))
+    if json:
+        nodes = [node.model_dump(include={"name", "role", "pid", "address"}) for node in found.nodes]
+        print_json({"temporal": found.temporal.model_dump(), "nodes": nodes, "routes": found.routes})
+        return
+    table = Table("node", "role", "pid", "address", "region", box=None, pad_edge=False, header_style="dim")
+    for node in found.nodes:
+        table.add_row(node.name, node.role, str(node.pid or "-"), node.address, node.region or "-")
+    out().print(table)
+    out().print(f"Temporal {found.temporal.address}, UI {found.temporal.ui}", markup=False, soft_wrap=True)
+
+
+@loads.command("start")
+def load_start(
+    which: Which = None,
+    rate: Annotated[float, typer.Option(min=0.1, help="Writes a second along each route.")] = 25.0,
+) -> None:
+    """Write along every route, each acknowledged row into the ledger."""
+    lab = pointer.require(which)
+    pid = load.start(lab, rate)
+    err().print(f"the load runs as process {pid}; its ledger is {lab.ledger}", markup=False, soft_wrap=True)
+
+
+@loads.command("stop")
+def load_stop(which: Which = None) -> None:
+    """End the load; its ledger stays for the audit."""
+    load.stop(pointer.require(which))
+
+
+@app.command()
+def audit(which: Which = None, json: Json = False) -> None:
+    """What the referee finds, which trusts nothing that the product says. Exit 1 when a rule is broken."""
+    from lab.referee import audit as examine
+    from lab.referee import audit_text
+
+    found = _do(examine(pointer.require(which)))
+    if json:
+        print_json(found)
+    else:
+        out().print(audit_text(found), markup=False, soft_wrap=True)
+    if not found.clean:
+        raise typer.Exit(Exit.FAILED)
+
+
+@app.command()
+def demo(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="database-failover")],
+    which: Which = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the lab running.")] = False,
+    json: Json = False,
+) -> None:
+    """A fault under load, the run as it goes, and what the referee found. Exit 0 only if all of it is well."""
+    from lab import demo as demos
+
+    if name not in demos.DEMOS:
+        raise Problem(f"there is no demo {name}; one of: {', '.join(demos.DEMOS)}", Exit.USAGE)
+    there = pointer.require(which) if which else pointer.current()
+
+    async def show(steps: Steps) -> demos.Demonstration:
+        lab = there or await life.up(say=steps)
+        try:
+            return await demos.demonstrate(name, lab, steps)
+        finally:
+            await _leave(lab, end=there is None and not keep)
+
+    with Steps() as steps:
+        found = _do(show(steps))
+    if json:
+        print_json(found)
+    else:
+        out().print(demos.text(found), markup=False, soft_wrap=True)
+    if not found.passed:
+        raise typer.Exit(Exit.FAILED)
+
+
+async def _leave(lab: Lab, *, end: bool) -> None:
+    if end:
+        await life.down(lab)
+        return
+    try:
+        await asyncio.to_thread(load.stop, lab)
+    except LabError as error:
+        err().print(str(error), markup=False, soft_wrap=True)
+    err().print(f"the lab in {lab.folder} runs on: {lab.temporal.ui}", markup=False, soft_wrap=True)
+
+
+def _fault(which: Path | None, action: str, node: str, *, postmaster_only: bool = False, force: bool = False) -> None:
+    lab = pointer.require(which)
+    err().print(_do(life.fault(lab, action, node, postmaster_only=postmaster_only, force=force)), markup=False)
+
+
+PostmasterOnly = Annotated[bool, typer.Option("--postmaster-only", help="Its main process alone: open sessions go on.")]
+
+
+@faults.command()
+def kill(node: NodeName, which: Which = None) -> None:
+    """SIGKILL everything that runs on the node."""
+    _fault(which, "kill", node)
+
+
+@faults.command()
+def freeze(node: NodeName, which: Which = None, postmaster_only: PostmasterOnly = False) -> None:
+    """SIGSTOP everything on the node; its control doesn't answer either."""
+    _fault(which, "freeze", node, postmaster_only=postmaster_only)
+
+
+@faults.command()
+def thaw(node: NodeName, which: Which = None) -> None:
+    """Let what is frozen on the node go on."""
+    _fault(which, "thaw", node)
+
+
+@faults.command()
+def stop(node: NodeName, which: Which = None) -> None:
+    """An orderly stop."""
+    _fault(which, "stop", node)
+
+
+@faults.command()
+def start(
+    node: NodeName,
+    which: Which = None,
+    force: Annotated[bool, typer.Option("--force", help="Although its autostart is off.")] = False,
+) -> None:
+    """The node returns by itself, as a machine that boots."""
+    _fault(which, "start", node, force=force)
+
+
+@faults.command()
+def partition(
+    a: Annotated[str, typer.Argument(metavar="A", help="A node or a region.", autocompletion=_nodes)],
+    b: Annotated[str, typer.Argument(metavar="B", help="A node or a region.", autocompletion=_nodes)],
+    which: Which = None,
+    one_way: Annotated[bool, typer.Option("--one-way", help="Only what A sends is lost.")] = False,
+) -> None:
+    """Cut A and B off from each other; needs a lab that was started with --netns."""
+    err().print(_do(life.partition(pointer.require(which), a, b, one_way=one_way)), markup=False)
+
+
+@app.command()
+def heal(which: Which = None) -> None:
+    """End every partition, and thaw what is frozen."""
+    err().print(_do(life.heal(pointer.require(which))), markup=False)

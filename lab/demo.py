@@ -1,0 +1,170 @@
+"""The demonstrations: a real fault under load, the run as it goes, and what the referee found."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+from temporalio.client import (
+    Client,
+    WorkflowFailureError,
+    WorkflowHandle,
+    WorkflowQueryFailedError,
+    WorkflowQueryRejectedError,
+)
+from temporalio.service import RPCError
+
+from lab import ledger, load
+from lab.errors import LabError
+from lab.lab import connect, fault, reset
+from lab.layout import HOME
+from lab.model import Lab
+from lab.observe import status
+from lab.referee import Audit, audit, audit_text
+from lab.waiting import until
+from schemas.base import Fact
+from schemas.reports import EXIT_CODES, Report, StepReport
+from schemas.state import RunState
+
+DEMOS = ("database-failover",)
+BEFORE = 100
+"""Rows that are acknowledged before the fault: two seconds or so."""
+
+_START_S = 30.0
+_RUN_S = 120.0
+_WRITING_S = 15.0
+_QUERY_S = timedelta(seconds=2)
+
+Print = Callable[[str], None]
+
+
+class DemoFailed(LabError):
+    """The demonstration did not come to its end; the lab's logs, and `lifeboat runs`, tell more."""
+
+
+class Demonstration(Fact):
+    """`lifeboat lab demo NAME --json`: the referee's audit, and the report of each run that there was."""
+
+    audit: Audit
+    runs: list[Report]
+
+    @property
+    def passed(self) -> bool:
+        """Every route writes, nothing acknowledged is missing, one server writes, and the runs recovered."""
+        return (
+            self.audit.clean
+            and all(route.writing for route in self.audit.routes.values())
+            and bool(self.runs)
+            and all(EXIT_CODES[report.outcome] == 0 for report in self.runs)
+        )
+
+
+async def demonstrate(name: str, lab: Lab, tell: Print) -> Demonstration:
+    """Run one demonstration on a lab whose watch runs; `tell` is told each thing as it happens."""
+    if name not in DEMOS:
+        raise DemoFailed(f"there is no demonstration {name}; one of: {', '.join(DEMOS)}")
+    client = await connect(lab)
+    tell(f"Temporal UI: {lab.temporal.ui}")
+    if not await _as_at_first(lab):
+        tell("the lab is not as it was at first: it is reset")
+        lab = await reset(lab)
+    tell("camera traffic along every route")
+    await asyncio.to_thread(load.start, lab)
+    await until(f"{BEFORE} rows are acknowledged", lambda: _acknowledged(lab, BEFORE), _START_S, every=0.1)
+    killed = datetime.now(UTC)
+    began = time.monotonic()
+    await fault(lab, "kill", HOME)
+    tell(f"{HOME}, the primary, is killed: SIGKILL to its whole process tree")
+    report = await _follow(client, killed, lambda text: tell(f"{time.monotonic() - began:6.2f} s  {text}"))
+    found = await _until_writing(lab)
+    return Demonstration(audit=found, runs=[report])
+
+
+async def _as_at_first(lab: Lab) -> bool:
+    """Whether every node is in its first role. One that is too busy to answer counts as such."""
+    first = {node.name: node.role for node in lab.nodes}
+    return all(node.role in (first[node.name], "silent") for node in (await status(lab)).nodes)
+
+
+async def _acknowledged(lab: Lab, count: int) -> bool:
+    return sum(entry.outcome == "acknowledged" for entry in await asyncio.to_thread(ledger.read, lab.ledger)) >= count
+
+
+async def _follow(client: Client, since: datetime, tell: Print) -> Report:
+    """Wait for the failover that began after `since`, tell each of its steps, and return its report."""
+
+    async def begun() -> WorkflowHandle[object, Report] | None:
+        async for run in client.list_workflows("WorkflowType = 'DatabaseFailover'"):
+            if run.start_time >= since - timedelta(milliseconds=100):
+                return client.get_workflow_handle(run.id, run_id=run.run_id, result_type=Report)
+        return None
+
+    handle = await until("the watch starts a failover", begun, _START_S)
+    tell(f"the watch has started the run {handle.id}")
+    result = asyncio.ensure_future(handle.result())
+    told = 0
+    try:
+        async with asyncio.timeout(_RUN_S):
+            while not result.done():
+                state = await _state(handle)
+                if state is not None:
+                    for step in state.steps[told:]:
+                        tell(step_line(step, state.deadline))
+                    told = max(told, len(state.steps))
+                await asyncio.wait({result}, timeout=0.05)
+            report = await result
+    except TimeoutError as error:
+        raise DemoFailed(f"{handle.id} has not ended within {_RUN_S:.0f} s") from error
+    except WorkflowFailureError as error:
+        raise DemoFailed(f"{handle.id} failed: {error.cause}") from error
+    finally:
+        result.cancel()
+    for step in report.steps[told:]:
+        tell(step_line(step, _deadline(report)))
+    return report
+
+
+async def _state(handle: WorkflowHandle[object, Report]) -> RunState | None:
+    """Where the run stands; None while no worker answers."""
+    with contextlib.suppress(RPCError, WorkflowQueryFailedError, WorkflowQueryRejectedError):
+        found = await handle.query("state", result_type=RunState, rpc_timeout=_QUERY_S)
+        assert isinstance(found, RunState)
+        return found
+    return None
+
+
+def _deadline(report: Report) -> datetime | None:
+    return report.outage_started and report.outage_started + timedelta(seconds=report.rto_s)
+
+
+def step_line(step: StepReport, deadline: datetime | None) -> str:
+    """A step that ended, and how much of the RTO was left then."""
+    took = (step.ended - step.started).total_seconds()
+    left = f", RTO {(deadline - step.ended).total_seconds():.1f} s left" if deadline else ""
+    return f"{step.title}: {step.outcome} in {took:.2f} s{left}" + (f"  ({step.detail})" if step.detail else "")
+
+
+async def _until_writing(lab: Lab) -> Audit:
+    """The audit once every route writes, or the last one before the limit."""
+    end = time.monotonic() + _WRITING_S
+    while True:
+        found = await audit(lab)
+        if all(route.writing for route in found.routes.values()) or time.monotonic() > end:
+            return found
+        await asyncio.sleep(0.2)
+
+
+def text(found: Demonstration) -> str:
+    """What a person wants to know of it: what was killed, outages, rows, verdict, receipt."""
+    lines = [f"killed     {HOME}"]
+    for report in found.runs:
+        lines.append(f"outcome    {report.outcome}: {report.summary}")
+        if report.assessment is not None:
+            lines.append(f"verdict    loss {report.assessment.verdict.text()} ({report.assessment.verdict.reason})")
+        if report.outage_s is not None:
+            lines.append(f"recovered  {report.outage_s:.2f} s after the first failed probe, RTO {report.rto_s:.0f} s")
+    lines += [f"outage     {name}: {route.longest_gap_s:.2f} s" for name, route in found.audit.routes.items()]
+    return "\n".join((*lines, audit_text(found.audit)))

@@ -1,0 +1,29 @@
+"""One lab for all scenarios of a session, laid anew before each."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from lab import lab as labs
+from lab.model import Lab
+from tests.faults.scene import Scene
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def shared_lab() -> AsyncIterator[Lab]:
+    lab = await labs.up(make_current=False)
+    yield lab
+    await labs.down(lab)
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def scene(shared_lab: Lab, request: pytest.FixtureRequest) -> Scene:
+    """The estate as new. `@pytest.mark.estate(watch=False, detection={…})` says what is different in this scenario."""
+    marker = request.node.get_closest_marker("estate")
+    options = dict(marker.kwargs) if marker else {}
+    watch = options.pop("watch", True)
+    lab = await labs.reset(shared_lab, overrides=options, watch=watch)
+    return Scene(lab, await labs.connect(lab))

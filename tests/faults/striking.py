@@ -1,0 +1,53 @@
+"""The test's own workers in the place of the lab's, and the plan that they strike by."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from lab import lab as labs
+from lab.model import Lab
+from lab.watch import until_temporal
+from lab.world import scrubbed_env
+from tests.faults.scene import Scene
+
+ROOT = Path(__file__).parents[2]
+
+
+@contextlib.asynccontextmanager
+async def striking_scene(lab: Lab, **plan: Any) -> AsyncIterator[tuple[Scene, Path]]:
+    """A scene whose workers carry the plan; yields it and the file that is made when they strike."""
+    lab = await labs.reset(lab, watch=False)
+    for region in lab.regions:
+        await labs.fault(lab, "stop", f"worker-{region}")
+    folder = Path(tempfile.mkdtemp(prefix="lifeboat-plan-"))
+    done = folder / "done"
+    if plan.get("strike") == "pid":
+        victim = plan.pop("node", "temporal")
+        plan["pid"] = next(node.pid for node in (await labs.status(lab)).nodes if node.name == victim)
+    (folder / "plan.json").write_text(json.dumps(plan | {"done": str(done)}), encoding="utf-8")
+    workers = []
+    with (folder / "workers.log").open("wb") as log:
+        for region in lab.regions:
+            argv = [sys.executable, "-m", "tests.faults.worker", "--plan", str(folder / "plan.json")]
+            argv += ["--region", region, "--topology", str(lab.topology)]
+            env = scrubbed_env(lab) | {"PYTHONPATH": str(ROOT)}
+            workers.append(await asyncio.create_subprocess_exec(*argv, env=env, cwd=folder, stdout=log, stderr=log))
+        try:
+            client = await until_temporal(lab)
+            await labs.start_watch(lab, client)
+            yield Scene(lab, client), done
+        finally:
+            for each in workers:
+                if each.returncode is None:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(each.pid, signal.SIGKILL)
+                    await each.wait()

@@ -1,0 +1,200 @@
+"""The primary is lost, and the watch fails over by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+
+import pytest
+
+from lab.lab import fault
+from tests.faults.scene import Scene
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+async def test_primary_killed_under_load(scene: Scene) -> None:
+    await scene.traffic()
+    await fault(scene.lab, "kill", "pg-east-1")
+    run = await scene.run_of_watch()
+    report = await scene.report(run)
+    assert report.outcome == "recovered, unprotected", report
+    assert report.assessment is not None
+    assert report.assessment.verdict.kind == "none"
+    assert report.fence is not None
+    assert report.fence.proved
+    assert report.new_primary in ("pg-east-2", "pg-east-3")
+    assert report.rto_met
+    assert [step.title for step in report.steps] == list((await scene.state(run)).planned)
+    assert {write.region for write in report.routes if write.ok} == {"us-east-1", "us-west-2", "eu-west-1"}
+    await scene.safe()
+    await scene.record(run, "automatic")
+
+
+async def test_whole_node_frozen_and_thawed_after_the_failover(scene: Scene) -> None:
+    await scene.traffic()
+    await fault(scene.lab, "freeze", "pg-east-1")
+    report = await scene.report(await scene.run_of_watch())
+    assert report.outcome == "recovered, unprotected", report
+    assert report.fence is not None
+    assert report.fence.strength == "disconnected"
+    await scene.safe()
+    await fault(scene.lab, "thaw", "pg-east-1")
+    # A thawed primary would acknowledge at once what waited: it is given time to, and the referee its own write.
+    await asyncio.sleep(2)
+    await scene.safe()
+
+
+async def test_one_voter_down_before_while_the_primary_lives_then_the_primary_dies(scene: Scene) -> None:
+    await scene.traffic()
+    await fault(scene.lab, "kill", "pg-east-3")
+
+    async def narrowed() -> bool:
+        record = await scene.epoch()
+        return record is not None and record.voters == ["pg-east-2"]
+
+    await scene.until("the lost voter leaves the record's set", narrowed)
+    await fault(scene.lab, "kill", "pg-east-1")
+    run = await scene.run_of_watch()
+    # Nobody is left to confirm the candidate's commits: that is a person's decision.
+    state = await scene.question(run)
+    assert state.assessment is not None
+    assert state.assessment.verdict.kind == "none"
+    await scene.approve(run)
+    report = await scene.report(run)
+    assert report.new_primary == "pg-east-2", report
+    await scene.safe()
+
+
+async def test_pooler_down(scene: Scene) -> None:
+    """The other routes are moved; the run parks until the pooler is back and a person says `retry`."""
+    await scene.traffic()
+    await fault(scene.lab, "kill", "pgbouncer-west")
+    await fault(scene.lab, "kill", "pg-east-1")
+    run = await scene.run_of_watch()
+    state = await scene.state_when(run, "the run parks at the route", lambda each: each.parked)
+    assert state.parked == "Route clients"
+    assert "pgbouncer-west" in state.steps[-1].detail
+    await scene.safe()
+    await fault(scene.lab, "start", "pgbouncer-west")
+    await scene.say(run, "retry")
+    report = await scene.report(run)
+    assert report.outcome == "recovered, unprotected", report
+    await scene.safe()
+    await scene.record(run, "parked-and-retried")
+
+
+async def test_dns_server_down(scene: Scene) -> None:
+    """The epoch is out of reach: nothing is changed until it is back."""
+    await scene.traffic()
+    await fault(scene.lab, "freeze", "knot-eu")
+    await fault(scene.lab, "kill", "pg-east-1")
+    run = await scene.run_of_watch()
+    state = await scene.state_when(run, "the run waits for a person", lambda each: each.parked or each.question)
+    assert not state.past_no_return
+    await fault(scene.lab, "thaw", "knot-eu")
+    await scene.say(run, "abort")
+    report = await scene.report(run)
+    assert report.new_primary is None
+
+
+async def test_candidate_dies_in_mid_promotion(scene: Scene) -> None:
+    """Its survivor, which has all that it had, is promoted in a new epoch."""
+    await scene.traffic()
+    await fault(scene.lab, "freeze", "pg-east-3")  # the promotion waits for its survivor …
+    await fault(scene.lab, "kill", "pg-east-1")
+    run = await scene.run_of_watch()
+    await scene.state_when(run, "the run asks or promotes", lambda each: each.question or each.past_no_return)
+    report = None
+    if (await scene.state(run)).question:
+        await fault(scene.lab, "thaw", "pg-east-3")
+        await scene.approve(run, override=True, reason="the voter is back")
+    report = await scene.report(run, 120)
+    assert report.new_primary is not None
+    await scene.safe()
+
+
+async def test_second_fault_the_new_primary_dies_too(scene: Scene) -> None:
+    await scene.traffic()
+    await fault(scene.lab, "kill", "pg-east-1")
+    first = await scene.report(await scene.run_of_watch())
+    assert first.new_primary is not None
+    await fault(scene.lab, "kill", first.new_primary)
+    run = await scene.run_of_watch(2, limit=60)
+    await scene.question(run)
+    await scene.approve(run)
+    second = await scene.report(run)
+    assert second.new_primary not in (None, "pg-east-1", first.new_primary)
+    await scene.safe()
+
+
+async def test_old_primary_returns_by_itself_after_the_failover(scene: Scene) -> None:
+    await scene.traffic()
+    await fault(scene.lab, "kill", "pg-east-1")
+    await scene.report(await scene.run_of_watch())
+    await fault(scene.lab, "start", "pg-east-1", force=True)
+    await asyncio.sleep(1)
+    await scene.safe()
+
+
+async def test_temporal_killed_in_mid_run(scene: Scene) -> None:
+    await scene.traffic()
+    await fault(scene.lab, "kill", "pg-east-1")
+    run = await scene.run_of_watch()
+    await fault(scene.lab, "kill", "temporal")
+
+    async def back() -> bool:
+        try:
+            await scene.state(run)
+        except Exception:  # noqa: BLE001 - whatever a client sees while its server is away
+            return False
+        return True
+
+    await scene.until("Temporal answers again", back, 60)
+    report = await scene.report(run, 120)
+    assert report.outcome == "recovered, unprotected", report
+    await scene.safe()
+
+
+async def test_every_worker_killed_in_mid_run(scene: Scene) -> None:
+    await scene.traffic()
+    await fault(scene.lab, "kill", "pg-east-1")
+    run = await scene.run_of_watch()
+    for region in ("us-east-1", "us-west-2", "eu-west-1"):
+        await fault(scene.lab, "kill", f"worker-{region}")
+    report = await scene.report(run, 120)
+    assert report.outcome == "recovered, unprotected", report
+    await scene.safe()
+
+
+@pytest.mark.estate(detection={"interval_s": 1.0})
+async def test_crashes_and_is_back_within_the_detection_window(scene: Scene) -> None:
+    await scene.traffic()
+    backend = await scene.backend_of("pg-east-1")
+    os.kill(backend, signal.SIGKILL)  # the postmaster ends all sessions and recovers
+    await scene.safe()
+    assert await scene.runs() == []
+
+
+async def test_slow_for_a_second(scene: Scene) -> None:
+    """Every process of the primary stands still for a second: slow is not dead."""
+    await scene.traffic()
+    await fault(scene.lab, "freeze", "pg-east-1")
+    await asyncio.sleep(1)
+    await fault(scene.lab, "thaw", "pg-east-1")
+    await scene.safe()
+    assert await scene.runs() == []
+
+
+async def test_both_cores_busy(scene: Scene) -> None:
+    await scene.traffic()
+    burners = [await asyncio.create_subprocess_exec("sh", "-c", "while :; do :; done") for _ in range(4)]
+    try:
+        await asyncio.sleep(8)
+    finally:
+        for each in burners:
+            each.kill()
+            await each.wait()
+    await scene.safe()
+    assert await scene.runs() == []
