@@ -1,13 +1,15 @@
 # Everything that a person types here sets itself up first; `make` alone lists the targets.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
+.NOTPARALLEL:
 .PHONY: help setup demo test lint types unit lab-tests faults matrix bench lock clean
 
 VENV := .venv/bin
 # A user's own profile, keys and proxies never reach what runs here.
 RUN := scripts/scrubbed
 # Seconds after which a part is ended, with its children; `make test` has 20 minutes in all.
-LIMIT := timeout --kill-after=30
+# An interrupt, so that labs are taken down; in the foreground, so that Ctrl-C reaches it as well.
+LIMIT := timeout --foreground --signal=INT --kill-after=60
 PYTEST := $(VENV)/python scripts/run_tests.py
 
 help: ## this list

@@ -112,8 +112,13 @@ class Scene:
 
     async def report(self, run: Run, limit: float = 90.0) -> Report:
         """The run's result, once it has ended."""
-        async with asyncio.timeout(limit):
-            result: Report = await run.result()
+        try:
+            async with asyncio.timeout(limit):
+                result: Report = await run.result()
+        except TimeoutError:
+            state = await self.state(run)
+            told = "\n".join(state.journal)
+            raise AssertionError(f"{run.id} has not ended within {limit:.0f} s (now: {state.step})\n{told}") from None
         return result
 
     async def ended(self, run: Run) -> bool:

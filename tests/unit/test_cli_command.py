@@ -11,7 +11,7 @@ import pytest
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
-from cli import connect
+from cli import choices, connect
 from cli.answers import digest_of
 from cli.engine import choose
 from cli.follow import Ending
@@ -159,6 +159,11 @@ def test_the_innermost_failure_is_what_a_person_reads() -> None:
     outer = ApplicationError("outer")
     outer.__cause__ = ApplicationError("the disk is full")
     assert innermost(outer) == "the disk is full"
+
+
+def test_completion_offers_what_is_known_and_stays_silent_without_a_lab() -> None:
+    assert choices.procedures("data") == ["database-failover"]
+    assert choices.services("") == choices.regions("") == choices.members("") == choices.runs("") == []
 
 
 def test_the_process_ends_with_the_commands_code() -> None:
