@@ -161,12 +161,15 @@ class Engine:
         return Delivered(f"no worker answers; {name} waits in the run's history and is judged when one does", True)
 
     async def _exists(self, run: str) -> bool:
+        """Problem when it is there and no run: a watch, a lock."""
         try:
-            await self.client.get_workflow_handle(run).describe(rpc_timeout=SHORT)
+            described = await self.client.get_workflow_handle(run).describe(rpc_timeout=SHORT)
         except RPCError as error:
             if error.status in (RPCStatusCode.NOT_FOUND, RPCStatusCode.INVALID_ARGUMENT):
                 return False
             raise
+        if described.workflow_type not in PROCEDURES.values():
+            raise Problem(f"{run} is a {described.workflow_type}, not a run; `lifeboat runs` lists them", Exit.USAGE)
         return True
 
     async def _listed(self, query: str, limit: int) -> list[WorkflowExecution]:

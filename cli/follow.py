@@ -10,6 +10,7 @@ from typing import Protocol
 
 from rich.console import Console
 from rich.live import Live
+from rich.text import Text
 from temporalio.service import RPCError, RPCStatusCode
 
 from cli.engine import Engine
@@ -37,7 +38,8 @@ class Ending:
 
 
 class View(Protocol):
-    def show(self, state: RunState, now: datetime, note: str) -> None: ...
+    def show(self, state: RunState | None, now: datetime, note: str) -> None:
+        """`state` is None while no worker has ever answered."""
 
 
 class Drawing:
@@ -46,8 +48,9 @@ class Drawing:
     def __init__(self, live: Live) -> None:
         self._live = live
 
-    def show(self, state: RunState, now: datetime, note: str) -> None:
-        self._live.update(picture(state, now, note, short=True), refresh=True)
+    def show(self, state: RunState | None, now: datetime, note: str) -> None:
+        drawn = Text(note, style="red") if state is None else picture(state, now, note, short=True)
+        self._live.update(drawn, refresh=True)
 
 
 class Lines:
@@ -58,7 +61,21 @@ class Lines:
         self._told: set[tuple[object, ...]] = set()
         self._asked: set[str] = set()
 
-    def show(self, state: RunState, now: datetime, note: str) -> None:
+    def show(self, state: RunState | None, now: datetime, note: str) -> None:
+        asked = {note: note} if note else {}
+        if state is not None:
+            self._tell_steps(state, now)
+            for title, lines in waiting(state, now):
+                # The lines hold the time left, so they are no key; a new question has a new moment.
+                moment = state.question.asked if state.question else ""
+                rest = (f"  {line}" for line in lines[1:])
+                asked[f"{title} {moment}"] = "\n".join((f"{title}: {lines[0]}", *rest))
+        for key, said in asked.items():
+            if key not in self._asked:
+                self._say(said)
+        self._asked = set(asked)
+
+    def _tell_steps(self, state: RunState, now: datetime) -> None:
         for step in state.steps:
             key = (step.title, step.outcome, step.ended)
             if key not in self._told:
@@ -66,15 +83,6 @@ class Lines:
                 took = span((step.ended - step.started).total_seconds())
                 parts = [f"{MARKS[step.outcome][0]} {step.title}", took, step.detail, clock_line(state, now)]
                 self._say("  ".join(part for part in parts if part))
-        asked = {note: note} if note else {}
-        for title, lines in waiting(state, now):
-            # The lines hold the time left, so they are no key; a new question has a new moment.
-            moment = state.question.asked if state.question else ""
-            asked[f"{title} {moment}"] = "\n".join((f"{title}: {lines[0]}", *(f"  {line}" for line in lines[1:])))
-        for key_text, said in asked.items():
-            if key_text not in self._asked:
-                self._say(said)
-        self._asked = set(asked)
 
     def _say(self, text: str) -> None:
         self._console.print(text, markup=False, soft_wrap=True)
@@ -102,8 +110,7 @@ async def follow(engine: Engine, run: str, console: Console, *, ask: bool, limit
                     if error.status is RPCStatusCode.NOT_FOUND:
                         raise
                     note = NO_TEMPORAL
-                if state is not None:
-                    view.show(state, datetime.now(UTC), "" if ended.done() else note)
+                view.show(state, datetime.now(UTC), "" if ended.done() else note)
                 if ended.done():
                     return Ending(ended.result())
                 needs = next((title for title, _ in waiting(state, datetime.now(UTC))), "") if state else ""

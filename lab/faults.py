@@ -23,7 +23,7 @@ def _pid(lab: Lab, name: str) -> int | None:
 def kill(lab: Lab, name: str) -> str:
     """SIGKILL everything that runs on the node. Temporal and the workers are started again by the supervisor."""
     lab.node(name)
-    count = processes.kill(lab.paths, name, _pid(lab, name))
+    count = processes.kill(lab.paths, name)
     lab.paths.frozen_mark(name).unlink(missing_ok=True)
     return f"{name}: {count} processes killed"
 
@@ -38,13 +38,13 @@ def freeze(lab: Lab, name: str, *, postmaster_only: bool = False) -> str:
         processes.freeze_one(pid)
         return f"{name}: its main process is frozen, its sessions go on"
     lab.paths.frozen_mark(name).touch()
-    return f"{name}: {processes.freeze(lab.paths, name, pid)} processes frozen"
+    return f"{name}: {processes.freeze(lab.paths, name)} processes frozen"
 
 
 def thaw(lab: Lab, name: str) -> str:
     """SIGCONT everything on the node; nothing to do when nothing is frozen."""
     lab.node(name)
-    count = processes.thaw(lab.paths, name, _pid(lab, name))
+    count = processes.thaw(lab.paths, name)
     lab.paths.frozen_mark(name).unlink(missing_ok=True)
     return f"{name}: {count} processes thawed"
 
@@ -106,10 +106,8 @@ async def partition(lab: Lab, a: str, b: str, *, one_way: bool = False) -> str:
 
 async def heal(lab: Lab) -> str:
     """End every partition, and thaw every node that is frozen; what was killed or stopped stays down."""
-    thawed = []
+    count = await asyncio.to_thread(processes.thaw, lab.paths, *(each.name for each in lab.nodes))
     for each in lab.nodes:
-        if lab.paths.frozen_mark(each.name).exists() or processes.any_stopped(lab.paths, each.name):
-            await fault(lab, "thaw", each.name)
-            thawed.append(each.name)
+        lab.paths.frozen_mark(each.name).unlink(missing_ok=True)
     await asyncio.to_thread(network.heal, lab)
-    return "healed" + (f"; thawed {', '.join(thawed)}" if thawed else "")
+    return f"healed; {count} processes thawed"

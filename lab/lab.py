@@ -266,7 +266,7 @@ async def reset(lab: Lab, *, overrides: Overrides | None = None, watch: bool | N
     client = await until_temporal(lab)
     await end_runs(lab, client)
     # An activity that was under way must not act on the new estate, so the workers begin anew as well.
-    await asyncio.gather(*(fault(lab, "kill", each.name) for each in lab.nodes if each.kind != "temporal"))
+    await asyncio.to_thread(processes.kill, lab.paths, *(each.name for each in lab.nodes if each.kind != "temporal"))
     write_topology(lab, overrides)
     if lab.workers:
         await _start(lab, [each.name for each in lab.of_kind("worker")])
@@ -294,7 +294,6 @@ def _end_processes(lab: Lab) -> None:
     # Once it shuts down, it starts nothing again, and reaps what is killed.
     with contextlib.suppress(SupervisorGone):
         Supervisor(lab.paths).shutdown()
-    for each in lab.nodes:
-        processes.kill(lab.paths, each.name)
+    processes.kill(lab.paths, *(each.name for each in lab.nodes))
     if supervisor is not None:
         processes.until_gone(supervisor)

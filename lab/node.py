@@ -82,19 +82,19 @@ def start(target: Target, *, limit: float = START_S) -> None:
     """Start the node, and return once it serves; NodeFailed after `limit` seconds."""
     answers(target)
     supervisor = Supervisor(target.folder)
-    pid = supervisor.start(target.name)
+    supervisor.start(target.name)
     until = time.monotonic() + limit
     while not _ready(target):
         if time.monotonic() > until:
             raise NodeFailed(f"{target.name} does not serve {limit:.0f} s after its start")
-        if not processes.tree(target.folder, target.name, pid):
+        if not processes.trees(target.folder, [target.name]):
             raise NodeFailed(f"{target.name} ended at its start; read {target.folder.log(target.name)}")
         time.sleep(0.02)
 
 
-def _gone(target: Target, pid: int | None, limit: float) -> bool:
+def _gone(target: Target, limit: float) -> bool:
     until = time.monotonic() + limit
-    while processes.tree(target.folder, target.name, pid):
+    while processes.trees(target.folder, [target.name]):
         if time.monotonic() > until:
             return False
         time.sleep(0.01)
@@ -105,12 +105,11 @@ def stop(target: Target) -> None:
     """Ensure that the node is stopped: asked first, then told, then killed; no PID file and the port closed."""
     answers(target)
     supervisor = Supervisor(target.folder)
-    pid = supervisor.process(target.name).pid
     if target.kind == "postgresql":
-        _stop_postgres(target, pid)
+        _stop_postgres(target, supervisor.process(target.name).pid)
     else:
         supervisor.stop(target.name)
-    processes.kill(target.folder, target.name, pid)
+    processes.kill(target.folder, target.name)
     (target.folder.data(target.name) / "postmaster.pid").unlink(missing_ok=True)
     if target.port and port_open(target.host, target.port):
         raise NodeFailed(f"{target.name} is stopped, yet {target.host}:{target.port} is open")
@@ -124,7 +123,7 @@ def _stop_postgres(target: Target, pid: int | None) -> None:
             psutil.Process(pid).send_signal(number)
         except psutil.NoSuchProcess:
             return
-        if _gone(target, pid, limit):
+        if _gone(target, limit):
             return
 
 

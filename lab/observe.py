@@ -32,15 +32,14 @@ async def status(lab: Lab) -> Status:
 
 
 async def _observed(lab: Lab, node: Node, process: Process | None) -> Node:
-    pid = process.pid if process else None
-    return node.model_copy(update={"role": await _role(lab, node, pid), "pid": pid})
+    return node.model_copy(update={"role": await _role(lab, node), "pid": process.pid if process else None})
 
 
-async def _role(lab: Lab, node: Node, pid: int | None) -> str:
-    alive = processes.tree(lab.paths, node.name, pid)
+async def _role(lab: Lab, node: Node) -> str:
+    alive = processes.trees(lab.paths, [node.name])
     if not alive:
         return "down"
-    if lab.paths.frozen_mark(node.name).exists() or processes.any_stopped(lab.paths, node.name, pid):
+    if lab.paths.frozen_mark(node.name).exists() or any(processes.is_stopped(each) for each in alive):
         return "frozen"
     if node.kind == "postgresql":
         return await _database_role(lab, node.name)

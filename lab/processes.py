@@ -1,17 +1,18 @@
 """A node's whole process tree: PostgreSQL's backends have sessions of their own, and outlive a killed postmaster.
 
 A process belongs to a node when it works in the node's folder, where every program of the lab is started and stays,
-or descends from the node's main process; and in either case descends from the lab's supervisor, which as a subreaper
-inherits the orphans. A person's shell in that folder doesn't.
+or descends from one that does; and in either case descends from the lab's supervisor, which as a subreaper inherits
+the orphans. A person's shell in that folder doesn't.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
 
 import psutil
 
@@ -20,135 +21,165 @@ from lab.paths import Folder
 LIMIT_S = 5.0
 """How long a signal may take to have its effect; a process in a disk wait acts on it later."""
 
-_DEAD = (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+_DEAD = "ZX"
+_STOPPED = "Tt"
 
 
 class StillRunning(Exception):
     """Processes did not take a signal within the limit."""
 
 
-def is_alive(process: psutil.Process) -> bool:
-    """Whether it still runs; a zombie doesn't."""
+@dataclass(frozen=True)
+class _Seen:
+    """A line of /proc/PID/stat (proc_pid_stat(5)); `terminal` is its tty_nr, 0 for none."""
+
+    pid: int
+    state: str
+    parent: int
+    terminal: int
+
+
+def _look(pid: int | str) -> _Seen | None:
     try:
-        return process.is_running() and process.status() not in _DEAD
-    except psutil.NoSuchProcess:
-        return False
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            # The name in parentheses may hold anything, so the last one counts.
+            state, parent, _, _, terminal = file.read().rpartition(")")[2].split()[:5]
+    except (OSError, ValueError):
+        return None
+    return _Seen(int(pid), state, int(parent), int(terminal))
+
+
+def _all() -> dict[int, _Seen]:
+    """Every living process. One pass over /proc: a kill must not take longer than the machine's own death."""
+    found = (_look(name) for name in os.listdir("/proc") if name.isdigit())
+    return {each.pid: each for each in found if each is not None and each.state not in _DEAD}
+
+
+def is_alive(pid: int) -> bool:
+    """Whether the process runs; a zombie doesn't."""
+    seen = _look(pid)
+    return seen is not None and seen.state not in _DEAD
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether the process is stopped by a signal."""
+    seen = _look(pid)
+    return seen is not None and seen.state in _STOPPED
 
 
 def supervisor(paths: Folder) -> psutil.Process | None:
     """The lab's supervisord, or None when it does not run."""
     try:
         process = psutil.Process(int(paths.supervisor_pid.read_text(encoding="ascii")))
-        found = is_alive(process) and str(paths.supervisor_conf) in process.cmdline()
+        found = is_alive(process.pid) and str(paths.supervisor_conf) in process.cmdline()
     except (OSError, ValueError, psutil.NoSuchProcess):
         return None
     return process if found else None
 
 
-def _works_in(process: psutil.Process, folder: str) -> bool:
+def _descendants(seen: dict[int, _Seen], ancestors: Iterable[int]) -> list[int]:
+    """The ancestors that are there and all that descend from them, parents first."""
+    children: dict[int, list[int]] = {}
+    for each in seen.values():
+        children.setdefault(each.parent, []).append(each.pid)
+    found: dict[int, None] = {}
+    queue = [pid for pid in ancestors if pid in seen]
+    while queue:
+        pid = queue.pop(0)
+        if pid not in found:
+            found[pid] = None
+            queue += children.get(pid, [])
+    return list(found)
+
+
+def _works_in(pid: int, folders: Collection[str]) -> bool:
     try:
-        cwd = os.readlink(f"/proc/{process.pid}/cwd")
-    except OSError:  # gone, or a zombie
+        cwd = os.readlink(f"/proc/{pid}/cwd") + "/"
+    except OSError:  # gone meanwhile, or another user's
         return False
-    return cwd == folder or cwd.startswith(folder + "/")
+    return any(cwd.startswith(f"{folder}/") for folder in folders)
 
 
-def _candidates(paths: Folder) -> list[psutil.Process]:
+def _candidates(paths: Folder, seen: dict[int, _Seen]) -> list[int]:
     found = supervisor(paths)
     if found is not None:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            return found.children(recursive=True)
+        return _descendants(seen, [found.pid])[1:]
     # Whoever ended the supervisor left its children to another: those without a terminal are ours.
-    return [process for process in psutil.process_iter() if process.pid != os.getpid() and _no_terminal(process)]
+    return [each.pid for each in seen.values() if not each.terminal]
 
 
-def _no_terminal(process: psutil.Process) -> bool:
-    try:
-        return process.terminal() is None
-    except psutil.Error:
-        return False
+def trees(paths: Folder, names: Collection[str]) -> list[int]:
+    """Ids of the living processes of the nodes `names`, main processes first."""
+    seen = _all()
+    folders = [str(paths.node(name)) for name in names]
+    working = [pid for pid in _candidates(paths, seen) if _works_in(pid, folders)]
+    return [pid for pid in _descendants(seen, working) if pid != os.getpid()]
 
 
 def tree(paths: Folder, name: str, pid: int | None = None) -> list[psutil.Process]:
-    """Living processes of node `name`, whose main process is `pid`; the main process first."""
-    folder = str(paths.node(name))
-    found: dict[int, psutil.Process] = {}
-    if pid:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            main = psutil.Process(pid)
-            found[pid] = main
-            found |= {child.pid: child for child in main.children(recursive=True)}
-    found |= {each.pid: each for each in _candidates(paths) if each.pid not in found and _works_in(each, folder)}
-    found.pop(os.getpid(), None)
-    return [process for process in found.values() if is_alive(process)]
+    """Living processes of one node; `pid`, its main process where that is known, comes first."""
+    found: list[psutil.Process] = []
+    for each in sorted(trees(paths, [name]), key=lambda each: each != pid):
+        with suppress(psutil.NoSuchProcess):
+            found.append(psutil.Process(each))
+    return found
 
 
-def _send(processes: Iterable[psutil.Process], number: int) -> None:
-    for process in processes:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.send_signal(number)
+def _send(pids: Iterable[int], number: int) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
-def _is_stopped(process: psutil.Process) -> bool:
-    try:
-        return process.status() == psutil.STATUS_STOPPED
-    except psutil.NoSuchProcess:
-        return False
-
-
-def _until_quiet(paths: Folder, name: str, pid: int | None, number: int) -> int:
-    """Signal the tree, main process first, again until all of it shows the effect. Returns how many took it."""
+def _until_quiet(paths: Folder, names: Collection[str], number: int) -> int:
+    """Signal the trees, again until all of them show the effect. Returns how many processes took it."""
     until = time.monotonic() + LIMIT_S
-    seen: set[int] = set()
+    taken: set[int] = set()
     while True:
-        left = tree(paths, name, pid)
+        left = trees(paths, names)
         if number == signal.SIGSTOP:
-            left = [process for process in left if not _is_stopped(process)]
+            left = [pid for pid in left if not is_stopped(pid)]
         if not left:
-            return len(seen)
+            return len(taken)
         if time.monotonic() > until:
-            raise StillRunning(f"{name}: processes {[each.pid for each in left]} run on after {LIMIT_S:.0f} s")
-        seen |= {process.pid for process in left}
+            raise StillRunning(f"{', '.join(names)}: processes {left} run on after {LIMIT_S:.0f} s")
+        taken |= set(left)
         _send(left, number)
         time.sleep(0.002)
 
 
-def kill(paths: Folder, name: str, pid: int | None = None) -> int:
-    """SIGKILL the whole tree, and return once nothing of it is left."""
-    return _until_quiet(paths, name, pid, signal.SIGKILL)
+def kill(paths: Folder, *names: str) -> int:
+    """SIGKILL the whole trees, and return once nothing of them is left."""
+    return _until_quiet(paths, names, signal.SIGKILL)
 
 
-def freeze(paths: Folder, name: str, pid: int | None = None) -> int:
-    """SIGSTOP the whole tree, and return once every process of it is seen stopped."""
-    return _until_quiet(paths, name, pid, signal.SIGSTOP)
+def freeze(paths: Folder, *names: str) -> int:
+    """SIGSTOP the whole trees, and return once every process of them is seen stopped."""
+    return _until_quiet(paths, names, signal.SIGSTOP)
 
 
-def thaw(paths: Folder, name: str, pid: int | None = None) -> int:
-    """SIGCONT every stopped process of the tree."""
-    stopped = [process for process in tree(paths, name, pid) if _is_stopped(process)]
+def thaw(paths: Folder, *names: str) -> int:
+    """SIGCONT every stopped process of the trees."""
+    stopped = [pid for pid in trees(paths, names) if is_stopped(pid)]
     _send(stopped, signal.SIGCONT)
     return len(stopped)
 
 
 def freeze_one(pid: int) -> None:
     """SIGSTOP one process alone, and return once it is seen stopped."""
-    process = psutil.Process(pid)
     until = time.monotonic() + LIMIT_S
-    while not _is_stopped(process):
-        if not is_alive(process) or time.monotonic() > until:
+    while not is_stopped(pid):
+        if not is_alive(pid) or time.monotonic() > until:
             raise StillRunning(f"process {pid} was not stopped")
-        _send([process], signal.SIGSTOP)
+        _send([pid], signal.SIGSTOP)
         time.sleep(0.002)
-
-
-def any_stopped(paths: Folder, name: str, pid: int | None = None) -> bool:
-    return any(_is_stopped(process) for process in tree(paths, name, pid))
 
 
 def until_gone(process: psutil.Process) -> None:
     """Wait until the process has ended; SIGKILL it when it does not within LIMIT_S."""
     until = time.monotonic() + LIMIT_S
-    while is_alive(process):
+    while process.is_running() and is_alive(process.pid):
         if time.monotonic() > until:
-            _send([process], signal.SIGKILL)
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
         time.sleep(0.02)

@@ -1,4 +1,4 @@
-"""Talking to the lab's supervisord over its Unix socket. Standard library only: node control must start fast."""
+"""Talking to the lab's supervisord over its Unix socket. Standard library and psutil only: node control starts fast."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lab.paths import Folder
+from lab.processes import is_alive
 
 USER = "lifeboat"
 GROUP = "lab"
@@ -93,7 +94,7 @@ class Supervisor:
             except xmlrpc.client.Fault as fault:
                 if fault.faultCode != _ALREADY_STARTED:
                     raise SupervisorGone(f"{name} could not be started: {fault.faultString}") from fault
-                if before.pid is not None and _is_alive(before.pid):
+                if before.pid is not None and is_alive(before.pid):
                     return before.pid
                 if time.monotonic() > until:
                     raise SupervisorGone(f"{name} is dead, and was not reaped within {limit:.0f} s") from fault
@@ -111,11 +112,3 @@ class Supervisor:
 
     def shutdown(self) -> None:
         self._call("shutdown")
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
-            return file.read().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False

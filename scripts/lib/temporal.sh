@@ -26,7 +26,7 @@ install_with_go() {
     local how="set LIFEBOAT_TEMPORAL to a Temporal CLI $TEMPORAL_VERSION, or put one on PATH"
     command -v go >/dev/null ||
         die "the Temporal CLI is missing: its download failed, and there is no Go to build it with; install Go >= 1.21, or $how"
-    say "Temporal CLI $TEMPORAL_VERSION: built with Go into $folder (about 3 minutes)"
+    say "Temporal CLI $TEMPORAL_VERSION: is built with Go into $folder (about 3 minutes)"
     building=$(mktemp --directory "$folder/.building.XXXXXX")
     if GOBIN=$building CGO_ENABLED=0 timeout --kill-after=5 1200 \
         go install "github.com/temporalio/cli/cmd/temporal@$TEMPORAL_VERSION"; then

@@ -166,7 +166,8 @@ class Scene:
         """Nothing acknowledged is missing, no second writer, and (unless said otherwise) every route writes again."""
 
         async def serving() -> bool:
-            return all(route.writing for route in (await audit(self.lab)).routes.values())
+            found = await audit(self.lab)
+            return found.missing is not None and all(route.writing for route in found.routes.values())
 
         if writing:
             await self.until("every route writes again", serving, limit)

@@ -9,7 +9,9 @@ import signal
 import pytest
 
 from lab.lab import fault
+from lab.model import Lab
 from tests.faults.scene import Scene
+from tests.faults.striking import striking_scene
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -99,19 +101,43 @@ async def test_dns_server_down(scene: Scene) -> None:
     assert report.new_primary is None
 
 
-async def test_candidate_dies_in_mid_promotion(scene: Scene) -> None:
-    """Its survivor, which has all that it had, is promoted in a new epoch."""
+async def test_candidate_dies_in_mid_promotion(shared_lab: Lab) -> None:
+    """Its survivor, which has all that it had, is promoted by the same inequality, in a new epoch."""
+    plan = {"inside": "activities.promotion:_caught_up", "strike": "server"}
+    async with striking_scene(shared_lab, **plan) as (scene, done):
+        await scene.traffic()
+        await fault(scene.lab, "kill", "pg-east-1")
+        run = await scene.run_of_watch()
+        state = await scene.question(run)  # the second candidate would acknowledge alone
+        assert done.exists()
+        assert state.past_no_return
+        assert state.epoch == 2
+        assert state.assessment is not None
+        await scene.approve(run)
+        report = await scene.report(run, 120)
+        assert report.outcome == "recovered, unprotected", report
+        assert report.epoch == 2
+        assert report.assessment is not None
+        assert report.assessment.verdict.kind == "none", report.assessment
+        await scene.safe()
+
+
+async def test_a_voter_is_frozen_and_the_run_goes_on_without_it(scene: Scene) -> None:
+    """One voter of two in reach is not enough to know: a person must override, or bring it back."""
     await scene.traffic()
-    await fault(scene.lab, "freeze", "pg-east-3")  # the promotion waits for its survivor …
+    await fault(scene.lab, "freeze", "pg-east-3")
     await fault(scene.lab, "kill", "pg-east-1")
     run = await scene.run_of_watch()
-    await scene.state_when(run, "the run asks or promotes", lambda each: each.question or each.past_no_return)
-    report = None
-    if (await scene.state(run)).question:
-        await fault(scene.lab, "thaw", "pg-east-3")
-        await scene.approve(run, override=True, reason="the voter is back")
-    report = await scene.report(run, 120)
-    assert report.new_primary is not None
+    state = await scene.question(run)
+    assert state.question is not None
+    assert state.question.needs_override
+    await fault(scene.lab, "thaw", "pg-east-3")
+    await scene.reject(run)
+    report = await scene.report(run)
+    assert report.outcome == "rejected"
+    # The watch asks again by itself, with the voter back: nothing is lost, and the policy decides.
+    second = await scene.report(await scene.run_of_watch(2, limit=60), 120)
+    assert second.outcome == "recovered, unprotected", second
     await scene.safe()
 
 

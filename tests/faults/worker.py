@@ -2,7 +2,7 @@
 
 `python -m tests.faults.worker --plan FILE …` takes the arguments of workers.main. The plan is JSON: `activity`, or
 `inside` (a function of the product, `module:name`, after which it strikes); `when`: before or after; `strike`:
-kill or freeze this worker, or kill the process `pid`; `done`: a file that is made first, so that of all workers and
+kill or freeze this worker, kill the process `pid`, or the `server` of the function's session; `done`: a file that is made first, so that of all workers and
 attempts exactly one strikes.
 """
 
@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor
 
 from workers import main as product
@@ -72,7 +73,12 @@ def strike_inside(plan: Plan) -> None:
 
     @functools.wraps(inner)
     async def wrapped(*args: Any, **kwargs: Any) -> Any:
+        nonlocal plan
         result = await inner(*args, **kwargs)
+        if result and plan["strike"] == "server":
+            # The server that the session in hand leads to, its postmaster first.
+            backend = psutil.Process(await args[0].fetchval("SELECT pg_backend_pid()"))
+            plan |= {"strike": "pid", "pid": backend.ppid()}
         if result:
             strike(plan)
         return result

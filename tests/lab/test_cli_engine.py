@@ -224,6 +224,14 @@ async def test_follow_tells_each_step_and_question_and_ends_with_the_report(runn
     assert "✓ Act" in told
 
 
+async def test_follow_says_that_no_worker_answers(running: Running) -> None:
+    seen = io.StringIO()
+    run = await running.start("asks")
+    ending = await follow(running.engine, run, Console(file=seen, width=120), ask=True, limit_s=0.5)
+    assert (ending.code, ending.waiting) == (4, "not ended within 0.50 s")
+    assert "no worker answers" in seen.getvalue()
+
+
 async def test_exit_codes_of_the_command(running: Running, capsys: pytest.CaptureFixture[str]) -> None:
     async with running.worker():
         run = await running.start("asks")
@@ -256,6 +264,7 @@ async def test_a_watch_is_started_once_shown_and_stopped(running: Running, capsy
         assert watch["service"] == "counting-db"
         assert watch["workflow_id"] == "watch/counting-db"
         assert watch["history_events"] > 3
+        assert await running.command("show", "watch/counting-db") == 2
         assert await running.command("watch", "stop") == 0
         assert "no longer watched" in capsys.readouterr().out
         assert await running.command("watch", "status", "--json") == 0

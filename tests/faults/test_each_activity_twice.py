@@ -1,0 +1,172 @@
+"""Every activity, run twice, ends in the same state: a whole failover carried out by hand, each act done two times."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from temporalio.testing import ActivityEnvironment
+
+from activities import dns, epoch, fencing, node, pooler, probes, promotion, survey
+from activities.topology import load_topology
+from lab.lab import fault
+from schemas.facts import EpochRecord
+from schemas.failures import CandidateChanged, EpochSuperseded, LifeboatError
+from schemas.orders import (
+    ClaimOrder,
+    DnsOrder,
+    EstablishOrder,
+    Estate,
+    FenceOrder,
+    FollowOrder,
+    NamesOrder,
+    NodeOrder,
+    PoolerOrder,
+    ProbeOrder,
+    PromoteOrder,
+    ProofOrder,
+    RecordOrder,
+    StallOrder,
+    VerifyOrder,
+)
+from tests.faults.scene import Scene
+
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.estate(watch=False)]
+
+
+async def twice(activity: Callable[[Any], Awaitable[Any]], order: Any) -> Any:
+    """Both results, which must be equal where they carry no time of day."""
+    first = await ActivityEnvironment().run(activity, order)
+    second = await ActivityEnvironment().run(activity, order)
+    assert type(first) is type(second)
+    return second
+
+
+def estate_of(scene: Scene) -> Estate:
+    topology = load_topology(scene.lab.topology)
+    service = topology.service(scene.lab.service)
+    return Estate(service=service, zone=topology.zone, vantages=topology.vantages(service))
+
+
+async def baseline(scene: Scene, estate: Estate) -> EpochRecord:
+    first = EpochRecord(epoch=0, run="test", leader="pg-east-1", w=1, voters=["pg-east-2", "pg-east-3"])
+    order = EstablishOrder(service=estate.service, zone=estate.zone, first=first)
+    record: EpochRecord = await twice(epoch.establish_epoch, order)
+    assert record == first
+    return record
+
+
+async def test_a_whole_failover_with_each_activity_twice(scene: Scene) -> None:
+    estate = estate_of(scene)
+    service, zone = estate.service, estate.zone
+    await scene.traffic()
+    seen = await baseline(scene, estate)
+
+    alive = await twice(probes.probe, ProbeOrder(service=service, member="pg-east-1", region="us-east-1"))
+    assert alive.outcome == "alive"
+    await fault(scene.lab, "kill", "pg-east-1")
+    dead = await twice(probes.probe, ProbeOrder(service=service, member="pg-east-1", region="us-east-1"))
+    assert dead.outcome == "refused"
+    observation = await twice(survey.observe, estate)
+    assert observation.record == seen
+    assert [facts.member for facts in observation.members if not facts.reachable] == ["pg-east-1"]
+
+    record = await twice(epoch.claim_epoch, ClaimOrder(zone=zone, service=service.name, run="hand-1", seen=seen))
+    assert (record.epoch, record.run) == (1, "hand-1")
+    for route in service.poolers():
+        order = PoolerOrder(service=service, route=route, target="pg-east-1", epoch=1)
+        assert "holds 2 databases" in (await twice(pooler.hold_pooler, order)).evidence
+    fence = FenceOrder(service=service, suspect="pg-east-1", epoch=1, voters=seen.voters)
+    fenced = await twice(fencing.disconnect_standbys, fence)
+    assert fenced.disconnected == ["pg-east-2", "pg-east-3", "pg-east-4", "pg-west-1"]
+    assert all(facts.receiver is None and facts.follows == "" and facts.stamp == 1 for facts in fenced.members)
+    stall = StallOrder(service=service, member="pg-east-1", epoch=1)
+    assert "not stalled" in (await twice(fencing.stall_primary, stall)).evidence
+
+    chosen = record.model_copy(update={"candidate": "pg-east-2", "candidate_voters": ["pg-east-3"], "verdict": "none"})
+    choice = RecordOrder(zone=zone, service=service.name, seen=record, wanted=chosen)
+    assert await twice(epoch.write_record, choice) == chosen
+    promote = PromoteOrder(
+        service=service, zone=zone, record=chosen, names='ANY 1 ("pg-east-3")', survivors=["pg-east-3"]
+    )
+    promoted = await twice(promotion.promote_candidate, promote)
+    assert (promoted.member, promoted.timeline, promoted.already) == ("pg-east-2", 2, True)
+
+    routed = chosen.model_copy(
+        update={"leader": "pg-east-2", "voters": ["pg-east-3"], "candidate": None, "candidate_voters": []}
+    )
+    for route in service.poolers():
+        order = PoolerOrder(service=service, route=route, target="pg-east-2", epoch=1)
+        assert "leads to pg-east-2" in (await twice(pooler.point_pooler, order)).evidence
+        held = PoolerOrder(service=service, route=route, target="pg-east-1", epoch=1)
+        assert "already leads elsewhere" in (await twice(pooler.hold_pooler, held)).evidence
+    for name in service.dns_routes():
+        move = DnsOrder(service=service, zone=zone, route=name, target="pg-east-2", seen=chosen, wanted=routed)
+        await twice(dns.move_address, move)
+    assert await scene.epoch() == routed
+    verify = VerifyOrder(service=service, zone=zone, region="us-east-1", run="hand-1", expected="pg-east-2")
+    writes = await twice(probes.verify_routes, verify)
+    assert [write.ok for write in writes] == [True] * 3, writes
+    assert not (await twice(fencing.prove_fence, ProofOrder(service=service, member="pg-east-1"))).acknowledged
+    assert (await twice(node.stop_node, NodeOrder(service=service, member="pg-east-1"))).done
+    rest = FollowOrder(service=service, leader="pg-east-2", members=["pg-east-3", "pg-east-4", "pg-west-1"], epoch=1)
+    followed = await twice(fencing.follow_leader, rest)
+    assert followed.following == ["pg-east-3", "pg-east-4", "pg-west-1"], followed
+    names = NamesOrder(service=service, leader="pg-east-2", names='ANY 1 ("pg-east-3")', epoch=1)
+    await twice(promotion.apply_names, names)
+    await twice(promotion.confirm_commit, names)
+    await twice(promotion.checkpoint, names)
+    await scene.safe()
+
+    # An older epoch changes nothing any more, wherever it tries.
+    older = FenceOrder(service=service, suspect="pg-east-1", epoch=0, voters=seen.voters)
+    for activity, order in (
+        (fencing.disconnect_standbys, older),
+        (epoch.claim_epoch, ClaimOrder(zone=zone, service=service.name, run="late", seen=seen)),
+        (pooler.hold_pooler, PoolerOrder(service=service, route=service.poolers()[0], target="pg-east-1", epoch=0)),
+        (promotion.promote_candidate, promote.model_copy(update={"record": chosen.model_copy(update={"epoch": 0})})),
+    ):
+        with pytest.raises(EpochSuperseded):
+            await ActivityEnvironment().run(activity, order)
+    await scene.safe()
+
+
+async def test_undo_of_the_fence_twice(scene: Scene) -> None:
+    estate = estate_of(scene)
+    service, zone = estate.service, estate.zone
+    seen = await baseline(scene, estate)
+    record = await twice(epoch.claim_epoch, ClaimOrder(zone=zone, service=service.name, run="hand-2", seen=seen))
+    await twice(
+        fencing.disconnect_standbys, FenceOrder(service=service, suspect="pg-east-1", epoch=1, voters=seen.voters)
+    )
+    stalled = await twice(fencing.stall_primary, StallOrder(service=service, member="pg-east-1", epoch=1))
+    assert not stalled.acknowledged
+    proof = await twice(fencing.prove_fence, ProofOrder(service=service, member="pg-east-1"))
+    assert not proof.acknowledged, proof
+    assert record.epoch == 1
+    names = 'ANY 1 ("pg-east-2","pg-east-3")'
+    stall = StallOrder(service=service, member="pg-east-1", epoch=2, names=names)
+    await twice(fencing.unstall_primary, stall)
+    direct = ["pg-east-2", "pg-east-3", "pg-east-4", "pg-west-1"]
+    back = FollowOrder(service=service, leader="pg-east-1", members=direct, epoch=2)
+    assert (await twice(fencing.reconnect_standbys, back)).following == direct
+    await twice(node.start_node, NodeOrder(service=service, member="pg-east-1"))
+    await scene.traffic()
+    await scene.safe()
+    # The fence's own late attempt is refused: the undo has stamped the nodes with a newer epoch.
+    late = FenceOrder(service=service, suspect="pg-east-1", epoch=1, voters=seen.voters)
+    with pytest.raises(EpochSuperseded):
+        await ActivityEnvironment().run(fencing.disconnect_standbys, late)
+
+
+async def test_a_candidate_that_the_record_does_not_name_is_not_promoted(scene: Scene) -> None:
+    estate = estate_of(scene)
+    seen = await baseline(scene, estate)
+    claim = ClaimOrder(zone=estate.zone, service=estate.service.name, run="hand-3", seen=seen)
+    record = await ActivityEnvironment().run(epoch.claim_epoch, claim)
+    other = record.model_copy(update={"candidate": "pg-east-3"})
+    order = PromoteOrder(service=estate.service, zone=estate.zone, record=other, names="", survivors=[])
+    with pytest.raises(CandidateChanged):
+        await ActivityEnvironment().run(promotion.promote_candidate, order)
+    assert issubclass(CandidateChanged, LifeboatError)
