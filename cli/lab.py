@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -50,7 +51,18 @@ NodeName = Annotated[str, typer.Argument(metavar="NODE", help="As `lab status` l
 
 
 def _do(work: Coroutine[Any, Any, T]) -> T:
-    return asyncio.run(work)
+    """Run to the end; SIGTERM (`timeout` sends it) cancels, so that nothing is left running half made."""
+
+    async def cancellable() -> T:
+        task = asyncio.current_task()
+        assert task is not None
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        return await work
+
+    try:
+        return asyncio.run(cancellable())
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
 
 
 @app.command()
@@ -65,7 +77,7 @@ def up(
 ) -> None:
     """Start the estate, and make it the current lab."""
     before = pointer.current()
-    if before is not None:
+    if before is not None and life.is_running(before):
         err().print(f"the lab in {before.folder} is kept; end it with `lifeboat lab down --lab {before.folder}`")
     with Steps() as steps:
         lab = _do(life.up(profile, netns=netns, watch=watch, workers=workers, say=steps))
@@ -156,6 +168,8 @@ def demo(
     if name not in demos.DEMOS:
         raise Problem(f"there is no demo {name}; one of: {', '.join(demos.DEMOS)}", Exit.USAGE)
     there = pointer.require(which) if which else pointer.current()
+    if there is not None and not which and not life.is_running(there):
+        there = None
 
     async def show(steps: Steps) -> demos.Demonstration:
         lab = there or await life.up(say=steps)

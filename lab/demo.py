@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import textwrap
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -36,6 +37,8 @@ BEFORE = 100
 _START_S = 30.0
 _RUN_S = 120.0
 _WRITING_S = 15.0
+_DETAIL = 120
+"""Characters; the report has the whole."""
 _QUERY_S = timedelta(seconds=2)
 
 Print = Callable[[str], None]
@@ -114,7 +117,8 @@ async def _follow(client: Client, since: datetime, tell: Print) -> Report:
                     for step in state.steps[told:]:
                         tell(step_line(step, state.deadline))
                     told = max(told, len(state.steps))
-                await asyncio.wait({result}, timeout=0.05)
+                # Each look costs the run's own worker some milliseconds.
+                await asyncio.wait({result}, timeout=0.2)
             report = await result
     except TimeoutError as error:
         raise DemoFailed(f"{handle.id} has not ended within {_RUN_S:.0f} s") from error
@@ -144,7 +148,8 @@ def step_line(step: StepReport, deadline: datetime | None) -> str:
     """A step that ended, and how much of the RTO was left then."""
     took = (step.ended - step.started).total_seconds()
     left = f", RTO {(deadline - step.ended).total_seconds():.1f} s left" if deadline else ""
-    return f"{step.title}: {step.outcome} in {took:.2f} s{left}" + (f"  ({step.detail})" if step.detail else "")
+    detail = f"  ({textwrap.shorten(step.detail, _DETAIL)})" if step.detail else ""
+    return f"{step.title}: {step.outcome} in {took:.2f} s{left}{detail}"
 
 
 async def _until_writing(lab: Lab) -> Audit:

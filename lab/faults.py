@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Literal, get_args
 
 import psutil
@@ -65,8 +66,7 @@ def start(lab: Lab, name: str, *, force: bool = False) -> str:
     return f"{name}: started"
 
 
-def _told(verb: object, lab: Lab, name: str) -> None:
-    assert callable(verb)
+def _told(verb: Callable[[node.Target], None], lab: Lab, name: str) -> None:
     try:
         verb(node.Target.read(lab.paths, name))
     except node.NodeFailed as error:

@@ -6,31 +6,24 @@ import asyncio
 import contextlib
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from temporalio.client import Client
-
-from lab import network, node, pointer, processes
+from lab import network, pointer, processes
+from lab.assembly import Say, build, settle, start, start_estate
 from lab.binaries import Binaries, find_all
 from lab.errors import LabError
-from lab.estate import Overrides, write_node_control, write_topology
+from lab.estate import Overrides, write_topology
 from lab.faults import fault, heal, partition
-from lab.layout import DATABASE, HOME, LOOPBACK, RECORD, SERVICE, choose_base_port, nodes, planned, ui_port
-from lab.model import Lab, Node, TemporalAt
-from lab.observe import status, until_protected
-from lab.owner import give
+from lab.layout import DATABASE, HOME, LOOPBACK, RECORD, SERVICE, choose_base_port, nodes, ui_port
+from lab.model import Lab, TemporalAt
+from lab.observe import status
 from lab.paths import PARENT, PREFIX, Folder
 from lab.pointer import current
-from lab.pooler import restore_pooler, write_pooler
-from lab.postgres import build_pristine, restore_member
-from lab.programs import start_supervisor, write_supervisor
 from lab.secrets import make_secrets
 from lab.supervise import Supervisor, SupervisorGone
-from lab.watch import connect, end_runs, start_watch, until_temporal, until_workers
-from lab.zone import restore_dns, write_dns
+from lab.watch import connect, end_runs, start_watch, until_temporal
 from schemas.failures import TopologyInvalid
 
 __all__ = [
@@ -40,15 +33,13 @@ __all__ = [
     "down",
     "fault",
     "heal",
+    "is_running",
     "partition",
     "reset",
     "start_watch",
     "status",
     "up",
 ]
-
-Say = Callable[[str], None]
-"""Told what is being done, for a display of progress."""
 
 PROFILES = ("database",)
 
@@ -84,7 +75,10 @@ async def up(
     lab = _prepare(profile, binaries, netns=netns, watch=watch and workers, workers=workers, overrides=changes)
     try:
         say(f"Lab in {lab.folder}")
-        await _build(lab, binaries, say)
+        await build(lab, binaries, say)
+    except LabError as error:
+        await asyncio.shield(_keep_logs(lab))
+        raise LabError(f"{error.detail}; all of the lab's logs are kept in {lab.folder}/logs") from error
     except BaseException:
         await asyncio.shield(down(lab))
         raise
@@ -92,6 +86,14 @@ async def up(
     if make_current:
         pointer.point_at(lab)
     return lab
+
+
+async def _keep_logs(lab: Lab) -> None:
+    """End a lab that did not come up, all but its logs, which say why."""
+    await down(lab, keep=True)
+    for path in (lab.paths.nodes, lab.paths.pristine, lab.paths.home, lab.secrets):
+        await asyncio.to_thread(shutil.rmtree, path, ignore_errors=True)
+    lab.paths.lab_file.unlink(missing_ok=True)
 
 
 def _prepare(
@@ -150,97 +152,6 @@ def _new_folder() -> Folder:
     return folder
 
 
-async def _build(lab: Lab, binaries: Binaries, say: Say) -> None:
-    for each in lab.nodes:
-        folder = lab.paths.node(each.name)
-        folder.mkdir(mode=0o700)
-        if each.kind in ("postgresql", "pgbouncer", "knot"):
-            give(folder)
-    write_node_control(lab)
-    if lab.netns:
-        say("Network: a namespace for each node")
-        await asyncio.to_thread(network.make, lab)
-    write_supervisor(lab, binaries)
-    await asyncio.to_thread(start_supervisor, lab.paths)
-    try:
-        async with asyncio.TaskGroup() as group:
-            platform = group.create_task(_start_platform(lab, say))
-            group.create_task(_start_first_estate(lab, say))
-    except ExceptionGroup as failed:
-        raise failed.exceptions[0] from None
-    await _settle(lab, platform.result(), say)
-
-
-async def _start_platform(lab: Lab, say: Say) -> Client:
-    """Temporal, then the workers, which need it."""
-    say("Temporal")
-    await _start(lab, ["temporal"])
-    client = await until_temporal(lab)
-    if lab.workers:
-        say("A worker in each region")
-        await _start(lab, [each.name for each in lab.of_kind("worker")])
-    return client
-
-
-async def _start_first_estate(lab: Lab, say: Say) -> None:
-    say("PostgreSQL: a primary is built")
-    verifiers = await build_pristine(lab)
-    for each in lab.of_kind("pgbouncer"):
-        write_pooler(lab, each, verifiers)
-    for each in lab.of_kind("knot"):
-        write_dns(lab, each)
-    await _start_estate(lab, say)
-
-
-async def _start_estate(lab: Lab, say: Say) -> None:
-    """Lay every data store anew from the kept copies, and start it. Those before must be stopped."""
-    say("PostgreSQL, PgBouncer and Knot: laid anew and started")
-
-    async def member(each: Node) -> None:
-        await asyncio.to_thread(restore_member, lab, each)
-
-    async def rest() -> None:
-        for each in lab.of_kind("pgbouncer"):
-            restore_pooler(lab, each)
-        for each in lab.of_kind("knot"):
-            restore_dns(lab, each)
-        await _start(lab, [each.name for each in lab.of_kind("pgbouncer", "knot")])
-
-    # A standby that finds its sender at once streams at once; after a miss it waits 5 s.
-    await asyncio.gather(rest(), *(member(each) for each in lab.members()))
-    tiers: dict[int, list[str]] = {}
-    for each in lab.members():
-        tiers.setdefault(_depth(each.name), []).append(each.name)
-    for _, names in sorted(tiers.items()):
-        await _start(lab, names)
-    await until_protected(lab)
-
-
-def _depth(name: str) -> int:
-    upstream = planned(name).upstream
-    return 0 if upstream is None else 1 + _depth(upstream)
-
-
-async def _start(lab: Lab, names: Sequence[str]) -> None:
-    async def one(name: str) -> None:
-        try:
-            await asyncio.to_thread(node.start, node.Target.read(lab.paths, name), limit=20.0)
-        except (node.NodeFailed, SupervisorGone) as error:
-            raise LabError(str(error)) from error
-
-    await asyncio.gather(*(one(name) for name in names))
-
-
-async def _settle(lab: Lab, client: Client, say: Say) -> None:
-    """Wait for the workers, and start the watch where the lab has one."""
-    if lab.workers:
-        say("Workers: every region polls its queues")
-        await until_workers(lab, client)
-    if lab.watch:
-        say("The watch: every region probes")
-        await start_watch(lab, client)
-
-
 async def _with_pids(lab: Lab) -> Lab:
     found = await status(lab)
     pids = {each.name: each.pid for each in found.nodes}
@@ -262,17 +173,22 @@ async def reset(lab: Lab, *, overrides: Overrides | None = None, watch: bool | N
     await heal(lab)
     for each in lab.nodes:
         lab.paths.autostart_mark(each.name).unlink(missing_ok=True)
-    await _start(lab, ["temporal"])
+    await start(lab, ["temporal"])
     client = await until_temporal(lab)
     await end_runs(lab, client)
     # An activity that was under way must not act on the new estate, so the workers begin anew as well.
     await asyncio.to_thread(processes.kill, lab.paths, *(each.name for each in lab.nodes if each.kind != "temporal"))
     write_topology(lab, overrides)
     if lab.workers:
-        await _start(lab, [each.name for each in lab.of_kind("worker")])
-    await _start_estate(lab, say)
-    await _settle(lab.model_copy(update={} if watch is None else {"watch": watch and lab.workers}), client, say)
+        await start(lab, [each.name for each in lab.of_kind("worker")])
+    await start_estate(lab, say)
+    await settle(lab.model_copy(update={} if watch is None else {"watch": watch and lab.workers}), client, say)
     return await _with_pids(lab)
+
+
+def is_running(lab: Lab) -> bool:
+    """Whether the lab's supervisor runs; after a reboot the current lab is only a folder."""
+    return processes.supervisor(lab.paths) is not None
 
 
 async def down(lab: Lab, *, keep: bool = False, say: Say = _quiet) -> None:

@@ -70,7 +70,7 @@ def port_open(host: str, port: int) -> bool:
 
 def _ready(target: Target) -> bool:
     if not target.port:
-        return True
+        return bool(processes.trees(target.folder, [target.name]))
     if target.kind != "postgresql":
         return port_open(target.host, target.port)
     # pg_isready, since a server that is starting up takes connections long before it takes sessions.
@@ -82,13 +82,13 @@ def start(target: Target, *, limit: float = START_S) -> None:
     """Start the node, and return once it serves; NodeFailed after `limit` seconds."""
     answers(target)
     supervisor = Supervisor(target.folder)
-    supervisor.start(target.name)
+    pid = supervisor.start(target.name)
     until = time.monotonic() + limit
     while not _ready(target):
         if time.monotonic() > until:
             raise NodeFailed(f"{target.name} does not serve {limit:.0f} s after its start")
-        if not processes.trees(target.folder, [target.name]):
-            raise NodeFailed(f"{target.name} ended at its start; read {target.folder.log(target.name)}")
+        if pid is None or not processes.is_alive(pid):
+            raise NodeFailed(f"{target.name} ended at its start")
         time.sleep(0.02)
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import subprocess
 from pathlib import Path
 
 import asyncpg
 from asyncpg.connect_utils import SessionAttribute
 
+from lab.command import run
+from lab.copying import make_equal
 from lab.errors import LabError
 from lab.layout import DATABASE, HOME, VOTERS, planned, setup_port
 from lab.model import Lab, Node
@@ -79,7 +80,7 @@ async def build_pristine(lab: Lab) -> dict[str, str]:
         *("--auth=scram-sha-256", "--locale=C.UTF-8", "--encoding=UTF8", "--no-sync", "--no-instructions"),
     ]
     try:
-        await asyncio.to_thread(_run, lab, initdb)
+        await run(initdb, cwd=lab.paths.nodes, env=server_env(lab.folder), server=True)
     finally:
         password.unlink(missing_ok=True)
     verifiers = {role: scram_verifier(lab.secret(role)) for role in ROLES}
@@ -89,7 +90,7 @@ async def build_pristine(lab: Lab) -> dict[str, str]:
         server = await asyncio.create_subprocess_exec(
             str(lab.pg_bin / "postgres"),
             *("-D", str(pristine)),
-            stdin=subprocess.DEVNULL,
+            stdin=asyncio.subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             cwd=pristine,
@@ -104,21 +105,6 @@ async def build_pristine(lab: Lab) -> dict[str, str]:
     if server.returncode != 0:
         raise LabError(f"PostgreSQL's set-up exited {server.returncode}: {log_tail(lab.paths.log('setup'))}")
     return verifiers
-
-
-def _run(lab: Lab, argv: list[str]) -> None:
-    done = subprocess.run(
-        argv,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        cwd=lab.paths.nodes,
-        env=server_env(lab.folder),
-        **as_server(),
-    )
-    if done.returncode != 0:
-        raise LabError(f"{argv[0]} exited {done.returncode}: {done.stderr.strip()[-1000:]}")
 
 
 async def _make_objects(lab: Lab, node: Node, verifiers: dict[str, str]) -> None:
@@ -165,8 +151,8 @@ async def session(lab: Lab, name: str, *, limit: float = 1.0) -> asyncpg.Connect
 
 def _configure(lab: Lab, node: Node, data: Path) -> None:
     settings = _SETTINGS.format(host=node.host, port=node.port, name=node.name)
-    (data / "postgresql.conf").write_text(settings, encoding="utf-8")
-    (data / "pg_hba.conf").write_text(_ACCESS.format(network=f"{lab.network}.0.0/16"), encoding="utf-8")
+    write_private(data / "postgresql.conf", settings, server=True)
+    write_private(data / "pg_hba.conf", _ACCESS.format(network=f"{lab.network}.0.0/16"), server=True)
 
 
 def conninfo(lab: Lab, name: str, upstream: str) -> str:
@@ -178,12 +164,13 @@ def conninfo(lab: Lab, name: str, upstream: str) -> str:
     )
 
 
-def restore_member(lab: Lab, node: Node) -> None:
+async def restore_member(lab: Lab, node: Node) -> None:
     """The node's data folder as it was at the beginning. The node must be stopped; whatever it held is gone."""
     data = lab.paths.data(node.name)
-    subprocess.run(["rm", "-rf", str(data)], check=True, timeout=30)
-    copy = ["cp", "--archive", "--reflink=auto", str(lab.paths.pristine), str(data)]
-    subprocess.run(copy, check=True, timeout=60)
+    if not data.exists():
+        copy = ["cp", "--archive", "--reflink=auto", str(lab.paths.pristine), str(data)]
+        await run(copy, cwd=lab.folder, env=server_env(lab.folder), limit=120)
+    await asyncio.to_thread(make_equal, lab.paths.pristine, data)
     _configure(lab, node, data)
     upstream = planned(node.name).upstream
     if upstream is None:
@@ -191,7 +178,6 @@ def restore_member(lab: Lab, node: Node) -> None:
         setting = f"synchronous_standby_names = 'ANY 1 ({others})'"
     else:
         setting = f"primary_conninfo = '{conninfo(lab, node.name, upstream)}'"
-        (data / "standby.signal").touch(mode=0o600)
+        write_private(data / "standby.signal", "", server=True)
     # What ALTER SYSTEM would have written, so that Lifeboat's own replaces it.
-    (data / "postgresql.auto.conf").write_text(setting + "\n", encoding="utf-8")
-    give(data)
+    write_private(data / "postgresql.auto.conf", setting + "\n", server=True)

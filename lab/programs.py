@@ -88,7 +88,7 @@ def _section(lab: Lab, program: Program) -> str:
     text = f"""
 [program:{node.name}]
 command={shlex.join(argv)}
-directory={_directory(lab, node)}
+directory={lab.paths.node(node.name)}
 {user}environment={env}
 autostart=false
 autorestart={str(program.restarts).lower()}
@@ -103,10 +103,6 @@ stdout_logfile_maxbytes=20MB
 stdout_logfile_backups=1
 """
     return text.replace("%", "%%")
-
-
-def _directory(lab: Lab, node: Node) -> str:
-    return str(lab.paths.node(node.name))
 
 
 def write_supervisor(lab: Lab, binaries: Binaries) -> None:

@@ -96,6 +96,9 @@ class Supervisor:
                     raise SupervisorGone(f"{name} could not be started: {fault.faultString}") from fault
                 if before.pid is not None and is_alive(before.pid):
                     return before.pid
+                if before.state == "BACKOFF":
+                    # It waits, longer after each failure, before it tries again: now is better.
+                    self.stop(name)
                 if time.monotonic() > until:
                     raise SupervisorGone(f"{name} is dead, and was not reaped within {limit:.0f} s") from fault
                 time.sleep(0.01)

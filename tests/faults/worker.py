@@ -2,8 +2,8 @@
 
 `python -m tests.faults.worker --plan FILE …` takes the arguments of workers.main. The plan is JSON: `activity`, or
 `inside` (a function of the product, `module:name`, after which it strikes); `when`: before or after; `strike`:
-kill or freeze this worker, kill the process `pid`, or the `server` of the function's session; `done`: a file that is made first, so that of all workers and
-attempts exactly one strikes.
+kill or freeze this worker, kill the process `pid`, or the `server` that the function's session leads to; `done`: a
+file that is made first, so that of all workers and attempts exactly one strikes.
 """
 
 from __future__ import annotations

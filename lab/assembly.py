@@ -1,0 +1,119 @@
+"""Putting a lab together: processes, first data, Temporal and the workers, the watch."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from temporalio.client import Client
+
+from lab import network, node
+from lab.binaries import Binaries
+from lab.errors import LabError
+from lab.estate import write_node_control
+from lab.layout import planned
+from lab.model import Lab
+from lab.observe import until_protected
+from lab.owner import give
+from lab.paths import log_tail
+from lab.pooler import restore_pooler, write_pooler
+from lab.postgres import build_pristine, restore_member
+from lab.programs import start_supervisor, write_supervisor
+from lab.supervise import SupervisorGone
+from lab.watch import start_watch, until_temporal, until_workers
+from lab.zone import restore_dns, write_dns
+
+Say = Callable[[str], None]
+"""Told what is being done, for a display of progress."""
+
+
+async def build(lab: Lab, binaries: Binaries, say: Say) -> None:
+    """Everything of a new lab, from its folder to the watch; LabError says what did not come."""
+    for each in lab.nodes:
+        folder = lab.paths.node(each.name)
+        folder.mkdir(mode=0o700)
+        if each.kind in ("postgresql", "pgbouncer", "knot"):
+            give(folder)
+    write_node_control(lab)
+    if lab.netns:
+        say("Network: a namespace for each node")
+        # Not in a thread, which would go on making namespaces while a cancelled start removes them.
+        network.make(lab)
+    write_supervisor(lab, binaries)
+    await asyncio.to_thread(start_supervisor, lab.paths)
+    try:
+        async with asyncio.TaskGroup() as group:
+            platform = group.create_task(_start_platform(lab, say))
+            group.create_task(_start_first_estate(lab, say))
+    except ExceptionGroup as failed:
+        raise failed.exceptions[0] from None
+    await settle(lab, platform.result(), say)
+
+
+async def _start_platform(lab: Lab, say: Say) -> Client:
+    """Temporal, then the workers, which need it."""
+    say("Temporal")
+    await start(lab, ["temporal"])
+    client = await until_temporal(lab)
+    if lab.workers:
+        say("A worker in each region")
+        await start(lab, [each.name for each in lab.of_kind("worker")])
+    return client
+
+
+async def _start_first_estate(lab: Lab, say: Say) -> None:
+    say("PostgreSQL: a primary is built")
+    verifiers = await build_pristine(lab)
+    for each in lab.of_kind("pgbouncer"):
+        write_pooler(lab, each, verifiers)
+    for each in lab.of_kind("knot"):
+        write_dns(lab, each)
+    await start_estate(lab, say)
+
+
+async def start_estate(lab: Lab, say: Say) -> None:
+    """Lay every data store anew from the kept copies, and start it. Those before must be stopped."""
+    say("PostgreSQL, PgBouncer and Knot: laid anew and started")
+
+    async def rest() -> None:
+        for each in lab.of_kind("pgbouncer"):
+            restore_pooler(lab, each)
+        for each in lab.of_kind("knot"):
+            restore_dns(lab, each)
+        await start(lab, [each.name for each in lab.of_kind("pgbouncer", "knot")])
+
+    # A standby that finds its sender at once streams at once; after a miss it waits 5 s.
+    await asyncio.gather(rest(), *(restore_member(lab, each) for each in lab.members()))
+    tiers: dict[int, list[str]] = {}
+    for each in lab.members():
+        tiers.setdefault(_depth(each.name), []).append(each.name)
+    for _, names in sorted(tiers.items()):
+        await start(lab, names)
+    await until_protected(lab)
+
+
+def _depth(name: str) -> int:
+    upstream = planned(name).upstream
+    return 0 if upstream is None else 1 + _depth(upstream)
+
+
+async def start(lab: Lab, names: Sequence[str]) -> None:
+    """Start these nodes at once, and return when all of them serve; LabError holds the end of a log."""
+
+    async def one(name: str) -> None:
+        try:
+            await asyncio.to_thread(node.start, node.Target.read(lab.paths, name), limit=20.0)
+        except (node.NodeFailed, SupervisorGone) as error:
+            raise LabError(f"{error}: {log_tail(lab.paths.log(name))}") from error
+
+    await asyncio.gather(*(one(name) for name in names))
+
+
+async def settle(lab: Lab, client: Client, say: Say) -> None:
+    """Wait for the workers, and start the watch where the lab has one."""
+    if lab.workers:
+        say("Workers: every region polls its queues")
+        await until_workers(lab, client)
+    if lab.watch:
+        say("The watch: every region probes")
+        await start_watch(lab, client)
