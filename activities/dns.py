@@ -1,4 +1,4 @@
-"""DNS routes: the address moves in the same update as the epoch's record, or not at all."""
+"""DNS routes: the addresses move in the same update as the epoch's record, or not at all (docs/adr/0014)."""
 
 from __future__ import annotations
 
@@ -9,31 +9,52 @@ from temporalio import activity
 
 from activities import epoch as epochs
 from activities import rfc2136
-from schemas.failures import EpochSuperseded, NotYet, RouteUnavailable
+from schemas.facts import EpochRecord
+from schemas.failures import EpochSuperseded, EpochUnavailable, NotYet, RouteUnavailable
 from schemas.orders import DnsOrder, ProofResult
 
 
+async def _elsewhere(order: DnsOrder, server: str) -> list[str]:
+    """The routes' names that a server does not lead to the target."""
+    address = order.service.member(order.target).host
+    names = [rfc2136.absolute(route.record) for route in order.service.dns_routes()]
+    answers = await asyncio.gather(*(rfc2136.ask(server, name, "A") for name in names))
+    return [name for name, found in zip(names, answers, strict=True) if found != [address]]
+
+
 @activity.defn
-async def move_address(order: DnsOrder) -> ProofResult:
-    """Lead the name to the target while the record is still this run's, and see it at every authoritative server."""
-    zone, route, service = order.zone, order.route, order.service
-    address = service.member(order.target).host
-    name = rfc2136.absolute(route.record)
+async def choose_and_lead(order: DnsOrder) -> EpochRecord:
+    """The record becomes `wanted`, and every name leads to the target: in one update, if the record is still `seen`."""
+    zone, service = order.zone, order.service
     held = await epochs.read(zone, service.name)
-    if held not in (order.seen, order.wanted) or held is None:
+    if held is None or held not in (order.seen, order.wanted):
         raise EpochSuperseded(f"epoch {held.epoch} is held by {held.run}" if held else "the record is gone")
-    if held != order.wanted or await rfc2136.ask(zone.servers[0], name, "A") != [address]:
+    try:
+        if held == order.wanted and not await _elsewhere(order, zone.servers[0]):
+            return held
         update = rfc2136.new_update(zone)
         epochs.compare_and_set(update, zone, service.name, held, order.wanted)
-        update.replace(name, route.ttl_s, "A", address)
+        for route in service.dns_routes():
+            update.replace(rfc2136.absolute(route.record), route.ttl_s, "A", service.member(order.target).host)
         rcode = await rfc2136.send(zone, update)
-        # Our own update, its reply lost, would have made the prerequisite false: what stands there now decides.
-        if rcode != dns.rcode.NOERROR and await rfc2136.ask(zone.servers[0], name, "A") != [address]:
-            raise RouteUnavailable(
-                f"{route.record}: the update was refused: {dns.rcode.to_text(dns.rcode.Rcode(rcode))}"
-            )
-    answers = await asyncio.gather(*(rfc2136.ask(server, name, "A") for server in zone.servers))
-    behind = [server for server, found in zip(zone.servers, answers, strict=True) if found != [address]]
-    if behind:
-        raise NotYet(f"{route.record} is still old at {', '.join(behind)}")
-    return ProofResult(acknowledged=True, evidence=f"{route.record} is {address} at {len(zone.servers)} servers")
+        if rcode == dns.rcode.NOERROR:
+            return order.wanted
+        # It may be the answer to our own update whose reply was lost: what stands there now decides.
+        if await epochs.read(zone, service.name) == order.wanted and not await _elsewhere(order, zone.servers[0]):
+            return order.wanted
+    except RouteUnavailable as error:
+        raise EpochUnavailable(error.detail) from error
+    raise EpochUnavailable(f"the update was refused: {dns.rcode.to_text(dns.rcode.Rcode(rcode))}")
+
+
+@activity.defn
+async def confirm_names(order: DnsOrder) -> ProofResult:
+    """Every authoritative server leads every name to the target."""
+    zone = order.zone
+    behind = await asyncio.gather(*(_elsewhere(order, server) for server in zone.servers))
+    late = {server: names for server, names in zip(zone.servers, behind, strict=True) if names}
+    if late:
+        raise NotYet(f"names are still old: {late}")
+    names = ", ".join(route.record for route in order.service.dns_routes())
+    address = order.service.member(order.target).host
+    return ProofResult(acknowledged=True, evidence=f"{names or 'no name'} leads to {address} at every server")

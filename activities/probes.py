@@ -163,6 +163,7 @@ async def watch_member(order: WatchOrder) -> Sighting:
                     state=order.until,
                     first_failure=first_failure,
                     at=datetime.now(UTC),
+                    last=result,
                     detail=f"{result.outcome}: {result.detail}".strip(": "),
                 )
             activity.heartbeat({"outcome": result.outcome, "count": count, "at": result.at.isoformat()})

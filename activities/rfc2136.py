@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import copy
-
 import dns.asyncquery
 import dns.exception
 import dns.message
@@ -34,35 +31,8 @@ def new_update(zone: Zone) -> dns.update.UpdateMessage:
     return dns.update.UpdateMessage(zone.name, keyring=keyring, keyalgorithm=dns.name.from_text(zone.key_algorithm))
 
 
-HEDGE_S = 0.04
-"""An update not answered within this is sent a second time. Knot 3.2 (its evsched.c, as tried: 3 of 150 updates) now and
-then misses the wake-up for an update, and answers it at its next event, up to a second later; another one wakes it.
-"""
-
-
 async def send(zone: Zone, update: dns.update.UpdateMessage) -> int:
-    """The answer's rcode. RouteUnavailable when no answer came, so that nobody knows whether it took effect.
-
-    The update may be carried out twice: its prerequisites must make the second time a refusal, or change nothing. So a
-    refusal may be the answer to our own second: the caller looks at what stands there.
-    """
-    first = asyncio.ensure_future(_exchange(zone, update))
-    sent = {first}
-    try:
-        done, _ = await asyncio.wait(sent, timeout=HEDGE_S)
-        if not done:
-            sent.add(asyncio.ensure_future(_exchange(zone, copy.deepcopy(update))))
-            await asyncio.wait(sent, return_when=asyncio.FIRST_COMPLETED)
-        answered = [each.result() for each in sent if each.done() and each.exception() is None]
-        if answered:
-            return min(answered)  # NOERROR is 0
-        return await first
-    finally:
-        for each in sent:
-            each.cancel()
-
-
-async def _exchange(zone: Zone, update: dns.update.UpdateMessage) -> int:
+    """The answer's rcode. RouteUnavailable when no answer came, so that nobody knows whether it took effect."""
     host, port = _where(zone.servers[0])
     try:
         answer = await dns.asyncquery.tcp(update, host, timeout=LIMIT_S, port=port)

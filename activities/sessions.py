@@ -25,8 +25,8 @@ else:  # generic for the type checker only
 CONNECT_S = 1.0
 """Limit of one connection attempt to a server that may be frozen."""
 COMMAND_S = 3.0
-"""Limit of one statement, unless it says otherwise. asyncpg sends a cancel then, and a commit whose wait for standbys is
-cancelled counts: so the proof of a fence closes its socket instead (fencing.prove_fence)."""
+"""Limit of one statement, unless it says otherwise. asyncpg sends a cancel then, and a commit whose wait for standbys
+is cancelled counts: so the proof of a fence closes its socket instead (fencing.prove_fence)."""
 
 BROKEN = (
     OSError,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 
 from schemas.base import Fact
-from schemas.facts import EpochRecord, MemberFacts
-from schemas.topology import DatabaseService, DnsRoute, PgBouncerRoute, Zone
+from schemas.facts import EpochRecord, MemberFacts, Probe
+from schemas.topology import DatabaseService, PgBouncerRoute, Zone
 
 
 class Estate(Fact):
@@ -40,6 +40,7 @@ class Sighting(Fact):
     state: str
     first_failure: datetime | None
     at: datetime
+    last: Probe
     detail: str = ""
 
 
@@ -139,11 +140,10 @@ class PoolerOrder(Fact):
 
 
 class DnsOrder(Fact):
-    """Move the address in the same update in which the record becomes `wanted`: both or neither."""
+    """The record becomes `wanted` if it is still `seen`, and every name of the service leads to `target`."""
 
     service: DatabaseService
     zone: Zone
-    route: DnsRoute
     target: str
     seen: EpochRecord
     wanted: EpochRecord

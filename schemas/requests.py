@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from schemas.base import Declared, Fact, Name
+from schemas.facts import Probe
 
 
 class Suspicion(Fact):
@@ -16,6 +17,12 @@ class Suspicion(Fact):
     member: str
     first_failure: datetime
     regions: list[str]
+    votes: list[Probe] = []
+    """The last failed probe of each of them, made while the watch counted."""
+    epoch: int | None = None
+    """The epoch that this watch holds in reserve: the run need not claim another."""
+    holder: str = ""
+    """Who holds it, as the record says."""
 
 
 class FailoverRequest(Declared):

@@ -40,7 +40,8 @@ log = logging.getLogger("lifeboat.worker")
 
 WORKFLOWS: list[type] = [DatabaseFailover, Lock, Watch]
 ACTIVITIES: list[Any] = [
-    dns.move_address,
+    dns.choose_and_lead,
+    dns.confirm_names,
     epoch.claim_epoch,
     epoch.establish_epoch,
     epoch.read_record,
@@ -71,7 +72,7 @@ ACTIVITIES: list[Any] = [
 
 SANDBOX = SandboxedWorkflowRunner(
     restrictions=SandboxRestrictions.default.with_passthrough_modules(
-        "schemas", "activities", "workflows.policy", "pydantic", "pydantic_core"
+        "schemas", "activities", "workflows.policy", "workflows.narrative", "pydantic", "pydantic_core"
     )
 )
 

@@ -107,6 +107,7 @@ class DatabaseRunbook(Runbook):
                 await self.undo_all()
             self.outcome = "failed"
             raise
+        self.calm()
         self.outcome = report.outcome
         self.attribute("LifeboatOutcome", report.outcome)
         self.attribute("LifeboatStep", "")
@@ -181,28 +182,33 @@ class DatabaseRunbook(Runbook):
         self.estate.service.member(self.suspect)
         first_failure = request.suspicion.first_failure if request.suspicion else None
         death = Death(state="ask", reason="nothing was seen")
+        votes = list(request.suspicion.votes) if request.suspicion else []
         for _ in range(CONFIRM_ROUNDS):
             looking = asyncio.ensure_future(self.observe())
-            asking = [asyncio.ensure_future(self.probe_from(region, self.suspect)) for region in self.estate.vantages]
+            # The watch's own votes are a moment old: they are heard first, and every region is asked again only if
+            # they, with what the standbys say, do not settle it.
+            asking = [
+                asyncio.ensure_future(self.probe_from(region, self.suspect))
+                for region in (self.estate.vantages if len(votes) < self.estate.service.detection.quorum else [])
+            ]
             pending: Sequence[asyncio.Future[Any]] = [looking, *asking]
             while pending and death.state != "dead":
                 _, pending = await workflow.wait(list(pending), return_when=asyncio.FIRST_COMPLETED)
                 if looking.done():
                     seen = looking.result()
-                    votes = [each.result() for each in asking if each.done()]
+                    answers = [each.result() for each in asking if each.done()]
+                    known = [*votes, *(answer for answer in answers if answer is not None)]
                     death = judge_death(
-                        self.estate.service,
-                        self.suspect,
-                        [vote for vote in votes if vote is not None],
-                        seen.members,
-                        first_failure=first_failure,
+                        self.estate.service, self.suspect, known, seen.members, first_failure=first_failure
                     )
-                    failed = [vote.at for vote in votes if vote is not None and vote.outcome in ("refused", "timeout")]
+                    failed = [vote.at for vote in known if vote.outcome in ("refused", "timeout")]
                     if first_failure is None and failed:
                         first_failure = min(failed)
-            if death.state != "wait":
+            if death.state == "dead" or (not votes and death.state != "wait"):
                 break
-            await workflow.sleep(timedelta(seconds=max(death.wait_s, 0.05)), summary="until silence is proof")
+            votes = []
+            if death.state == "wait":
+                await workflow.sleep(timedelta(seconds=max(death.wait_s, 0.05)), summary="until silence is proof")
         if death.state == "wait":
             death = death.model_copy(update={"state": "ask"})
         assert seen is not None
@@ -330,10 +336,14 @@ class DatabaseRunbook(Runbook):
         stall = StallOrder(service=self.estate.service, member=self.suspect, epoch=self.record.epoch)
         if self.assessment.death.state != "dead":
             self.stop_old_primary()
-        fenced, stalled = await self.together(
-            self.disconnect(self.suspect),
-            self.do(fencing.stall_primary, stall, limit=6, total=20, heartbeat=None),
-        )
+        if self.assessment.death.state == "dead" and self.assessment.verdict.kind == "none":
+            fenced = await self.disconnect(self.suspect)
+            stalled = ProofResult(acknowledged=True, evidence=f"{self.suspect} is dead, so it is not stalled")
+        else:
+            fenced, stalled = await self.together(
+                self.disconnect(self.suspect),
+                self.do(fencing.stall_primary, stall, limit=6, total=20, heartbeat=None),
+            )
         self.fenced, self.bound = fenced, self.record
         self.stalled, self.stall_evidence = not stalled.acknowledged, stalled.evidence
         if self.stalled:
@@ -373,8 +383,8 @@ class DatabaseRunbook(Runbook):
         follow = FollowOrder(service=service, leader=self.suspect, members=direct, epoch=self.record.epoch)
         await self.do(fencing.reconnect_standbys, follow, limit=30, total=300)
         cleared = self.record.model_copy(update={"candidate": None, "candidate_voters": [], "verdict": ""})
-        change = RecordOrder(zone=self.estate.zone, service=self.service_name, seen=self.record, wanted=cleared)
-        self.record = await self.do(epoch.write_record, change, limit=10, total=300)
+        back = DnsOrder(service=service, zone=self.estate.zone, target=self.suspect, seen=self.record, wanted=cleared)
+        self.record = await self.do(dns.choose_and_lead, back, limit=10, total=300, heartbeat=None)
 
     async def prove_fence(self) -> Fence:
         """What keeps the old primary from acknowledging, strongest first, and a write that shows it."""
@@ -404,23 +414,27 @@ class DatabaseRunbook(Runbook):
 
     # Routes and followers
 
-    async def move_routes(self, leader: str) -> list[str]:
-        """Every route at once; the record names the new leader in the same update as the first name."""
-        service = self.estate.service
-        wanted = self.record.model_copy(
+    def final_record(self) -> EpochRecord:
+        """The record once the candidate leads: its own set binds, and the old one no more."""
+        return self.record.model_copy(
             update={
-                "leader": leader,
+                "leader": self.record.candidate,
                 "w": self.w,
                 "voters": self.record.candidate_voters,
                 "candidate": None,
                 "candidate_voters": [],
             }
         )
+
+    async def move_routes(self, leader: str) -> list[str]:
+        """Poolers are led to the new leader, and the names, which moved with the choice, seen at every server."""
+        service, zone = self.estate.service, self.estate.zone
+        names = DnsOrder(service=service, zone=zone, target=leader, seen=self.record, wanted=self.record)
         works: list[Awaitable[ProofResult]] = [
             self.do(pooler.point_pooler, self._pooler_order(route, leader), limit=8, total=20)
             for route in service.poolers()
         ]
-        works.append(self._move_names(leader, wanted))
+        works.append(self.do(dns.confirm_names, names, limit=8, total=20, heartbeat=None))
         results = await asyncio.gather(*works, return_exceptions=True)
         failed = [result for result in results if isinstance(result, BaseException)]
         for failure in failed:
@@ -428,19 +442,12 @@ class DatabaseRunbook(Runbook):
                 raise failure
         if failed:
             raise ApplicationError("; ".join(reason_of(failure) for failure in failed), type="RouteUnavailable")
-        self.record = wanted
         return [result.evidence for result in results if isinstance(result, ProofResult)]
 
-    async def _move_names(self, leader: str, wanted: EpochRecord) -> ProofResult:
-        service, zone = self.estate.service, self.estate.zone
-        evidence = []
-        for route in service.dns_routes():
-            order = DnsOrder(service=service, zone=zone, route=route, target=leader, seen=self.record, wanted=wanted)
-            evidence.append((await self.do(dns.move_address, order, limit=8, total=20, heartbeat=None)).evidence)
-        if not evidence:
-            change = RecordOrder(zone=zone, service=self.service_name, seen=self.record, wanted=wanted)
-            await self.do(epoch.write_record, change, limit=8, total=20, heartbeat=None)
-        return ProofResult(acknowledged=True, evidence="; ".join(evidence) or "the record names the new leader")
+    async def write_final_record(self) -> None:
+        wanted = self.final_record()
+        change = RecordOrder(zone=self.estate.zone, service=self.service_name, seen=self.record, wanted=wanted)
+        self.record = await self.do(epoch.write_record, change, limit=10, total=60, heartbeat=None)
 
     async def write_through_routes(self, leader: str) -> list[RouteWrite]:
         """Every region that has a worker writes through every route."""

@@ -11,18 +11,18 @@ from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
-    from activities import epoch, estate, promotion
+    from activities import dns, estate, promotion
     from schemas.decisions import Assessment, Death, Fence
     from schemas.facts import EpochRecord, MemberFacts, RouteWrite
     from schemas.orders import (
         AnnounceOrder,
+        DnsOrder,
         FenceResult,
         FollowResult,
         NamesOrder,
         Observation,
         PromoteOrder,
         PromoteResult,
-        RecordOrder,
     )
     from schemas.reports import DecisionReport, Report
     from schemas.requests import FailoverRequest
@@ -73,7 +73,8 @@ class DatabaseFailover(DatabaseRunbook):
         await locking
         await self.step(DECIDE, lambda: self.decide(request), told=lambda d: f"{d.answer} by {d.by}")
 
-        self.record = await self.step(CLAIM, lambda: self.claim(seen), told=lambda r: f"epoch {r.epoch}")
+        self.urgent = True
+        self.record = await self.step(CLAIM, lambda: self.claim(request, seen), told=lambda r: f"epoch {r.epoch}")
         _, fenced = await self.together(
             self.step(HOLD, self.hold_poolers, undo=("Resume the poolers", self.resume_poolers)),
             self.step(
@@ -95,6 +96,7 @@ class DatabaseFailover(DatabaseRunbook):
         )
         await self.step_or_skip(ROUTE, self.route_clients, told="; ".join)
         await self.step_or_skip(VERIFY, self.verify, told=lambda f: f.evidence)
+        self.calm()
         await self.step_or_skip(FOLLOW, self.follow, told=self.follow_text)
         await self.step_or_skip(NOTIFY, self.notify)
 
@@ -128,8 +130,14 @@ class DatabaseFailover(DatabaseRunbook):
             return decision
         return await self.ask_for(go, assessment)
 
-    async def claim(self, seen: Observation) -> EpochRecord:
-        """From here an older run changes nothing."""
+    async def claim(self, request: FailoverRequest, seen: Observation) -> EpochRecord:
+        """From here an older run changes nothing. The watch that started this run holds an epoch for it in reserve."""
+        suspicion = request.suspicion
+        held = (suspicion.epoch, suspicion.holder) if suspicion else None
+        if seen.record is not None and (seen.record.epoch, seen.record.run) == held:
+            self.epoch = seen.record.epoch
+            self.number("LifeboatEpoch", self.epoch)
+            return seen.record
         first = seen.record or await self.first_record(seen)
         return await self.claim_after(first)
 
@@ -172,13 +180,16 @@ class DatabaseFailover(DatabaseRunbook):
         self.w, self.names = follower_names(service, survivors)
         wanted = self.record.model_copy(
             update={
+                "run": workflow.info().workflow_id,
                 "candidate": final.choice.candidate,
                 "candidate_voters": survivors if self.w else [],
                 "verdict": final.verdict.text(),
             }
         )
-        order = RecordOrder(zone=self.estate.zone, service=self.service_name, seen=self.record, wanted=wanted)
-        return await self.do(epoch.write_record, order)
+        order = DnsOrder(
+            service=service, zone=self.estate.zone, target=final.choice.candidate, seen=self.record, wanted=wanted
+        )
+        return await self.do(dns.choose_and_lead, order, heartbeat=None)
 
     async def promote(self, request: FailoverRequest, death: Death) -> PromoteResult:
         """The recorded candidate and no other; if it dies, a new epoch chooses by the same inequality."""
@@ -224,8 +235,9 @@ class DatabaseFailover(DatabaseRunbook):
 
     async def follow(self) -> FollowResult:
         """Every other standby streams from the new primary; one that can't is named for its rejoin."""
-        result, _ = await asyncio.gather(
+        result, _, _ = await asyncio.gather(
             self.let_follow(self.promoted.member),
+            self.write_final_record(),
             self.do(
                 promotion.checkpoint,
                 NamesOrder(

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any, ClassVar, TypeVar
 
 from temporalio import workflow
-from temporalio.common import RetryPolicy, SearchAttributeKey
+from temporalio.common import RetryPolicy, SearchAttributeKey, SearchAttributeUpdate
 from temporalio.exceptions import (
     ActivityError,
     ApplicationError,
@@ -90,6 +90,9 @@ class Runbook:
         self.waiting = timedelta()
         self.rto_s = 0.0
         self.past_no_return = False
+        self.urgent = False
+        """Clients wait for the next step: search attributes, each of which costs the server a write, are put off."""
+        self._later: dict[str, SearchAttributeUpdate[Any]] = {}
         self.outcome = ""
         self.held = False
         self.epoch: int | None = None
@@ -137,10 +140,24 @@ class Runbook:
         workflow.set_current_details(details_text(self.state()))
 
     def attribute(self, name: str, value: str) -> None:
-        workflow.upsert_search_attributes([SearchAttributeKey.for_keyword(name).value_set(value)])
+        self._upsert(name, SearchAttributeKey.for_keyword(name).value_set(value))
 
     def number(self, name: str, value: int) -> None:
-        workflow.upsert_search_attributes([SearchAttributeKey.for_int(name).value_set(value)])
+        self._upsert(name, SearchAttributeKey.for_int(name).value_set(value))
+
+    def _upsert(self, name: str, update: SearchAttributeUpdate[Any]) -> None:
+        if self.urgent and self._parked is None:
+            self._later[name] = update
+        else:
+            workflow.upsert_search_attributes([*self._later.values(), update])
+            self._later.clear()
+
+    def calm(self) -> None:
+        """Clients are served: what was put off is done now."""
+        self.urgent = False
+        if self._later:
+            workflow.upsert_search_attributes(list(self._later.values()))
+            self._later.clear()
 
     # Doors: a signal needs no live worker; an update is validated and answered. Both rest on the same decisions.
 

@@ -19,6 +19,7 @@ with workflow.unsafe.imports_passed_through():
     from schemas.attributes import TASK_QUEUE, region_queue
     from schemas.facts import EpochRecord
     from schemas.orders import (
+        ClaimOrder,
         EstablishOrder,
         Estate,
         KeepOrder,
@@ -64,7 +65,7 @@ class Watch:
             schedule_to_close_timeout=timedelta(seconds=30),
             retry_policy=RETRY,
         )
-        self.record = await self.establish()
+        self.record = await self.reserve(await self.establish())
         regions = [asyncio.ensure_future(self.region(name)) for name in self.estate.vantages]
         keeping = asyncio.ensure_future(self.keep())
         try:
@@ -88,7 +89,14 @@ class Watch:
         request = FailoverRequest(
             service=self.estate.service.name,
             reason=f"{self.record.leader} fails the probes of {', '.join(sorted(self.down))}",
-            suspicion=Suspicion(member=self.record.leader, first_failure=first, regions=sorted(self.down)),
+            suspicion=Suspicion(
+                member=self.record.leader,
+                first_failure=first,
+                regions=sorted(self.down),
+                votes=[sighting.last for sighting in self.down.values()],
+                epoch=self.record.epoch,
+                holder=self.record.run,
+            ),
         )
         try:
             await workflow.execute_child_workflow(
@@ -150,6 +158,29 @@ class Watch:
             await workflow.sleep(wait, summary="no single primary, or no epoch store")
             wait = min(wait * 2, 60.0)
 
+    async def reserve(self, record: EpochRecord) -> EpochRecord:
+        """Claim an epoch ahead of time, for the one run that this watch will start (docs/adr/0015).
+
+        Without it nothing is lost but the time of a claim: an epoch store that is out of reach doesn't stop the watch.
+        """
+        order = ClaimOrder(
+            zone=self.estate.zone,
+            service=self.estate.service.name,
+            run=f"watch/{workflow.info().run_id}",
+            seen=record,
+        )
+        try:
+            return await workflow.execute_activity(
+                epoch.claim_epoch,
+                order,
+                start_to_close_timeout=timedelta(seconds=5),
+                schedule_to_close_timeout=timedelta(seconds=5),
+                retry_policy=RETRY,
+            )
+        except FailureError as error:
+            workflow.logger.warning("no epoch is held in reserve: %s", reason_of(error))
+            return record
+
     async def keep(self) -> None:
         """Keep the synchronous set and its record in step with the voters that stream (policy/voters.py)."""
         service, seen = self.estate.service, ""
@@ -194,8 +225,10 @@ class Watch:
             return False
         wanted = record.model_copy(update={"w": change.w, "voters": change.voters})
         write = RecordOrder(zone=zone, service=service.name, seen=record, wanted=wanted)
+        # The epoch in reserve is the next run's: what the watch does to the node is older than that.
+        held = record.epoch - 1 if record.run == self.record.run else record.epoch
         names = NamesOrder(
-            service=service, leader=record.leader, names=render_names(change.w, change.voters), epoch=record.epoch
+            service=service, leader=record.leader, names=render_names(change.w, change.voters), epoch=held
         )
 
         async def act(activity: Callable[[Any], Awaitable[object]], order: object) -> None:

@@ -85,8 +85,8 @@ async def test_a_whole_failover_with_each_activity_twice(scene: Scene) -> None:
     assert "not stalled" in (await twice(fencing.stall_primary, stall)).evidence
 
     chosen = record.model_copy(update={"candidate": "pg-east-2", "candidate_voters": ["pg-east-3"], "verdict": "none"})
-    choice = RecordOrder(zone=zone, service=service.name, seen=record, wanted=chosen)
-    assert await twice(epoch.write_record, choice) == chosen
+    choice = DnsOrder(service=service, zone=zone, target="pg-east-2", seen=record, wanted=chosen)
+    assert await twice(dns.choose_and_lead, choice) == chosen
     promote = PromoteOrder(
         service=service, zone=zone, record=chosen, names='ANY 1 ("pg-east-3")', survivors=["pg-east-3"]
     )
@@ -101,9 +101,9 @@ async def test_a_whole_failover_with_each_activity_twice(scene: Scene) -> None:
         assert "leads to pg-east-2" in (await twice(pooler.point_pooler, order)).evidence
         held = PoolerOrder(service=service, route=route, target="pg-east-1", epoch=1)
         assert "already leads elsewhere" in (await twice(pooler.hold_pooler, held)).evidence
-    for name in service.dns_routes():
-        move = DnsOrder(service=service, zone=zone, route=name, target="pg-east-2", seen=chosen, wanted=routed)
-        await twice(dns.move_address, move)
+    await twice(dns.confirm_names, choice)
+    final = RecordOrder(zone=zone, service=service.name, seen=chosen, wanted=routed)
+    assert await twice(epoch.write_record, final) == routed
     assert await scene.epoch() == routed
     verify = VerifyOrder(service=service, zone=zone, region="us-east-1", run="hand-1", expected="pg-east-2")
     writes = await twice(probes.verify_routes, verify)
