@@ -7,9 +7,9 @@ import asyncio
 import asyncpg
 from temporalio import activity
 
-from activities.sessions import BROKEN, Session, host_port, nudge, open_session, session
+from activities.sessions import BROKEN, Session, host_port, literal, nudge, open_session, session
 from activities.stamp import guarded
-from activities.survey import look_at_all, read_member, upstream
+from activities.survey import look_at_all, read_member
 from schemas.facts import MemberFacts
 from schemas.failures import EpochSuperseded, MemberUnreachable, NotYet
 from schemas.orders import (
@@ -42,9 +42,13 @@ def conninfo(service: DatabaseService, standby: Member, leader: Member) -> str:
 
 
 async def set_conninfo(conn: Session, value: str) -> None:
-    literal = await conn.fetchval("SELECT quote_literal($1::text)", value)
-    await conn.execute(f"ALTER SYSTEM SET primary_conninfo = {literal}")
+    await conn.execute(f"ALTER SYSTEM SET primary_conninfo = {literal(value)}")
     await nudge(conn)
+
+
+_CONNECTED = """
+SELECT current_setting('primary_conninfo') <> '' OR EXISTS (SELECT FROM pg_stat_wal_receiver)
+"""
 
 
 async def _disconnect(order: FenceOrder, member: Member) -> MemberFacts:
@@ -54,11 +58,8 @@ async def _disconnect(order: FenceOrder, member: Member) -> MemberFacts:
             await set_conninfo(conn, "")
         async with asyncio.timeout(2.0):
             # A receiver that is gone has flushed all that it got: the position no longer moves.
-            while await conn.fetchval("SELECT count(*) FROM pg_stat_wal_receiver") or upstream(
-                await conn.fetchval("SELECT current_setting('primary_conninfo')")
-            ):
-                await nudge(conn)
-                await asyncio.sleep(0.01)
+            while await conn.fetchval(_CONNECTED):
+                await asyncio.sleep(0.003)
         return await read_member(conn, member)
 
 
@@ -74,7 +75,9 @@ async def disconnect_standbys(order: FenceOrder) -> FenceResult:
     voters = [m for m in direct if m.name in order.voters]
     done: dict[str, MemberFacts] = {}
     missed: dict[str, str] = {}
-    for group in (asynchronous, voters, voters):
+    # Nothing can reach a dead primary's standbys past the fork, so that all are disconnected at once.
+    groups = (asynchronous + voters,) if order.at_once else (asynchronous, voters)
+    for group in (*groups, voters):
         group = [member for member in group if member.name not in done]  # the voters' second turn: those missed
         results = await asyncio.gather(*(_disconnect(order, m) for m in group), return_exceptions=True)
         for member, result in zip(group, results, strict=True):
@@ -188,8 +191,7 @@ async def unstall_primary(order: StallOrder) -> ProofResult:
 
 async def _set_names(conn: Session, names: str) -> None:
     """Set synchronous_standby_names, and wait until this session shows it: the postmaster has reloaded then."""
-    literal = await conn.fetchval("SELECT quote_literal($1::text)", names)
-    await conn.execute(f"ALTER SYSTEM SET synchronous_standby_names = {literal}")
+    await conn.execute(f"ALTER SYSTEM SET synchronous_standby_names = {literal(names)}")
     async with asyncio.timeout(2.0):
         while await conn.fetchval("SELECT current_setting('synchronous_standby_names')") != names:
             await nudge(conn)

@@ -84,9 +84,7 @@ async def promote_candidate(order: PromoteOrder) -> PromoteResult:
             if stamped == record.epoch or order.adopt:
                 return await _result(conn, candidate.name, already=True)
             raise PromotionRefused(f"{candidate.name} leads already, on the stamp of epoch {stamped}")
-        async with guarded(conn, record.epoch):
-            await set_names(conn, order.names)
-        await asyncio.gather(*(_point(order, standby, candidate) for standby in survivors))
+        await asyncio.gather(_start_with(conn, order), *(_point(order, standby, candidate) for standby in survivors))
         nudges = [asyncio.create_task(_nudge_until(order, standby, done)) for standby in survivors]
         try:
             position = await conn.fetchval(_POSITION)
@@ -105,16 +103,39 @@ async def promote_candidate(order: PromoteOrder) -> PromoteResult:
                     await nudge(conn)
                     activity.heartbeat("promoting")
                     await asyncio.sleep(NUDGE_S)
-            result = await _result(conn, candidate.name, already=False)
-            with contextlib.suppress(TimeoutError):
-                # Not a condition of the promotion: clients may be routed while the survivors change timeline.
-                async with asyncio.timeout(0.5):
-                    while survivors and not await _caught_up(conn, order.survivors, result.fork):
-                        await asyncio.sleep(NUDGE_S / 2)
-            return result
+            return await _result(conn, candidate.name, already=False)
         finally:
             done.set()
             await asyncio.gather(*nudges)
+
+
+async def _start_with(conn: Session, order: PromoteOrder) -> None:
+    async with guarded(conn, order.record.epoch):
+        await set_names(conn, order.names)
+
+
+@activity.defn
+async def settle_survivors(order: PromoteOrder) -> list[str]:
+    """Keep the survivors awake until they follow the new timeline: its first commit waits for them.
+
+    Beside the routing of clients, since neither waits for the other. Those that don't come are left to `follow`.
+    """
+    service, record = order.service, order.record
+    candidate = service.member(record.candidate or record.leader)
+    done = asyncio.Event()
+    nudges = [asyncio.create_task(_nudge_until(order, service.member(name), done)) for name in order.survivors]
+    try:
+        async with session(service, candidate) as conn:
+            written = await conn.fetchval("SELECT (pg_current_wal_lsn() - '0/0')::bigint")
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(2.0):
+                    while order.survivors and not await _caught_up(conn, order.survivors, written):
+                        await asyncio.sleep(NUDGE_S / 2)
+                    return order.survivors
+    finally:
+        done.set()
+        await asyncio.gather(*nudges)
+    return []
 
 
 @activity.defn

@@ -110,6 +110,11 @@ async def session(service: DatabaseService, member: Member, *, limit: float = CO
         kept.append(conn)
 
 
+def literal(value: str) -> str:
+    """A string constant, for statements that take no parameters (standard_conforming_strings is on)."""
+    return "'" + value.replace("'", "''") + "'"
+
+
 async def nudge(conn: Session) -> None:
     """Reload the configuration: it also wakes a startup process that waits out wal_retrieve_retry_interval."""
     await conn.execute("SELECT pg_reload_conf()")

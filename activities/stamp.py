@@ -31,17 +31,18 @@ async def stamp_of(conn: Session) -> int:
     return int(await conn.fetchval(f"SELECT {STAMP}"))
 
 
-async def _lock(conn: Session) -> None:
-    await conn.execute("SET lock_timeout = '500ms'")
+async def _lock(conn: Session, epoch: int) -> None:
     for attempt in range(4):
         try:
-            await conn.execute("SELECT pg_advisory_lock($1)", LOCK)
+            await conn.execute(f"SET lock_timeout = '500ms'; SELECT pg_advisory_lock({LOCK}); SET lock_timeout = 0")
         except asyncpg.LockNotAvailableError:
+            before = await stamp_of(conn)
+            if before > epoch:
+                raise EpochSuperseded(f"the node carries epoch {before}, this run {epoch}") from None
             # Whoever holds it for so long is frozen or dead; what it had in mind ends with its session.
             if attempt >= 1:
                 await conn.execute(_HOLDERS, LOCK)
         else:
-            await conn.execute("SET lock_timeout = 0")
             return
     raise MemberUnreachable("the advisory lock of the epoch stays taken")
 
@@ -49,10 +50,7 @@ async def _lock(conn: Session) -> None:
 @contextlib.asynccontextmanager
 async def guarded(conn: Session, epoch: int) -> AsyncIterator[None]:
     """Hold the node's lock and stamp it with `epoch`; EpochSuperseded if it carries a newer one."""
-    before = await stamp_of(conn)
-    if before > epoch:
-        raise EpochSuperseded(f"the node carries epoch {before}, this run {epoch}")
-    await _lock(conn)
+    await _lock(conn, epoch)
     try:
         held = await stamp_of(conn)
         if held > epoch:
@@ -61,9 +59,8 @@ async def guarded(conn: Session, epoch: int) -> AsyncIterator[None]:
             # ALTER SYSTEM takes a custom parameter only after this session has made it known (PostgreSQL 15).
             await conn.execute(f"SET lifeboat.epoch = '{epoch:d}'")
             await conn.execute(f"ALTER SYSTEM SET lifeboat.epoch = '{epoch:d}'")
-            await conn.execute("RESET lifeboat.epoch")
         yield
     finally:
         if not conn.is_closed():
             with contextlib.suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
-                await conn.execute("SELECT pg_advisory_unlock($1)", LOCK)
+                await conn.execute(f"RESET lifeboat.epoch; SELECT pg_advisory_unlock({LOCK})")

@@ -76,6 +76,8 @@ class FenceOrder(Fact):
     epoch: int
     voters: list[str]
     """The members to disconnect last."""
+    at_once: bool = False
+    """The suspect is dead, so that the order does not matter."""
 
 
 class FenceResult(Fact):

@@ -67,12 +67,23 @@ ACTIVITIES: list[Any] = [
     promotion.checkpoint,
     promotion.confirm_commit,
     promotion.promote_candidate,
+    promotion.settle_survivors,
     survey.observe,
 ]
 
 SANDBOX = SandboxedWorkflowRunner(
     restrictions=SandboxRestrictions.default.with_passthrough_modules(
-        "schemas", "activities", "workflows.policy", "workflows.narrative", "pydantic", "pydantic_core"
+        # Each module that is not passed through is executed anew for each run: 85 ms of the first workflow task here.
+        # These hold no state; the runbooks themselves stay inside.
+        "schemas",
+        "activities",
+        "workflows.policy",
+        "workflows.narrative",
+        "workflows.reporting",
+        "workflows.runbook",
+        "workflows.database",
+        "pydantic",
+        "pydantic_core",
     )
 )
 

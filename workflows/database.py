@@ -328,7 +328,13 @@ class DatabaseRunbook(Runbook):
     async def disconnect(self, suspect: str) -> FenceResult:
         """Disconnect and stamp every direct standby of a suspect, the voters of every set that binds last."""
         bound = {*self.record.voters, *self.record.candidate_voters}
-        order = FenceOrder(service=self.estate.service, suspect=suspect, epoch=self.record.epoch, voters=sorted(bound))
+        order = FenceOrder(
+            service=self.estate.service,
+            suspect=suspect,
+            epoch=self.record.epoch,
+            voters=sorted(bound),
+            at_once=self.assessment.death.state == "dead",
+        )
         return await self.do(fencing.disconnect_standbys, order, limit=15, total=60)
 
     async def fence_old_primary(self) -> FenceResult:

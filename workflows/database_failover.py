@@ -194,14 +194,7 @@ class DatabaseFailover(DatabaseRunbook):
     async def promote(self, request: FailoverRequest, death: Death) -> PromoteResult:
         """The recorded candidate and no other; if it dies, a new epoch chooses by the same inequality."""
         while True:
-            order = PromoteOrder(
-                service=self.estate.service,
-                zone=self.estate.zone,
-                record=self.record,
-                names=self.names,
-                survivors=self.record.candidate_voters,
-                adopt=self.adopted,
-            )
+            order = self.promotion_order()
             try:
                 return await self.do(promotion.promote_candidate, order, limit=30, total=60, attempts=8, heartbeat=2.0)
             except ActivityError:
@@ -214,10 +207,24 @@ class DatabaseFailover(DatabaseRunbook):
                 refenced = await self.disconnect(candidate)
                 self.record = await self.compare(request, death, refenced, lost)
 
+    def promotion_order(self) -> PromoteOrder:
+        return PromoteOrder(
+            service=self.estate.service,
+            zone=self.estate.zone,
+            record=self.record,
+            names=self.names,
+            survivors=self.record.candidate_voters,
+            adopt=self.adopted,
+        )
+
     async def route_clients(self) -> list[str]:
         """Every route at once; one that can't be confirmed parks the run, with the others already moved."""
         assert self.record.candidate is not None
-        return await self.move_routes(self.record.candidate)
+        routed, _ = await self.together(
+            self.move_routes(self.record.candidate),
+            self.do(promotion.settle_survivors, self.promotion_order(), limit=5, total=10, heartbeat=None),
+        )
+        return list(routed)
 
     async def verify(self) -> Fence:
         """A write and its reading back through every route from every region, and the proof that the fence holds."""
