@@ -57,8 +57,12 @@ async def open_session(
     password: str | None = None,
     database: str | None = None,
     limit: float = CONNECT_S,
+    statements: int = 0,
 ) -> Session:
-    """A new session as Lifeboat's own role (or `user`); MemberUnreachable within `limit` seconds otherwise."""
+    """A new session as Lifeboat's own role, or `user`; MemberUnreachable within `limit` seconds otherwise.
+
+    It keeps up to `statements` prepared ones; none through a pooler, which may give each another server.
+    """
     access = service.access
     sslmode: Any = access.sslmode
     try:
@@ -73,7 +77,7 @@ async def open_session(
                 ssl=False if sslmode == "disable" else sslmode,
                 timeout=limit,
                 command_timeout=COMMAND_S,
-                statement_cache_size=0,
+                statement_cache_size=statements,
                 server_settings={"application_name": "lifeboat"},
             ),
             limit + 0.5,
@@ -98,7 +102,7 @@ async def session(service: DatabaseService, member: Member, *, limit: float = CO
         except (*BROKEN, asyncpg.PostgresError):
             candidate.terminate()
     if conn is None:
-        conn = await open_session(service, member.host, member.port, limit=limit)
+        conn = await open_session(service, member.host, member.port, limit=limit, statements=20)
     try:
         yield conn
     except BaseException:

@@ -39,7 +39,7 @@ SELECT pg_is_in_recovery() AS in_recovery,
        {STAMP} AS stamp,
        r.status, r.sender_host, r.sender_port,
        extract(epoch FROM clock_timestamp() - r.last_msg_receipt_time)::float8 AS silent,
-       (SELECT setting::float8 / 1000 FROM pg_settings WHERE name = 'wal_receiver_timeout') AS receiver_timeout
+       extract(epoch FROM current_setting('wal_receiver_timeout')::interval)::float8 AS receiver_timeout
   FROM (SELECT 1) one LEFT JOIN pg_stat_wal_receiver r ON true
 """
 
@@ -63,7 +63,8 @@ async def read_member(conn: Session, member: Member) -> MemberFacts:
     """One member as it is now, over an open session."""
     row = await conn.fetchrow(_FACTS)
     assert row is not None
-    standbys = [Standby(**dict(found)) for found in await conn.fetch(_STANDBYS)]
+    fed = [] if row["in_recovery"] else await conn.fetch(_STANDBYS)
+    standbys = [Standby(**dict(found)) for found in fed]
     receiver = None
     if row["status"] is not None:
         receiver = Receiver(

@@ -75,14 +75,9 @@ class DatabaseFailover(DatabaseRunbook):
 
         self.urgent = True
         self.record = await self.step(CLAIM, lambda: self.claim(request, seen), told=lambda r: f"epoch {r.epoch}")
-        _, fenced = await self.together(
-            self.step(HOLD, self.hold_poolers, undo=("Resume the poolers", self.resume_poolers)),
-            self.step(
-                FENCE,
-                self.fence_old_primary,
-                undo=("Unfence the old primary", self.unfence),
-                told=self.fence_text,
-            ),
+        self.meanwhile(self.step(HOLD, self.hold_poolers, undo=("Resume the poolers", self.resume_poolers)))
+        fenced = await self.step(
+            FENCE, self.fence_old_primary, undo=("Unfence the old primary", self.unfence), told=self.fence_text
         )
         self.record = await self.step(
             COMPARE,
@@ -94,6 +89,7 @@ class DatabaseFailover(DatabaseRunbook):
         self.promoted = await self.step(
             PROMOTE, lambda: self.promote(request, death), told=lambda p: f"{p.member} leads on timeline {p.timeline}"
         )
+        await self.all_done()
         await self.step_or_skip(ROUTE, self.route_clients, told="; ".join)
         await self.step_or_skip(VERIFY, self.verify, told=lambda f: f.evidence)
         self.calm()

@@ -102,6 +102,7 @@ class Runbook:
         self._parked: tuple[str, bool] | None = None
         self._verdict_on_parked: str | None = None
         self._parking = asyncio.Lock()
+        self._beside: list[asyncio.Future[object]] = []
         self._abort: Verb | None = None
 
     # What people see
@@ -465,6 +466,17 @@ class Runbook:
         self.note(f"answer: {answer} by {decision.by}")
         return decision
 
+    def meanwhile(self, work: Awaitable[object]) -> None:
+        """Begin work that the next steps do not wait for; `all_done` does, and so does every end of the run."""
+        self._beside.append(asyncio.ensure_future(work))
+
+    async def all_done(self) -> None:
+        """Wait for what was begun meanwhile, and pass on its first failure."""
+        beside, self._beside = self._beside, []
+        for result in await asyncio.gather(*beside, return_exceptions=True):
+            if isinstance(result, BaseException):
+                raise result
+
     async def lock(self) -> None:
         """Take the service's lock for as long as this run is open; ServiceLocked names who holds it."""
         try:
@@ -508,6 +520,7 @@ class Runbook:
     async def undo_all(self) -> bool:
         """Undo in reverse order. One that fails becomes a task for a person, and the rest still run."""
         whole = True
+        await asyncio.gather(*self._beside, return_exceptions=True)
         while self._undos:
             title, undo = self._undos.pop()
             self._current = title

@@ -126,6 +126,8 @@ class Watch:
             )
             if until == "down":
                 self.down[region] = sighting
+                # The next second belongs to the failover, if there is one.
+                await workflow.sleep(1, summary=f"before {region} looks again")
             else:
                 self.down.pop(region, None)
 
