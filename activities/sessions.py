@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
+from asyncpg.connect_utils import SessionAttribute
 
 from activities.secrets import resolve
 from schemas.failures import MemberUnreachable
@@ -78,6 +79,7 @@ async def open_session(
                 timeout=limit,
                 command_timeout=COMMAND_S,
                 statement_cache_size=statements,
+                target_session_attrs=SessionAttribute.any,
                 server_settings={"application_name": "lifeboat"},
             ),
             limit + 0.5,

@@ -6,6 +6,12 @@ from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.envconfig import ClientConfig
 
+from schemas.failures import LifeboatError
+
+
+class ServerUnknown(LifeboatError):
+    """No Temporal server is named; give --address, or a profile or TEMPORAL_ADDRESS as for the stock command line."""
+
 
 async def connect(address: str | None = None, namespace: str | None = None) -> Client:
     """A client at `address` (host:port), or where TEMPORAL_* and the profile of temporal.toml point without one.
@@ -15,6 +21,8 @@ async def connect(address: str | None = None, namespace: str | None = None) -> C
     if address is not None:
         return await Client.connect(address, namespace=namespace or "default", data_converter=pydantic_data_converter)
     options = ClientConfig.load_client_connect_config()
+    if not options.get("target_host"):
+        raise ServerUnknown()
     if namespace is not None:
         options["namespace"] = namespace
     return await Client.connect(**options, data_converter=pydantic_data_converter)

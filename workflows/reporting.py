@@ -46,7 +46,7 @@ def build_report(run: DatabaseRunbook, outcome: Outcome, summary: str = "") -> R
         decided=run.decided or (run.decisions[-1].at if run.decisions else None),
         recovered=recovered,
         outage_s=outage,
-        machine_s=max((outage or (now - workflow.info().start_time).total_seconds()) - waiting, 0.0),
+        machine_s=max((now - workflow.info().start_time).total_seconds() - waiting, 0.0),
         waiting_s=waiting,
         rto_s=service.rto_s,
         rto_met=None if outage is None else outage <= service.rto_s,
