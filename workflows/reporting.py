@@ -59,12 +59,17 @@ def build_report(run: DatabaseRunbook, outcome: Outcome, summary: str = "") -> R
         fence=run.fence,
         receipt=receipt,
         routes=run.route_writes,
-        steps=run.steps,
+        # By their beginnings: of two that ran side by side the later one may have ended first.
+        steps=sorted(run.steps, key=lambda step: (step.started, _place(run, step.title))),
         decisions=run.decisions,
         escalations=run.escalations,
         unprotected=unprotected,
         tasks=run.tasks,
     )
+
+
+def _place(run: DatabaseRunbook, title: str) -> int:
+    return run.titles.index(title) if title in run.titles else len(run.titles)
 
 
 def report_line(report: Report) -> str:

@@ -90,7 +90,11 @@ class Scene:
                 return None
             return state if holds(state) else None
 
-        result: RunState = await self.until(what, found, limit)
+        try:
+            result: RunState = await self.until(what, found, limit)
+        except AssertionError as error:
+            told = "\n".join((await self.state(run)).journal)
+            raise AssertionError(f"{error}\n{told}") from None
         return result
 
     async def question(self, run: Run, limit: float = 40.0) -> RunState:
