@@ -158,6 +158,8 @@ class DatabaseFailover(DatabaseRunbook):
                 update={"failover": service.failover.model_copy(update={"candidates": able or gone})}
             ),
         )
+        # They vote, but they confirm nothing any more.
+        final = final.model_copy(update={"survivors": [name for name in final.survivors if name not in gone]})
         worse = covers(self.assessment, final)
         if worse is not None:
             go = may_go(
@@ -172,13 +174,12 @@ class DatabaseFailover(DatabaseRunbook):
         self.assessment = final
         if final.choice.candidate is None:
             raise Ended("refused", final.choice.reason)
-        survivors = [name for name in final.survivors if name not in gone]
-        self.w, self.names = follower_names(service, survivors)
+        self.w, self.names = follower_names(service, final.survivors)
         wanted = self.record.model_copy(
             update={
                 "run": workflow.info().workflow_id,
                 "candidate": final.choice.candidate,
-                "candidate_voters": survivors if self.w else [],
+                "candidate_voters": final.survivors if self.w else [],
                 "verdict": final.verdict.text(),
             }
         )
