@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
 import os
-import re
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,6 +28,31 @@ from schemas.state import RunState
 
 Run = WorkflowHandle[Any, Any]
 FIRST_STEPS_S = 20.0
+
+
+ROOT = Path(__file__).parents[2]
+
+
+def without_places(value: Any, places: dict[str, str]) -> Any:
+    """A history without the paths of the machine that it was recorded on, in payloads and stack traces too."""
+    if isinstance(value, dict):
+        return {
+            key: _payload(each, places) if key == "data" else without_places(each, places)
+            for key, each in value.items()
+        }
+    if isinstance(value, list):
+        return [without_places(each, places) for each in value]
+    if isinstance(value, str):
+        for place, neutral in places.items():
+            value = value.replace(place, neutral)
+    return value
+
+
+def _payload(data: Any, places: dict[str, str]) -> Any:
+    if not isinstance(data, str):
+        return without_places(data, places)
+    plain = base64.b64decode(data).decode("utf-8", errors="strict")
+    return base64.b64encode(without_places(plain, places).encode()).decode()
 
 
 class Scene:
@@ -137,10 +163,10 @@ class Scene:
         """Keep the run's history for the replay tests, when LIFEBOAT_RECORD names a folder."""
         folder = os.environ.get("LIFEBOAT_RECORD")
         if folder:
-            text = (await run.fetch_history()).to_json()
-            text = text.replace(str(self.lab.folder), "/var/tmp/lifeboat-lab")
-            text = re.sub(r'"[^"]*/bin/python[0-9.]*"', '"python"', text)
+            history = json.loads((await run.fetch_history()).to_json())
+            places = {str(self.lab.folder): "/var/tmp/lifeboat-lab", str(ROOT): "lifeboat"}
             Path(folder).mkdir(parents=True, exist_ok=True)
+            text = json.dumps(without_places(history, places), indent=1)
             (Path(folder) / f"{branch}.json").write_text(text + "\n", encoding="utf-8")
 
     async def epoch(self) -> EpochRecord | None:
