@@ -102,7 +102,7 @@ class DatabaseRunbook(Runbook):
             report = build_report(self, "needs a person" if self.tasks else "recovered, unprotected")
         except Ended as end:
             report = await self._end(end)
-        except BaseException:
+        except Exception:
             if not self.past_no_return:
                 await self.undo_all()
             self.outcome = "failed"

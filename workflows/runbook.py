@@ -17,7 +17,6 @@ from temporalio.exceptions import (
     ApplicationError,
     ChildWorkflowError,
     FailureError,
-    is_cancelled_exception,
 )
 
 with workflow.unsafe.imports_passed_through():
@@ -104,6 +103,7 @@ class Runbook:
         self._parking = asyncio.Lock()
         self._beside: list[asyncio.Future[object]] = []
         self._abort: Verb | None = None
+        self._cancelled = False
 
     # What people see
 
@@ -537,14 +537,18 @@ class Runbook:
         return whole
 
     async def shielded(self, work: Awaitable[T]) -> T:
-        """Await to the end whatever cancels come: one from the UI is taken as `abort`; nothing is left half done."""
+        """Await to the end whatever cancel comes: one from the UI is taken as `abort`; nothing is left half done.
+
+        A cancel without a reason is none of a person's: the worker evicts the run from its cache, and must be obeyed.
+        """
         task: asyncio.Future[T] = asyncio.ensure_future(work)
         while True:
             try:
                 return await asyncio.shield(task)
-            except (asyncio.CancelledError, FailureError) as error:
-                if task.done() or not is_cancelled_exception(error):
+            except asyncio.CancelledError:
+                if task.done() or self._cancelled or workflow.cancellation_reason() is None:
                     raise
+                self._cancelled = True
                 current = asyncio.current_task()
                 if current is not None:
                     current.uncancel()

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import os
+import sys
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -164,7 +165,7 @@ class Scene:
         folder = os.environ.get("LIFEBOAT_RECORD")
         if folder:
             history = json.loads((await run.fetch_history()).to_json())
-            places = {str(self.lab.folder): "/var/tmp/lifeboat-lab", str(ROOT): "lifeboat"}
+            places = {str(self.lab.folder): "/var/tmp/lifeboat-lab", str(ROOT): "lifeboat", sys.base_prefix: "python"}
             Path(folder).mkdir(parents=True, exist_ok=True)
             text = json.dumps(without_places(history, places), indent=1)
             (Path(folder) / f"{branch}.json").write_text(text + "\n", encoding="utf-8")
