@@ -17,6 +17,8 @@ from schemas.orders import ClaimOrder, EstablishOrder, Estate, RecordOrder
 from schemas.topology import Zone
 
 _TTL = 0
+RESERVE = "watch/"
+"""How the name of a holder begins that has only reserved the epoch (docs/adr/0015)."""
 
 
 def record_name(zone: Zone, service: str) -> str:
@@ -118,9 +120,10 @@ async def claim_epoch(order: ClaimOrder) -> EpochRecord:
         held = await read(order.zone, order.service)
         if held is None:
             raise EpochUnavailable("the record is gone")
-        if held.epoch == order.seen.epoch + 1 and held.run == order.run:
+        if held.epoch > order.seen.epoch and held.run == order.run:
             return held
-        if held.epoch != order.seen.epoch:
+        # An epoch that a watch holds in reserve is nobody's yet: whoever has the lock claims the one after it.
+        if held.epoch != order.seen.epoch and not (held.epoch == order.seen.epoch + 1 and held.run.startswith(RESERVE)):
             raise EpochSuperseded(f"epoch {held.epoch} is held by {held.run}")
         wanted = held.model_copy(update={"epoch": held.epoch + 1, "run": order.run, "verdict": ""})
         try:

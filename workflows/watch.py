@@ -163,8 +163,10 @@ class Watch:
     async def reserve(self, record: EpochRecord) -> EpochRecord:
         """Claim an epoch ahead of time, for the one run that this watch will start (docs/adr/0015).
 
-        Without it nothing is lost but the time of a claim: an epoch store that is out of reach doesn't stop the watch.
+        Never while a run is under way, which would be overtaken; one that begins meanwhile changes the record, and the
+        claim is refused. Without a reserve nothing is lost but the time of a claim.
         """
+        short = timedelta(seconds=5)
         order = ClaimOrder(
             zone=self.estate.zone,
             service=self.estate.service.name,
@@ -172,11 +174,19 @@ class Watch:
             seen=record,
         )
         try:
+            busy = await workflow.execute_activity(
+                estate.lock_holder,
+                LockQuestion(service=self.estate.service.name),
+                start_to_close_timeout=short,
+                schedule_to_close_timeout=short,
+            )
+            if busy:
+                return record
             return await workflow.execute_activity(
                 epoch.claim_epoch,
                 order,
-                start_to_close_timeout=timedelta(seconds=5),
-                schedule_to_close_timeout=timedelta(seconds=5),
+                start_to_close_timeout=short,
+                schedule_to_close_timeout=short,
                 retry_policy=RETRY,
             )
         except FailureError as error:
