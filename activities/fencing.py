@@ -166,7 +166,7 @@ async def stall_primary(order: StallOrder) -> ProofResult:
             if await conn.fetchval("SELECT pg_is_in_recovery()"):
                 return ProofResult(acknowledged=False, evidence=f"{member.name} is a standby")
             async with guarded(conn, order.epoch):
-                await _set_names(conn, STALLED)
+                await set_names(conn, STALLED)
             ended = await conn.fetchval(
                 "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
                 " WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
@@ -184,21 +184,18 @@ async def unstall_primary(order: StallOrder) -> ProofResult:
     async with session(order.service, member) as conn:
         if await conn.fetchval("SELECT current_setting('synchronous_standby_names')") == STALLED:
             async with guarded(conn, order.epoch):
-                await _set_names(conn, order.names)
+                await set_names(conn, order.names)
         names = await conn.fetchval("SELECT current_setting('synchronous_standby_names')")
     return ProofResult(acknowledged=True, evidence=f"{member.name} acknowledges with {names or 'no standby'}")
 
 
-async def _set_names(conn: Session, names: str) -> None:
+async def set_names(conn: Session, names: str) -> None:
     """Set synchronous_standby_names, and wait until this session shows it: the postmaster has reloaded then."""
     await conn.execute(f"ALTER SYSTEM SET synchronous_standby_names = {literal(names)}")
     async with asyncio.timeout(2.0):
         while await conn.fetchval("SELECT current_setting('synchronous_standby_names')") != names:
             await nudge(conn)
             await asyncio.sleep(0.005)
-
-
-set_names = _set_names
 
 
 @activity.defn

@@ -9,7 +9,7 @@ from temporalio import activity
 
 from schemas.failures import NodeControlFailed
 from schemas.orders import NodeOrder, NodeResult
-from schemas.topology import CommandControl, Member
+from schemas.topology import Member
 
 
 async def run_command(argv: list[str], limit: float) -> tuple[int, str]:
@@ -42,15 +42,11 @@ async def port_open(member: Member) -> bool:
     return True
 
 
-def _control(member: Member) -> CommandControl | None:
-    return member.control
-
-
 @activity.defn
 async def stop_node(order: NodeOrder) -> NodeResult:
     """Ensure that the server is stopped and stays so: autostart off, the stop command, then the port closed."""
     member = order.service.member(order.member)
-    control = _control(member)
+    control = member.control
     if control is None:
         return NodeResult(done=False, evidence=f"{member.name} has no node control in the topology")
     for argv in (control.autostart_off, control.stop):
@@ -68,7 +64,7 @@ async def stop_node(order: NodeOrder) -> NodeResult:
 async def start_node(order: NodeOrder) -> NodeResult:
     """Start a server that Lifeboat stopped, and let it start by itself again (undo of `stop_node`)."""
     member = order.service.member(order.member)
-    control = _control(member)
+    control = member.control
     if control is None:
         return NodeResult(done=True, evidence=f"{member.name} has no node control, so it was not stopped")
     for argv in (control.autostart_on, control.start):

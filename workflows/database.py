@@ -315,9 +315,6 @@ class DatabaseRunbook(Runbook):
         self.number("LifeboatEpoch", record.epoch)
         return record
 
-    async def claim_again(self) -> EpochRecord:
-        return await self.claim_after(self.record)
-
     async def is_dead(self, member: str) -> bool:
         """Whether a member is dead by the same rule as a primary."""
         seen = await self.observe()

@@ -200,7 +200,7 @@ class DatabaseFailover(DatabaseRunbook):
                     raise
                 self.note(f"{candidate} died in mid promotion")
                 lost = tuple(facts for facts in self.fenced.members if facts.member == candidate)
-                self.record = await self.claim_again()
+                self.record = await self.claim_after(self.record)
                 refenced = await self.disconnect(candidate)
                 self.record = await self.compare(request, death, refenced, lost)
 
