@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import psutil
+import uvloop
 
 from lab import ledger
 from lab.errors import LabError
@@ -180,7 +181,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--rate", type=float, default=25.0, help="writes a second along each route (default: 25)")
     parser.add_argument("--ready-fd", type=int, help="name each route here once it has acknowledged a write")
     given = parser.parse_args(argv)
-    asyncio.run(_run(Lab.load(given.folder), given.rate, given.ready_fd))
+    # During an outage each writer tries every few milliseconds, on the processors that the failover needs.
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_run(Lab.load(given.folder), given.rate, given.ready_fd))
     return 0
 
 
