@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import logging
 import os
 
@@ -12,14 +13,14 @@ from temporalio.service import RPCError, RPCStatusCode
 from activities.topology import load_topology
 from schemas.attributes import lock_id
 from schemas.failures import TopologyInvalid, UnknownService
-from schemas.orders import AnnounceOrder, Estate, LockQuestion
+from schemas.orders import AnnounceOrder, Estate, Journey, JourneyQuestion, LockQuestion
 from schemas.topology import Topology
 
 TOPOLOGY_VARIABLE = "LIFEBOAT_TOPOLOGY"
 """Set by the worker's own start to the file it was given."""
 
 
-def _topology(path: str) -> Topology:
+def topology_at(path: str) -> Topology:
     """The file as it stands. Reading YAML takes a tenth of a second, so it's read again only when it was replaced."""
     try:
         found = os.stat(path)
@@ -39,7 +40,7 @@ async def describe_estate(service: str) -> Estate:
     path = os.environ.get(TOPOLOGY_VARIABLE)
     if not path:
         raise TopologyInvalid("this worker was started without --topology")
-    topology = _topology(path)
+    topology = topology_at(path)
     try:
         found = topology.service(service)
     except KeyError:
@@ -58,6 +59,27 @@ async def lock_holder(question: LockQuestion) -> str:
             return ""
         raise
     return found.parent_id or "" if found.close_time is None else ""
+
+
+@activity.defn
+async def read_journey(question: JourneyQuestion) -> Journey:
+    """Read from the run's own history who did each step, and at which attempt."""
+    handle = activity.client().get_workflow_handle(question.run, run_id=question.run_id)
+    titles: dict[int, str] = {}
+    attempts: dict[str, int] = {}
+    regions: dict[str, list[str]] = {}
+    async for event in handle.fetch_history_events():
+        if event.HasField("activity_task_scheduled_event_attributes"):
+            # A JSON string; an activity outside of the steps has none.
+            titles[event.event_id] = json.loads(event.user_metadata.summary.data or b'""')
+        elif event.HasField("activity_task_started_event_attributes"):
+            started = event.activity_task_started_event_attributes
+            title = titles.get(started.scheduled_event_id, "")
+            attempts[title] = max(attempts.get(title, 1), started.attempt)
+            region = started.identity.partition("@")[0]  # workers/main.py, identity
+            if region not in regions.setdefault(title, []):
+                regions[title].append(region)
+    return Journey(attempts=attempts, regions=regions)
 
 
 @activity.defn

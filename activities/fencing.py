@@ -47,18 +47,25 @@ async def set_conninfo(conn: Session, value: str) -> None:
 
 
 _CONNECTED = """
-SELECT current_setting('primary_conninfo') <> '' OR EXISTS (SELECT FROM pg_stat_wal_receiver)
+SELECT current_setting('primary_conninfo') <> $1
+    OR EXISTS (SELECT FROM pg_stat_wal_receiver WHERE (sender_host, sender_port) IS DISTINCT FROM ($2::text, $3::int))
 """
 
 
 async def _disconnect(order: FenceOrder, member: Member) -> MemberFacts:
-    """Stamp one standby, take its upstream away, and wait until nothing is received any more."""
+    """Stamp one standby, take its upstream away, and wait until nothing is received from it any more.
+
+    One of `order.followers` is led to the likely candidate instead, which has no more than it had before either.
+    """
+    leader = order.service.member(order.likely) if order.likely and member.name in order.followers else None
+    wanted = conninfo(order.service, member, leader) if leader else ""
+    upstream = (leader.host, leader.port) if leader else (None, None)
     async with session(order.service, member) as conn:
         async with guarded(conn, order.epoch):
-            await set_conninfo(conn, "")
+            await set_conninfo(conn, wanted)
         async with asyncio.timeout(2.0):
             # A receiver that is gone has flushed all that it got: the position no longer moves.
-            while await conn.fetchval(_CONNECTED):
+            while await conn.fetchval(_CONNECTED, wanted, *upstream):
                 await asyncio.sleep(0.003)
         return await read_member(conn, member)
 

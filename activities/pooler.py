@@ -17,17 +17,21 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import psycopg
 from psycopg.rows import dict_row
 from temporalio import activity
 
 from activities.secrets import resolve
-from schemas.failures import EpochSuperseded, NotYet, RouteUnavailable
+from activities.sessions import BROKEN, session
+from schemas.failures import EpochSuperseded, MemberUnreachable, NotYet, RouteUnavailable
 from schemas.orders import PoolerOrder, ProofResult
-from schemas.topology import DatabaseService, PgBouncerRoute
+from schemas.topology import DatabaseService, Member, PgBouncerRoute
 
 Console = psycopg.AsyncConnection[dict[str, Any]]
 _EPOCH = "; lifeboat.epoch = "
+LEADS_S = 25.0
+"""How long a pooler that is led to a candidate waits for its promotion, an attempt."""
 
 
 @contextlib.asynccontextmanager
@@ -159,9 +163,25 @@ async def hold_pooler(order: PoolerOrder) -> ProofResult:
     return ProofResult(acknowledged=False, evidence=f"{order.route.name} holds {len(after)} databases")
 
 
+async def _until_it_leads(service: DatabaseService, member: Member) -> None:
+    """Return the moment that the member is seen to lead; NotYet after LEADS_S."""
+    try:
+        async with asyncio.timeout(LEADS_S), session(service, member) as conn:
+            while await conn.fetchval("SELECT pg_is_in_recovery()"):
+                activity.heartbeat(f"{member.name} does not lead yet")
+                await asyncio.sleep(0.01)
+    except TimeoutError:
+        raise NotYet(f"{member.name} does not lead yet, so its clients are not let in") from None
+    except (*BROKEN, asyncpg.PostgresError) as error:
+        raise MemberUnreachable(f"{member.name}: {error}") from error
+
+
 @activity.defn
 async def point_pooler(order: PoolerOrder) -> ProofResult:
-    """Lead the route to the target and let clients in: file, RELOAD, RESUME where held, observed in SHOW DATABASES."""
+    """Lead the route to the target and let clients in: file, RELOAD, RESUME where held, observed in SHOW DATABASES.
+
+    `once_it_leads`: the pooler is led there at once, and its clients are let in when the target is seen to lead.
+    """
     member = order.service.member(order.target)
     path = Path(order.route.databases_file)
     _refuse_older(order)
@@ -175,6 +195,10 @@ async def point_pooler(order: PoolerOrder) -> ProofResult:
         before = await databases(conn, order.route)
         if any((row["host"], int(row["port"])) != (member.host, member.port) for row in before.values()) or not before:
             await conn.execute("RELOAD")
+    if order.once_it_leads:
+        await _until_it_leads(order.service, member)
+        _refuse_older(order)
+    async with console(order.route) as conn:
         for name, row in (await databases(conn, order.route)).items():
             if _flag(row, "paused"):
                 await conn.execute(f'RESUME "{name}"')

@@ -19,10 +19,10 @@ from temporalio import activity
 from activities import rfc2136
 from activities.secrets import resolve
 from activities.sessions import BROKEN, Session, open_session
-from activities.survey import look
+from activities.survey import look, look_around
 from schemas.facts import Probe, RouteWrite
 from schemas.failures import MemberUnreachable, RouteUnavailable, SecretUnavailable
-from schemas.orders import ProbeOrder, Sighting, VerifyOrder, WatchOrder
+from schemas.orders import Observation, ProbeOrder, Sighting, VerifyOrder, WatchOrder
 from schemas.topology import DatabaseService, DnsRoute, Member, Route
 
 _SSL_REQUEST = struct.pack("!II", 8, 80877103)
@@ -159,6 +159,7 @@ async def watch_member(order: WatchOrder) -> Sighting:
     prober = Prober(order.service, order.service.member(order.member), order.region)
     loop = asyncio.get_running_loop()
     count, first_failure, warmed = 0, None, 0.0
+    looking: asyncio.Task[Observation] | None = None
     try:
         while True:
             started = loop.time()
@@ -172,6 +173,9 @@ async def watch_member(order: WatchOrder) -> Sighting:
             else:
                 first_failure = first_failure or result.at
                 count += 1
+            if count == detection.failures - 1 and order.until == "down":
+                # The time before the last probe is free: a failover then begins with what was seen meanwhile.
+                looking = asyncio.create_task(look_around(order.service, order.zone))
             if count >= detection.failures:
                 return Sighting(
                     region=order.region,
@@ -180,6 +184,7 @@ async def watch_member(order: WatchOrder) -> Sighting:
                     first_failure=first_failure,
                     at=datetime.now(UTC),
                     last=result,
+                    seen=looking.result() if looking is not None and looking.done() else None,
                     detail=f"{result.outcome}: {result.detail}".strip(": "),
                 )
             activity.heartbeat({"outcome": result.outcome, "count": count, "at": result.at.isoformat()})
@@ -191,6 +196,8 @@ async def watch_member(order: WatchOrder) -> Sighting:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(prober.lost.wait() if not failed else asyncio.Event().wait(), rest)
     finally:
+        if looking is not None:
+            looking.cancel()
         prober.drop()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import AsyncIterator
 
 import asyncpg
 from temporalio import activity
@@ -12,12 +13,17 @@ from activities import epoch as epochs
 from activities.fencing import conninfo, set_conninfo, set_names
 from activities.sessions import BROKEN, Session, nudge, session
 from activities.stamp import STAMP, guarded
-from schemas.failures import CandidateChanged, EpochSuperseded, MemberUnreachable, NotYet, PromotionRefused
+from schemas.failures import CandidateChanged, EpochSuperseded, MemberUnreachable, PromotionRefused, SurvivorMissing
 from schemas.orders import NamesOrder, PromoteOrder, PromoteResult
 from schemas.topology import Member
 
 NUDGE_S = 0.01
 """Without a reload every 10 ms, 5 of 10 promotions right after a kill -9 took wal_retrieve_retry_interval, 5 s."""
+
+CATCH_UP_S = 3.0
+"""How long the survivors have to reach the candidate; then the run looks whether they are still there."""
+SETTLE_S = 2.0
+"""How long a promotion waits for its survivors on the new timeline; those that don't come are left to `follow`."""
 
 _PROMOTE = f"SELECT CASE WHEN {STAMP} = $1 AND pg_is_in_recovery() THEN pg_promote(false) END"
 """One statement that checks the stamp and promotes; NULL when it did neither."""
@@ -35,8 +41,13 @@ async def _result(conn: Session, name: str, *, already: bool) -> PromoteResult:
 
 
 async def _point(order: PromoteOrder, standby: Member, leader: Member) -> None:
-    async with session(order.service, standby) as conn, guarded(conn, order.record.epoch):
-        await set_conninfo(conn, conninfo(order.service, standby, leader))
+    """Let a survivor follow the candidate; nothing to do when the fence has led it there already."""
+    wanted = conninfo(order.service, standby, leader)
+    async with session(order.service, standby) as conn:
+        done = f"SELECT {STAMP} = $1 AND current_setting('primary_conninfo') = $2"
+        if not await conn.fetchval(done, order.record.epoch, wanted):
+            async with guarded(conn, order.record.epoch):
+                await set_conninfo(conn, wanted)
 
 
 async def _nudge_until(order: PromoteOrder, standby: Member, done: asyncio.Event) -> None:
@@ -60,6 +71,15 @@ async def _caught_up(conn: Session, names: list[str], position: int) -> bool:
     )
 
 
+async def _must_be_chosen(order: PromoteOrder) -> None:
+    """EpochSuperseded or CandidateChanged unless the record is this run's and names its candidate."""
+    record, held = order.record, await epochs.read(order.zone, order.service.name)
+    if held is None or (held.epoch, held.run) != (record.epoch, record.run):
+        raise EpochSuperseded(f"epoch {held.epoch} is held by {held.run}" if held else "the record is gone")
+    if record.candidate not in (held.candidate, held.leader):
+        raise CandidateChanged(f"this run chose {record.candidate}, the record says {held.candidate}")
+
+
 @activity.defn
 async def promote_candidate(order: PromoteOrder) -> PromoteResult:
     """Promote the record's candidate, and no other; done already when it leads on this epoch's stamp.
@@ -68,33 +88,32 @@ async def promote_candidate(order: PromoteOrder) -> PromoteResult:
     them as its synchronous set, so that nothing it acknowledges dies with it.
     """
     record, service = order.record, order.service
-    held = await epochs.read(order.zone, service.name)
-    if held is None or (held.epoch, held.run) != (record.epoch, record.run):
-        raise EpochSuperseded(f"epoch {held.epoch} is held by {held.run}" if held else "the record is gone")
-    if record.candidate is None or record.candidate not in (held.candidate, held.leader):
-        raise CandidateChanged(f"this run chose {record.candidate}, the record says {held.candidate}")
+    if order.recorded:
+        await _must_be_chosen(order)
+    if record.candidate is None:
+        raise CandidateChanged("this run chose nobody")
     candidate = service.member(record.candidate)
     survivors = [service.member(name) for name in order.survivors]
-    done = asyncio.Event()
     async with session(service, candidate) as conn:
         stamped = int(await conn.fetchval(f"SELECT {STAMP}"))
         if stamped > record.epoch:
             raise EpochSuperseded(f"{candidate.name} carries epoch {stamped}, this run {record.epoch}")
         if not await conn.fetchval("SELECT pg_is_in_recovery()"):
-            if stamped == record.epoch or order.adopt:
-                return await _result(conn, candidate.name, already=True)
-            raise PromotionRefused(f"{candidate.name} leads already, on the stamp of epoch {stamped}")
-        await asyncio.gather(_start_with(conn, order), *(_point(order, standby, candidate) for standby in survivors))
-        nudges = [asyncio.create_task(_nudge_until(order, standby, done)) for standby in survivors]
-        try:
+            if stamped != record.epoch and not order.adopt:
+                raise PromotionRefused(f"{candidate.name} leads already, on the stamp of epoch {stamped}")
+            async with _awake(order):
+                await _settle(conn, order)
+            return await _result(conn, candidate.name, already=True)
+        async with _awake(order):
+            await asyncio.gather(_start_with(conn, order), *(_point(order, each, candidate) for each in survivors))
             position = await conn.fetchval(_POSITION)
             try:
-                async with asyncio.timeout(3.0):
+                async with asyncio.timeout(CATCH_UP_S):
                     while survivors and not await _caught_up(conn, order.survivors, position):
                         activity.heartbeat("survivors catch up")
                         await asyncio.sleep(NUDGE_S / 2)
             except TimeoutError:
-                raise NotYet(f"{order.survivors} do not follow {candidate.name} yet, so it is not promoted") from None
+                raise SurvivorMissing(f"{', '.join(order.survivors)}; {candidate.name} is not promoted") from None
             async with guarded(conn, record.epoch):
                 await conn.fetchval(_PROMOTE, record.epoch)
             # pg_promote returning false is not failure (243 MB to replay: done after 3 s); the server's state is.
@@ -103,39 +122,35 @@ async def promote_candidate(order: PromoteOrder) -> PromoteResult:
                     await nudge(conn)
                     activity.heartbeat("promoting")
                     await asyncio.sleep(NUDGE_S)
+            await _settle(conn, order)
             return await _result(conn, candidate.name, already=False)
-        finally:
-            done.set()
-            await asyncio.gather(*nudges)
+
+
+@contextlib.asynccontextmanager
+async def _awake(order: PromoteOrder) -> AsyncIterator[None]:
+    """Keep the survivors awake meanwhile: each looks for its new upstream, then for the new timeline."""
+    done = asyncio.Event()
+    nudges = [asyncio.create_task(_nudge_until(order, order.service.member(name), done)) for name in order.survivors]
+    try:
+        yield
+    finally:
+        done.set()
+        await asyncio.gather(*nudges)
+
+
+async def _settle(conn: Session, order: PromoteOrder) -> None:
+    """Wait until the survivors follow the new timeline, for whom its first commit waits. Not for ever: it leads."""
+    written = await conn.fetchval("SELECT (pg_current_wal_lsn() - '0/0')::bigint")
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(SETTLE_S):
+            while order.survivors and not await _caught_up(conn, order.survivors, written):
+                activity.heartbeat("survivors follow the new timeline")
+                await asyncio.sleep(NUDGE_S / 2)
 
 
 async def _start_with(conn: Session, order: PromoteOrder) -> None:
     async with guarded(conn, order.record.epoch):
         await set_names(conn, order.names)
-
-
-@activity.defn
-async def settle_survivors(order: PromoteOrder) -> list[str]:
-    """Keep the survivors awake until they follow the new timeline: its first commit waits for them.
-
-    Beside the routing of clients, since neither waits for the other. Those that don't come are left to `follow`.
-    """
-    service, record = order.service, order.record
-    candidate = service.member(record.candidate or record.leader)
-    done = asyncio.Event()
-    nudges = [asyncio.create_task(_nudge_until(order, service.member(name), done)) for name in order.survivors]
-    try:
-        async with session(service, candidate) as conn:
-            written = await conn.fetchval("SELECT (pg_current_wal_lsn() - '0/0')::bigint")
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(2.0):
-                    while order.survivors and not await _caught_up(conn, order.survivors, written):
-                        await asyncio.sleep(NUDGE_S / 2)
-                    return order.survivors
-    finally:
-        done.set()
-        await asyncio.gather(*nudges)
-    return []
 
 
 @activity.defn

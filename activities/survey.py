@@ -15,7 +15,7 @@ from activities.stamp import STAMP
 from schemas.facts import MemberFacts, Receiver, Standby
 from schemas.failures import EpochUnavailable, MemberUnreachable
 from schemas.orders import Estate, Observation
-from schemas.topology import DatabaseService, Member
+from schemas.topology import DatabaseService, Member, Zone
 
 # pg_control_checkpoint() is stale, and a standby may have no receiver: its timeline is the highest that it holds WAL of
 # (the names in pg_wal), a primary's that of the WAL file that it writes.
@@ -115,10 +115,14 @@ async def look_at_all(service: DatabaseService, members: Iterable[Member], *, li
 @activity.defn
 async def observe(estate: Estate) -> Observation:
     """Every member and the epoch's record, at once. Nothing is changed, and nothing out of reach is an error."""
-    members = asyncio.create_task(look_at_all(estate.service, estate.service.members))
+    return await look_around(estate.service, estate.zone)
+
+
+async def look_around(service: DatabaseService, zone: Zone) -> Observation:
+    members = asyncio.create_task(look_at_all(service, service.members))
     record, error = None, ""
     try:
-        record = await epochs.read(estate.zone, estate.service.name)
+        record = await epochs.read(zone, service.name)
     except EpochUnavailable as unavailable:
         error = str(unavailable)
     return Observation(record=record, epoch_error=error, members=await members)

@@ -70,6 +70,13 @@ class NotYet(LifeboatError):
     """The state that a step waits for is not reached yet; it is looked at again by itself."""
 
 
+class SurvivorMissing(LifeboatError):
+    """A voter that must confirm the new primary's commits doesn't follow it; the run looks whether another can, else a
+    person must bring it back, and retry."""
+
+    retryable = False
+
+
 class PromotionRefused(LifeboatError):
     """The candidate may not be promoted as it stands; a person must look before anything else is done."""
 

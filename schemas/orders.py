@@ -23,27 +23,6 @@ class ProbeOrder(Fact):
     region: str
 
 
-class WatchOrder(Fact):
-    """`until`: return when the member has failed to its limit (`down`), or answers again (`up`)."""
-
-    service: DatabaseService
-    member: str
-    region: str
-    until: str = "down"
-
-
-class Sighting(Fact):
-    """Why a region's watch returned."""
-
-    region: str
-    member: str
-    state: str
-    first_failure: datetime | None
-    at: datetime
-    last: Probe
-    detail: str = ""
-
-
 class Observation(Fact):
     """The epoch's record (None: there is none, or `epoch_error` says why it can't be read), and every member."""
 
@@ -52,11 +31,36 @@ class Observation(Fact):
     members: list[MemberFacts]
 
 
+class WatchOrder(Fact):
+    """`until`: return when the member has failed to its limit (`down`), or answers again (`up`)."""
+
+    service: DatabaseService
+    zone: Zone
+    member: str
+    region: str
+    until: str = "down"
+
+
+class Sighting(Fact):
+    """Why a region's watch returned. `seen` is what it saw of the whole service before its last failed probe."""
+
+    region: str
+    member: str
+    state: str
+    first_failure: datetime | None
+    at: datetime
+    last: Probe
+    seen: Observation | None = None
+    detail: str = ""
+
+
 class ClaimOrder(Fact):
     zone: Zone
     service: str
     run: str
     seen: EpochRecord
+    at_least: int = 0
+    """The new epoch is above this one as well: nodes may carry it."""
 
 
 class RecordOrder(Fact):
@@ -78,6 +82,10 @@ class FenceOrder(Fact):
     """The members to disconnect last."""
     at_once: bool = False
     """The suspect is dead, so that the order does not matter."""
+    likely: str | None = None
+    followers: list[str] = []
+    """These are led from the suspect to the likely candidate, so that they have followed it for a while if it is
+    chosen. What they may receive from it, it has itself."""
 
 
 class FenceResult(Fact):
@@ -118,6 +126,8 @@ class PromoteOrder(Fact):
     """The record that names the candidate; the promotion is refused if the store holds another."""
     names: str
     """synchronous_standby_names that the candidate starts with."""
+    recorded: bool = True
+    """False: the epoch store is out of reach, and a person went on without it, on record."""
     adopt: bool = False
     """An earlier run had recorded this candidate and was cut off: it may lead already, on an older stamp."""
     survivors: list[str]
@@ -139,6 +149,8 @@ class PoolerOrder(Fact):
     route: PgBouncerRoute
     target: str
     epoch: int
+    once_it_leads: bool = False
+    """The target is being promoted: clients are let in only once it is seen to lead."""
 
 
 class DnsOrder(Fact):
@@ -216,6 +228,18 @@ class EstablishOrder(Fact):
 
 class LockQuestion(Fact):
     service: str
+
+
+class JourneyQuestion(Fact):
+    run: str
+    run_id: str
+
+
+class Journey(Fact):
+    """By the title of each step: the most attempts that one of its activities took, and the regions that did them."""
+
+    attempts: dict[str, int]
+    regions: dict[str, list[str]]
 
 
 class AnnounceOrder(Fact):

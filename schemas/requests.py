@@ -9,6 +9,7 @@ from pydantic import Field
 
 from schemas.base import Declared, Fact, Name
 from schemas.facts import Probe
+from schemas.orders import Observation
 
 
 class Suspicion(Fact):
@@ -19,6 +20,8 @@ class Suspicion(Fact):
     regions: list[str]
     votes: list[Probe] = []
     """The last failed probe of each of them, made while the watch counted."""
+    seen: Observation | None = None
+    """The whole service as a region saw it before its last failed probe."""
     epoch: int | None = None
     """The epoch that this watch holds in reserve: the run need not claim another."""
     holder: str = ""

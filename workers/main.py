@@ -29,7 +29,6 @@ from activities import (
     promotion,
     survey,
 )
-from activities.topology import load_topology
 from schemas.attributes import TASK_QUEUE, region_queue
 from schemas.failures import LifeboatError
 from workers.connect import connect
@@ -50,6 +49,7 @@ ACTIVITIES: list[Any] = [
     estate.announce,
     estate.describe_estate,
     estate.lock_holder,
+    estate.read_journey,
     fencing.disconnect_standbys,
     fencing.follow_leader,
     fencing.prove_fence,
@@ -68,7 +68,6 @@ ACTIVITIES: list[Any] = [
     promotion.checkpoint,
     promotion.confirm_commit,
     promotion.promote_candidate,
-    promotion.settle_survivors,
     survey.observe,
 ]
 
@@ -81,8 +80,12 @@ SANDBOX = SandboxedWorkflowRunner(
         "workflows.policy",
         "workflows.narrative",
         "workflows.reporting",
+        "workflows.doors",
+        "workflows.journal",
         "workflows.runbook",
         "workflows.database",
+        "workflows.database_fence",
+        "workflows.database_routes",
         "pydantic",
         "pydantic_core",
     )
@@ -122,11 +125,12 @@ def make_workers(client: Client, region: str, interceptors: list[Interceptor] | 
 
 async def serve(region: str, topology: str, address: str | None, namespace: str | None) -> int:
     """Serve until SIGTERM or SIGINT."""
-    found = load_topology(topology)
+    topology = str(Path(topology).resolve())
+    found = estate.topology_at(topology)  # read here, so that the first run finds it read
     if region not in [each.name for each in found.regions]:
         log.error("%s is not a region of %s; one of: %s", region, topology, ", ".join(r.name for r in found.regions))
         return 2
-    os.environ[estate.TOPOLOGY_VARIABLE] = str(Path(topology).resolve())
+    os.environ[estate.TOPOLOGY_VARIABLE] = topology
     client = await connect(address, namespace)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

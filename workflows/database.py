@@ -1,50 +1,36 @@
-"""What the database runbooks share: looking, weighing, fencing, routing, verifying."""
+"""What the database runbooks share: from start to report, looking, weighing, asking, the epoch."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any
 
 from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
-    from activities import dns, epoch, estate, fencing, node, pooler, probes, survey
+    from activities import dns, epoch, estate, probes, survey
     from schemas.decisions import Assessment, Death, Fence, Go
     from schemas.facts import EpochRecord, MemberFacts, Probe, RouteWrite
+    from schemas.failures import EpochUnavailable
     from schemas.orders import (
         ClaimOrder,
         DnsOrder,
         EstablishOrder,
-        FenceOrder,
-        FenceResult,
-        FollowOrder,
-        FollowResult,
-        NodeOrder,
-        NodeResult,
+        JourneyQuestion,
         Observation,
-        PoolerOrder,
         ProbeOrder,
         PromoteResult,
-        ProofOrder,
-        ProofResult,
-        RecordOrder,
-        StallOrder,
-        VerifyOrder,
     )
     from schemas.reports import DecisionReport, Report
-    from schemas.requests import FailoverRequest
+    from schemas.requests import FailoverRequest, Suspicion
     from schemas.topology import DatabaseService
     from workflows.policy.assess import assess
     from workflows.policy.death import judge_death
-    from workflows.policy.fence import judge_fence
-    from workflows.policy.voters import render_names
     from workflows.reporting import build_report
     from workflows.runbook import RETRY, Ended, Runbook, reason_of
-
-T = TypeVar("T")
 
 CONFIRM_ROUNDS = 8
 """How often the vantages and the standbys are asked again while a receiver is not yet silent for long enough."""
@@ -67,15 +53,12 @@ class DatabaseRunbook(Runbook):
         self.recovered: datetime | None = None
         self.decided_by_person = False
         self.adopted = False
+        self.recorded = True
+        """False: a person went on although the epoch store is out of reach, and the record is this run's alone."""
         self.w, self.names = 0, ""
         self.fence: Fence | None = None
-        self.fenced = FenceResult(disconnected=[], members=[])
-        self.bound: EpochRecord | None = None
-        """The record that bound the old primary, before clients were routed."""
-        self.stalled, self.stall_evidence = False, ""
         self.route_writes: list[RouteWrite] = []
         self.unprotected: list[str] = []
-        self._stopping: asyncio.Future[NodeResult] | None = None
 
     async def carry_out(self, request: FailoverRequest) -> None:
         raise NotImplementedError
@@ -85,6 +68,8 @@ class DatabaseRunbook(Runbook):
         self.service_name, self.reason = request.service, request.reason
         self.attribute("LifeboatService", request.service)
         self.attribute("LifeboatProcedure", self.procedure)
+        # A run of the watch has clients waiting from its first moment.
+        self.urgent = request.suspicion is not None
         self.estate = await workflow.execute_local_activity(
             estate.describe_estate,
             request.service,
@@ -99,15 +84,17 @@ class DatabaseRunbook(Runbook):
             self.start_clock(request.suspicion.first_failure)
         try:
             await self.carry_out(request)
-            report = build_report(self, "needs a person" if self.tasks else "recovered, unprotected")
-        except Ended as end:
-            report = await self._end(end)
+            end = Ended("needs a person" if self.tasks else "recovered, unprotected", "")
+        except Ended as early:
+            end = await self._end(early)
         except Exception:
             if not self.past_no_return:
                 await self.undo_all()
             self.outcome = "failed"
             raise
         self.calm()
+        await self.learn_journey()
+        report = build_report(self, end.outcome, end.summary)
         self.outcome = report.outcome
         self.attribute("LifeboatOutcome", report.outcome)
         self.attribute("LifeboatStep", "")
@@ -115,26 +102,30 @@ class DatabaseRunbook(Runbook):
         await workflow.wait_condition(workflow.all_handlers_finished)
         return report
 
-    async def _end(self, end: Ended) -> Report:
-        outcome = end.outcome
-        if not self.past_no_return:
-            undone = bool(self._undos)
-            whole = await self.undo_all()
-            if not whole:
-                outcome = "needs a person"
-            elif undone and outcome == "aborted" and self._abort is None:
-                outcome = "undone"
-        else:
+    async def _end(self, end: Ended) -> Ended:
+        """What an early end comes to, once everything is undone that can be."""
+        if self.past_no_return:
             self.tasks.append(end.summary)
-        return build_report(self, outcome, end.summary)
+            return Ended("needs a person", end.summary)
+        undone = bool(self._undos)
+        if not await self.undo_all():
+            return Ended("needs a person", end.summary)
+        if undone and end.outcome == "aborted" and self._abort is None:
+            return Ended("undone", end.summary)
+        return end
 
-    async def together(self, *works: Awaitable[Any]) -> list[Any]:
-        """All of them to their end, then the first failure: nothing may go on beside an undo."""
-        results = await asyncio.gather(*works, return_exceptions=True)
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
-        return results
+    async def learn_journey(self) -> None:
+        """Attempts and regions of each step, as the engine recorded them; a report without them is better than none."""
+        try:
+            question = JourneyQuestion(run=workflow.info().workflow_id, run_id=workflow.info().run_id)
+            journey = await self.do(estate.read_journey, question, limit=5, total=10)
+        except ActivityError as error:
+            self.note(f"attempts and regions are not known: {reason_of(error)}")
+            return
+        for index, step in enumerate(self.steps):
+            if step.title in journey.attempts:
+                update = {"attempts": journey.attempts[step.title], "region": ", ".join(journey.regions[step.title])}
+                self.steps[index] = step.model_copy(update=update)
 
     def point_of_no_return(self) -> None:
         if self._abort is not None:
@@ -173,16 +164,36 @@ class DatabaseRunbook(Runbook):
 
     async def confirm(self, request: FailoverRequest) -> tuple[Death, Observation]:
         """Probes from every region beside the standbys' testimony; judged as soon as enough has come in."""
-        seen: Observation | None = None
-        if request.suspicion is None:
-            seen = await self.observe()
-            self.suspect = self.suspect_of(seen)
+        suspicion = request.suspicion
+        if suspicion is None:
+            self.suspect = self.suspect_of(await self.observe())
+            death, seen, first_failure = await self.ask_around([], None)
         else:
-            self.suspect = request.suspicion.member
+            self.suspect = suspicion.member
+            death, seen, first_failure = await self.hear_watch(suspicion)
+        if seen.record is not None and suspicion is not None and seen.record.leader != self.suspect:
+            raise Ended("not needed", f"{self.suspect} leads no more; {seen.record.leader} does")
+        if death.state != "alive" and first_failure is not None:
+            self.start_clock(first_failure)
+        if self.detected is None:
+            self.detected = workflow.now()
+        return death, seen
+
+    async def hear_watch(self, suspicion: Suspicion) -> tuple[Death, Observation, datetime | None]:
+        """What the watch saw a moment ago is enough where it settles the question; else everybody is asked again."""
+        if suspicion.seen is not None:
+            death = self.judge(suspicion.votes, suspicion.seen, suspicion.first_failure)
+            if death.state == "dead":
+                return death, suspicion.seen, suspicion.first_failure
+        return await self.ask_around(suspicion.votes, suspicion.first_failure)
+
+    async def ask_around(
+        self, votes: Sequence[Probe], first_failure: datetime | None
+    ) -> tuple[Death, Observation, datetime | None]:
+        """Every region and every standby, again while a receiver is not yet silent for long enough."""
         self.estate.service.member(self.suspect)
-        first_failure = request.suspicion.first_failure if request.suspicion else None
+        seen: Observation | None = None
         death = Death(state="ask", reason="nothing was seen")
-        votes = list(request.suspicion.votes) if request.suspicion else []
         for _ in range(CONFIRM_ROUNDS):
             looking = asyncio.ensure_future(self.observe())
             # The watch's own votes are a moment old: they are heard first, and every region is asked again only if
@@ -198,9 +209,7 @@ class DatabaseRunbook(Runbook):
                     seen = looking.result()
                     answers = [each.result() for each in asking if each.done()]
                     known = [*votes, *(answer for answer in answers if answer is not None)]
-                    death = judge_death(
-                        self.estate.service, self.suspect, known, seen.members, first_failure=first_failure
-                    )
+                    death = self.judge(known, seen, first_failure)
                     failed = [vote.at for vote in known if vote.outcome in ("refused", "timeout")]
                     if first_failure is None and failed:
                         first_failure = min(failed)
@@ -212,13 +221,10 @@ class DatabaseRunbook(Runbook):
         if death.state == "wait":
             death = death.model_copy(update={"state": "ask"})
         assert seen is not None
-        if seen.record is not None and request.suspicion is not None and seen.record.leader != self.suspect:
-            raise Ended("not needed", f"{self.suspect} leads no more; {seen.record.leader} does")
-        if death.state != "alive" and first_failure is not None:
-            self.start_clock(first_failure)
-        if self.detected is None:
-            self.detected = workflow.now()
-        return death, seen
+        return death, seen, first_failure
+
+    def judge(self, votes: Sequence[Probe], seen: Observation, first_failure: datetime | None) -> Death:
+        return judge_death(self.estate.service, self.suspect, votes, seen.members, first_failure=first_failure)
 
     def weigh(
         self,
@@ -267,53 +273,66 @@ class DatabaseRunbook(Runbook):
             raise Ended("expired", "nobody decided in time")
         raise Ended("aborted", f"aborted by {self._abort.by if self._abort else 'an operator'}")
 
-    # Fencing
+    # The epoch
 
     async def first_record(self, seen: Observation) -> EpochRecord:
         """A first record for a service that has none: reached only by a person's override, or by the watch."""
         if seen.epoch_error:
-            raise ApplicationError(seen.epoch_error, type="EpochUnavailable")
-        service = self.estate.service
-        record = EpochRecord(
-            epoch=max([facts.stamp for facts in seen.members if facts.reachable], default=0),
-            run="none",
+            raise ApplicationError(seen.epoch_error, type=EpochUnavailable.__name__)
+        order = EstablishOrder(
+            service=self.estate.service, zone=self.estate.zone, first=self._record_of_stamps(seen, 0, "none")
+        )
+        return await self.do(epoch.establish_epoch, order)
+
+    def _record_of_stamps(self, seen: Observation, more: int, run: str) -> EpochRecord:
+        """What the nodes alone tell: the newest epoch stamped on them, and not who had to acknowledge."""
+        return EpochRecord(
+            epoch=max([facts.stamp for facts in seen.members if facts.reachable], default=0) + more,
+            run=run,
             leader=self.suspect,
             # Nobody knows who had to acknowledge: it must not look as if anybody did.
             w=0,
             voters=[],
         )
-        order = EstablishOrder(service=service, zone=self.estate.zone, first=record)
-        return await self.do(epoch.establish_epoch, order)
 
-    async def hold_poolers(self) -> list[str]:
-        """Poolers cut and refuse their clients. One out of reach serves nobody, and doesn't hold the run up."""
-        if self.outage_started is None:
-            self.start_clock(workflow.now())
-
-        async def hold(route: Any) -> str:
-            try:
-                held = await self.do(pooler.hold_pooler, self._pooler_order(route, self.suspect), limit=6, total=8)
-            except ActivityError as error:
-                return f"{route.name} not held: {reason_of(error)}"
-            return held.evidence
-
-        return list(await asyncio.gather(*(hold(route) for route in self.estate.service.poolers())))
-
-    def _pooler_order(self, route: Any, target: str) -> PoolerOrder:
-        return PoolerOrder(service=self.estate.service, route=route, target=target, epoch=self.epoch or 0)
-
-    async def resume_poolers(self) -> None:
-        for route in self.estate.service.poolers():
-            await self.do(pooler.point_pooler, self._pooler_order(route, self.suspect), limit=10, total=60)
-
-    async def claim_after(self, seen: EpochRecord, note: str = "") -> EpochRecord:
+    async def claim_after(self, seen: EpochRecord, note: str = "", *, at_least: int = 0) -> EpochRecord:
         """The next epoch, for this run."""
         run = workflow.info().workflow_id + note
-        order = ClaimOrder(zone=self.estate.zone, service=self.service_name, run=run, seen=seen)
-        record = await self.do(epoch.claim_epoch, order, total=60)
+        order = ClaimOrder(zone=self.estate.zone, service=self.service_name, run=run, seen=seen, at_least=at_least)
+        record = await self.do(epoch.claim_epoch, order, total=30)
+        self._take_epoch(record)
+        return record
+
+    def claim_unrecorded(self, seen: Observation, at_least: int) -> EpochRecord:
+        """An epoch without its store, over a person's override: only the nodes' stamps keep older runs out."""
+        record = self._record_of_stamps(seen, 1, workflow.info().workflow_id)
+        record = record.model_copy(update={"epoch": max(record.epoch, at_least + 1)})
+        self.recorded = False
+        self.note(f"the epoch store is out of reach: by override, epoch {record.epoch} stands on the nodes only")
+        self._take_epoch(record)
+        return record
+
+    def _take_epoch(self, record: EpochRecord) -> None:
         self.epoch = record.epoch
         self.number("LifeboatEpoch", record.epoch)
-        return record
+
+    async def record_late(self) -> None:
+        """The choice of a run without its store is recorded, and the names moved, once the store is back."""
+        seen = await self.observe()
+        if seen.record is None:
+            raise ApplicationError(seen.epoch_error or "there is no record", type=EpochUnavailable.__name__)
+        unrecorded = self.record
+        claimed = await self.claim_after(seen.record, at_least=unrecorded.epoch)
+        wanted = unrecorded.model_copy(update={"epoch": claimed.epoch, "run": claimed.run})
+        order = DnsOrder(
+            service=self.estate.service,
+            zone=self.estate.zone,
+            target=wanted.candidate or wanted.leader,
+            seen=claimed,
+            wanted=wanted,
+        )
+        self.record = await self.do(dns.choose_and_lead, order, heartbeat=None)
+        self.recorded = True
 
     async def is_dead(self, member: str) -> bool:
         """Whether a member is dead by the same rule as a primary."""
@@ -321,177 +340,3 @@ class DatabaseRunbook(Runbook):
         votes = await asyncio.gather(*(self.probe_from(region, member) for region in self.estate.vantages))
         known = [vote for vote in votes if vote is not None]
         return judge_death(self.estate.service, member, known, seen.members, first_failure=None).state == "dead"
-
-    async def disconnect(self, suspect: str) -> FenceResult:
-        """Disconnect and stamp every direct standby of a suspect, the voters of every set that binds last."""
-        bound = {*self.record.voters, *self.record.candidate_voters}
-        order = FenceOrder(
-            service=self.estate.service,
-            suspect=suspect,
-            epoch=self.record.epoch,
-            voters=sorted(bound),
-            at_once=self.assessment.death.state == "dead",
-        )
-        return await self.do(fencing.disconnect_standbys, order, limit=15, total=60)
-
-    async def fence_old_primary(self) -> FenceResult:
-        """Disconnect every standby; stall the suspect if it answers; stop its node meanwhile."""
-        stall = StallOrder(service=self.estate.service, member=self.suspect, epoch=self.record.epoch)
-        if self.assessment.death.state != "dead":
-            self.stop_old_primary()
-        if self.assessment.death.state == "dead" and self.assessment.verdict.kind == "none":
-            fenced = await self.disconnect(self.suspect)
-            stalled = ProofResult(acknowledged=True, evidence=f"{self.suspect} is dead, so it is not stalled")
-        else:
-            fenced, stalled = await self.together(
-                self.disconnect(self.suspect),
-                self.do(fencing.stall_primary, stall, limit=6, total=20, heartbeat=None),
-            )
-        self.fenced, self.bound = fenced, self.record
-        self.stalled, self.stall_evidence = not stalled.acknowledged, stalled.evidence
-        if self.stalled:
-            # What it has written by now bounds the loss where no voter holds it.
-            seen = await self.observe()
-            suspect = [facts for facts in seen.members if facts.member == self.suspect]
-            self.fenced = fenced.model_copy(update={"members": [*fenced.members, *suspect]})
-        return self.fenced
-
-    def stop_old_primary(self) -> None:
-        """Begin to stop the suspect's node. A dead one is stopped after its clients are served: by then R + W > N
-        keeps it from acknowledging, and the stop would only take the processor from the promotion.
-        """
-        if self._stopping is None:
-            order = NodeOrder(service=self.estate.service, member=self.suspect)
-            self._stopping = asyncio.ensure_future(
-                self.do(node.stop_node, order, limit=45, total=100, attempts=2, heartbeat=None)
-            )
-
-    async def unfence(self) -> None:
-        """Undo of the fence, behind a newer epoch, so that a late attempt of the fence changes nothing any more."""
-        service = self.estate.service
-        if self._stopping is not None:
-            await asyncio.gather(self._stopping, return_exceptions=True)
-        self.record = await self.claim_after(self.record, " (undo)")
-        await self.do(
-            node.start_node,
-            NodeOrder(service=service, member=self.suspect),
-            limit=60,
-            total=300,
-            heartbeat=None,
-        )
-        names = render_names(self.record.w, self.record.voters)
-        stall = StallOrder(service=service, member=self.suspect, epoch=self.record.epoch, names=names)
-        await self.do(fencing.unstall_primary, stall, limit=10, total=300, heartbeat=None)
-        direct = [m.name for m in service.members if m.name != self.suspect and m.follows in (None, self.suspect)]
-        follow = FollowOrder(service=service, leader=self.suspect, members=direct, epoch=self.record.epoch)
-        await self.do(fencing.reconnect_standbys, follow, limit=30, total=300)
-        cleared = self.record.model_copy(update={"candidate": None, "candidate_voters": [], "verdict": ""})
-        back = DnsOrder(service=service, zone=self.estate.zone, target=self.suspect, seen=self.record, wanted=cleared)
-        self.record = await self.do(dns.choose_and_lead, back, limit=10, total=300, heartbeat=None)
-
-    async def prove_fence(self) -> Fence:
-        """What keeps the old primary from acknowledging, strongest first, and a write that shows it."""
-        order = ProofOrder(service=self.estate.service, member=self.suspect)
-        proof: ProofResult = await self.do(fencing.prove_fence, order, limit=10, total=30, heartbeat=None)
-        self.stop_old_primary()
-        assert self._stopping is not None
-        try:
-            stopped = await self._stopping
-        except ActivityError as error:
-            stopped = NodeResult(done=False, evidence=reason_of(error))
-        direct = [
-            m.name for m in self.estate.service.members if m.follows in (None, self.suspect) and m.name != self.suspect
-        ]
-        fence = judge_fence(
-            stopped=stopped.done,
-            stalled=self.stalled,
-            disconnected=self.fenced.disconnected,
-            direct=direct,
-            record=self.bound,
-            suspect=self.suspect,
-            proved=not proof.acknowledged,
-        )
-        evidence = "; ".join(part for part in (fence.evidence, stopped.evidence, proof.evidence) if part)
-        strength = "none" if proof.acknowledged else fence.strength
-        return fence.model_copy(update={"evidence": evidence, "strength": strength, "proved": not proof.acknowledged})
-
-    # Routes and followers
-
-    def final_record(self) -> EpochRecord:
-        """The record once the candidate leads: its own set binds, and the old one no more."""
-        return self.record.model_copy(
-            update={
-                "leader": self.record.candidate,
-                "w": self.w,
-                "voters": self.record.candidate_voters,
-                "candidate": None,
-                "candidate_voters": [],
-            }
-        )
-
-    async def move_routes(self, leader: str) -> list[str]:
-        """Poolers are led to the new leader, and the names, which moved with the choice, seen at every server."""
-        service, zone = self.estate.service, self.estate.zone
-        names = DnsOrder(service=service, zone=zone, target=leader, seen=self.record, wanted=self.record)
-        works: list[Awaitable[ProofResult]] = [
-            self.do(pooler.point_pooler, self._pooler_order(route, leader), limit=8, total=20)
-            for route in service.poolers()
-        ]
-        works.append(self.do(dns.confirm_names, names, limit=8, total=20, heartbeat=None))
-        results = await asyncio.gather(*works, return_exceptions=True)
-        failed = [result for result in results if isinstance(result, BaseException)]
-        for failure in failed:
-            if not isinstance(failure, ActivityError):
-                raise failure
-        if failed:
-            raise ApplicationError("; ".join(reason_of(failure) for failure in failed), type="RouteUnavailable")
-        return [result.evidence for result in results if isinstance(result, ProofResult)]
-
-    async def write_final_record(self) -> None:
-        wanted = self.final_record()
-        change = RecordOrder(zone=self.estate.zone, service=self.service_name, seen=self.record, wanted=wanted)
-        self.record = await self.do(epoch.write_record, change, limit=10, total=60, heartbeat=None)
-
-    async def write_through_routes(self, leader: str) -> list[RouteWrite]:
-        """Every region that has a worker writes through every route."""
-
-        async def from_region(region: str) -> list[RouteWrite]:
-            order = VerifyOrder(
-                service=self.estate.service,
-                zone=self.estate.zone,
-                region=region,
-                run=workflow.info().workflow_id,
-                expected=leader,
-            )
-            try:
-                return await self.do(
-                    probes.verify_routes,
-                    order,
-                    region=region,
-                    limit=12,
-                    total=20,
-                    attempts=2,
-                    waits_for_worker=5.0,
-                )
-            except ActivityError as error:
-                self.note(f"{region} could not verify: {reason_of(error)}")
-                return []
-
-        return [write for found in await asyncio.gather(*map(from_region, self.estate.vantages)) for write in found]
-
-    def first_good(self, route: str) -> datetime | None:
-        """When the first region's write through the route was good."""
-        return min((write.at for write in self.route_writes if write.route == route and write.ok), default=None)
-
-    def errors_of(self, route: str) -> str:
-        return "; ".join(f"{w.region}: {w.error}" for w in self.route_writes if w.route == route and not w.ok)
-
-    async def let_follow(self, leader: str) -> FollowResult:
-        """Every direct standby but the old primary; their answers are kept for the report."""
-        members = [
-            m.name
-            for m in self.estate.service.members
-            if m.name not in (leader, self.suspect) and m.follows in (None, leader, self.suspect)
-        ]
-        order = FollowOrder(service=self.estate.service, leader=leader, members=members, epoch=self.record.epoch)
-        return await self.do(fencing.follow_leader, order, limit=30, total=60)

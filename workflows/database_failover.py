@@ -6,6 +6,7 @@ docs/runbooks/database_failover.md has the same headings as the steps here.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError
@@ -14,6 +15,7 @@ with workflow.unsafe.imports_passed_through():
     from activities import dns, estate, promotion
     from schemas.decisions import Assessment, Death, Fence
     from schemas.facts import EpochRecord, MemberFacts, RouteWrite
+    from schemas.failures import EpochUnavailable, SurvivorMissing
     from schemas.orders import (
         AnnounceOrder,
         DnsOrder,
@@ -26,12 +28,13 @@ with workflow.unsafe.imports_passed_through():
     )
     from schemas.reports import DecisionReport, Report
     from schemas.requests import FailoverRequest
-    from workflows.database import DatabaseRunbook
+    from workflows.database_fence import Fencing
+    from workflows.database_routes import Routing
     from workflows.policy.assess import covers
     from workflows.policy.go import may_go
     from workflows.policy.voters import follower_names
     from workflows.reporting import build_report, report_line
-    from workflows.runbook import Ended
+    from workflows.runbook import Ended, kind_of, reason_of
 
 CONFIRM = "Confirm that the primary is dead"
 ASSESS = "Assess standbys and loss"
@@ -46,12 +49,12 @@ VERIFY = "Verify through every route"
 FOLLOW = "Follow the new primary"
 NOTIFY = "Notify"
 
-MACHINE_S = 5.0
-"""What the steps after the decision take at most when all goes well: for "decide by"."""
+PROMOTIONS = 4
+"""How often a promotion begins anew, after a candidate or a survivor has died, before the run parks."""
 
 
 @workflow.defn(name="DatabaseFailover", failure_exception_types=[Exception])
-class DatabaseFailover(DatabaseRunbook):
+class DatabaseFailover(Fencing, Routing):
     """Start with `{"service": "counting-db", "reason": "…", "approval": "policy"}`; ends with a Report."""
 
     procedure = "DatabaseFailover"
@@ -71,11 +74,11 @@ class DatabaseFailover(DatabaseRunbook):
             told=lambda a: f"{a.choice.reason}; {a.verdict.reason}",
         )
         await locking
-        await self.step(DECIDE, lambda: self.decide(request), told=lambda d: f"{d.answer} by {d.by}")
+        await self.step(DECIDE, lambda: self.decide(request, seen), told=lambda d: f"{d.answer} by {d.by}")
 
         self.urgent = True
         self.record = await self.step(CLAIM, lambda: self.claim(request, seen), told=lambda r: f"epoch {r.epoch}")
-        self.meanwhile(self.step(HOLD, self.hold_poolers, undo=("Resume the poolers", self.resume_poolers)))
+        self.meanwhile(HOLD, self.hold_poolers, undo=("Resume the poolers", self.resume_poolers))
         fenced = await self.step(
             FENCE, self.fence_old_primary, undo=("Unfence the old primary", self.unfence), told=self.fence_text
         )
@@ -101,7 +104,7 @@ class DatabaseFailover(DatabaseRunbook):
     async def assess(self, request: FailoverRequest, death: Death, seen: Observation) -> Assessment:
         return self.weigh(request.candidate, death, seen.record, seen.members, disconnected=None)
 
-    async def decide(self, request: FailoverRequest) -> DecisionReport:
+    async def decide(self, request: FailoverRequest, seen: Observation) -> DecisionReport:
         """By policy where it may, else by a person who sees verdict, candidate and what comes next."""
         assessment = self.assessment
         go = may_go(
@@ -113,6 +116,11 @@ class DatabaseFailover(DatabaseRunbook):
         )
         if go.action == "stop":
             raise Ended("not needed", go.reason)
+        if seen.epoch_error:
+            beyond = (
+                "an override goes on without it: older runs are kept out by the nodes alone, names move once it is back"
+            )
+            go = go.model_copy(update={"reason": f"{go.reason}; the epoch store: {seen.epoch_error}; {beyond}"})
         if go.action == "go":
             decision = DecisionReport(
                 question=DECIDE,
@@ -134,24 +142,35 @@ class DatabaseFailover(DatabaseRunbook):
             self.epoch = seen.record.epoch
             self.number("LifeboatEpoch", self.epoch)
             return seen.record
-        first = seen.record or await self.first_record(seen)
-        return await self.claim_after(first)
+        try:
+            return await self.claim_after(seen.record or await self.first_record(seen))
+        except (ActivityError, ApplicationError) as error:
+            if kind_of(error) != EpochUnavailable.__name__ or not self.decisions[-1].override:
+                raise
+            return self.claim_unrecorded(seen, suspicion.epoch or 0 if suspicion else 0)
 
     async def compare(
-        self, request: FailoverRequest, death: Death, fenced: FenceResult, lost: tuple[MemberFacts, ...] = ()
+        self,
+        request: FailoverRequest,
+        death: Death,
+        fenced: FenceResult,
+        lost: Sequence[MemberFacts] = (),
+        *,
+        keep: str | None = None,
     ) -> EpochRecord:
         """The final verdict, with every standby disconnected; a worse one than was decided on asks again.
 
         `lost` are voters that died after they were disconnected: they vote with the position that they had then,
-        since they can have received nothing since, and are no candidates any more.
+        since they can have received nothing since, and are no candidates any more. `keep`: the candidate of this
+        epoch, which stays the only one.
         """
         service = self.estate.service
         gone = [facts.member for facts in lost]
         able = [name for name in service.may_be_promoted() if name not in gone]
         final = self.weigh(
-            request.candidate if request.candidate not in gone else None,
+            keep or (request.candidate if request.candidate not in gone else None),
             death,
-            self.record,
+            self.record if self.recorded else None,
             [*fenced.members, *lost],
             disconnected=[*fenced.disconnected, *gone],
             service=service.model_copy(
@@ -183,26 +202,43 @@ class DatabaseFailover(DatabaseRunbook):
                 "verdict": final.verdict.text(),
             }
         )
+        if not self.recorded:
+            return wanted
         order = DnsOrder(
             service=service, zone=self.estate.zone, target=final.choice.candidate, seen=self.record, wanted=wanted
         )
         return await self.do(dns.choose_and_lead, order, heartbeat=None)
 
     async def promote(self, request: FailoverRequest, death: Death) -> PromoteResult:
-        """The recorded candidate and no other; if it dies, a new epoch chooses by the same inequality."""
-        while True:
-            order = self.promotion_order()
+        """The recorded candidate and no other; poolers let their clients in the moment it leads.
+
+        If it dies, a new epoch chooses by the same inequality; if a voter that it waits for does, others stand in.
+        """
+        fenced, lost = self.fenced, list[MemberFacts]()
+        for left in reversed(range(PROMOTIONS)):
+            candidate = self.record.candidate or ""
+            self.open_poolers(candidate, ROUTE)
             try:
-                return await self.do(promotion.promote_candidate, order, limit=30, total=60, attempts=8, heartbeat=2.0)
-            except ActivityError:
-                candidate = self.record.candidate or ""
-                if not await self.is_dead(candidate):
-                    raise
+                return await self.do(
+                    promotion.promote_candidate, self.promotion_order(), limit=30, total=60, attempts=8, heartbeat=2.0
+                )
+            except ActivityError as error:
+                self.give_up_openings()
+                failure, keeps = error, kind_of(error) == SurvivorMissing.__name__
+            if (not keeps and not await self.is_dead(candidate)) or not left:
+                raise failure
+            if keeps:
+                self.note(reason_of(failure))
+                again = await self.disconnect(self.suspect)
+            else:
                 self.note(f"{candidate} died in mid promotion")
-                lost = tuple(facts for facts in self.fenced.members if facts.member == candidate)
                 self.record = await self.claim_after(self.record)
-                refenced = await self.disconnect(candidate)
-                self.record = await self.compare(request, death, refenced, lost)
+                again = await self.disconnect(candidate)
+            # Whoever was disconnected and is out of reach now can have received nothing since.
+            lost += [facts for facts in fenced.members if facts.member not in again.disconnected]
+            fenced = again
+            self.record = await self.compare(request, death, fenced, lost, keep=candidate if keeps else None)
+        raise AssertionError("the last round returns or raises")
 
     def promotion_order(self) -> PromoteOrder:
         return PromoteOrder(
@@ -210,6 +246,7 @@ class DatabaseFailover(DatabaseRunbook):
             zone=self.estate.zone,
             record=self.record,
             names=self.names,
+            recorded=self.recorded,
             survivors=self.record.candidate_voters,
             adopt=self.adopted,
         )
@@ -217,11 +254,7 @@ class DatabaseFailover(DatabaseRunbook):
     async def route_clients(self) -> list[str]:
         """Every route at once; one that can't be confirmed parks the run, with the others already moved."""
         assert self.record.candidate is not None
-        routed, _ = await self.together(
-            self.move_routes(self.record.candidate),
-            self.do(promotion.settle_survivors, self.promotion_order(), limit=5, total=10, heartbeat=None),
-        )
-        return list(routed)
+        return await self.move_routes(self.record.candidate)
 
     async def verify(self) -> Fence:
         """A write and its reading back through every route from every region, and the proof that the fence holds."""
@@ -234,7 +267,10 @@ class DatabaseFailover(DatabaseRunbook):
             raise ApplicationError(f"not served yet: {'; '.join(failed) or 'no region has a worker'}", type="NotYet")
         self.recovered = max(at for at in (self.first_good(name) for name in routes) if at is not None)
         if fence.strength == "none":
-            raise ApplicationError(f"the old primary acknowledges: {fence.evidence}; stop it by hand", type="NotFenced")
+            what = "nothing is known to keep it from acknowledging" if fence.proved else "the old primary acknowledges"
+            raise ApplicationError(
+                f"{what}: {fence.evidence}; stop {self.suspect} by hand, then retry", type="NotFenced"
+            )
         return fence
 
     async def follow(self) -> FollowResult:

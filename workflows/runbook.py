@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from datetime import datetime, timedelta
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 from temporalio import workflow
-from temporalio.common import RetryPolicy, SearchAttributeKey, SearchAttributeUpdate
+from temporalio.common import RetryPolicy
 from temporalio.exceptions import (
     ActivityError,
     ApplicationError,
@@ -24,10 +25,9 @@ with workflow.unsafe.imports_passed_through():
     from schemas import attributes, failures
     from schemas.decisions import Question
     from schemas.orders import Estate, LockQuestion
-    from schemas.reports import DecisionReport, Escalation, Outcome, StepReport
-    from schemas.requests import Answer, Verb
-    from schemas.state import RunState
-    from workflows.narrative import details_text
+    from schemas.reports import DecisionReport, Escalation, Outcome
+    from schemas.requests import Verb
+    from workflows.journal import Journal
     from workflows.policy import approval as ballots
     from workflows.policy import clock
 
@@ -48,6 +48,10 @@ RETRY = RetryPolicy(
 )
 
 
+STEP: ContextVar[str] = ContextVar("step", default="")
+"""The step that this task works for: steps may run side by side, and each activity carries the title of its own."""
+
+
 class Ended(Exception):
     """The runbook ends here, with this outcome, before the point of no return; what was done is undone."""
 
@@ -60,6 +64,13 @@ class Skipped(Exception):
     """A person skipped the step."""
 
 
+def kind_of(error: BaseException) -> str:
+    """The name of the innermost failure's type: one of schemas.failures, or an exception's own."""
+    while isinstance(error, ActivityError | ChildWorkflowError) and error.cause is not None:
+        error = error.cause
+    return (error.type if isinstance(error, ApplicationError) else None) or type(error).__name__
+
+
 def reason_of(error: BaseException) -> str:
     """The innermost message of a failure, as the one who must act should read it."""
     while isinstance(error, ActivityError | ChildWorkflowError) and error.cause is not None:
@@ -69,236 +80,17 @@ def reason_of(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
-class Runbook:
-    """State of one run, its doors, and the verbs that `carry_out` is written in."""
-
-    procedure: ClassVar[str]
-    titles: ClassVar[tuple[str, ...]]
+class Runbook(Journal):
+    """State of one run, and the verbs that `carry_out` is written in."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.estate: Estate
-        self.service_name = ""
-        self.reason = ""
-        self.steps: list[StepReport] = []
-        self.decisions: list[DecisionReport] = []
-        self.escalations: list[Escalation] = []
-        self.journal: list[str] = []
-        self.tasks: list[str] = []
-        self.question: Question | None = None
-        self.outage_started: datetime | None = None
         self.waiting = timedelta()
-        self.rto_s = 0.0
-        self.past_no_return = False
-        self.urgent = False
-        """Clients wait for the next step: search attributes, each of which costs the server a write, are put off."""
-        self._later: dict[str, SearchAttributeUpdate[Any]] = {}
-        self.outcome = ""
-        self.held = False
-        self.epoch: int | None = None
-        self._answers: list[tuple[Answer, bool]] = []
         self._undos: list[tuple[str, Callable[[], Awaitable[object]]]] = []
-        self._current = ""
-        self._parked: tuple[str, bool] | None = None
-        self._verdict_on_parked: str | None = None
         self._parking = asyncio.Lock()
         self._beside: list[asyncio.Future[object]] = []
-        self._abort: Verb | None = None
         self._cancelled = False
-
-    # What people see
-
-    @workflow.query(description="Where the run stands: steps, question, clock, journal.")
-    def state(self) -> RunState:
-        info = workflow.info()
-        return RunState(
-            procedure=self.procedure,
-            service=self.service_name,
-            run=info.workflow_id,
-            reason=self.reason,
-            started=info.start_time,
-            planned=list(self.titles),
-            step=self._current,
-            steps=self.steps,
-            question=self.question,
-            parked=self._parked[0] if self._parked else None,
-            skippable=self._parked[1] if self._parked else False,
-            held=self.held,
-            past_no_return=self.past_no_return,
-            outage_started=self.outage_started,
-            deadline=clock.deadline(self.outage_started, self.rto_s) if self.outage_started else None,
-            rto_s=self.rto_s,
-            epoch=self.epoch,
-            assessment=getattr(self, "assessment", None),
-            decisions=self.decisions,
-            escalations=self.escalations,
-            journal=self.journal,
-            outcome=self.outcome,
-        )
-
-    def note(self, text: str) -> None:
-        """A line of the journal, and the page of details that the UI shows."""
-        self.journal.append(f"{workflow.now():%H:%M:%S.%f}"[:-3] + f" {text}")
-        workflow.set_current_details(details_text(self.state()))
-
-    def attribute(self, name: str, value: str) -> None:
-        self._upsert(name, SearchAttributeKey.for_keyword(name).value_set(value))
-
-    def number(self, name: str, value: int) -> None:
-        self._upsert(name, SearchAttributeKey.for_int(name).value_set(value))
-
-    def _upsert(self, name: str, update: SearchAttributeUpdate[Any]) -> None:
-        if self.urgent and self._parked is None:
-            self._later[name] = update
-        else:
-            workflow.upsert_search_attributes([*self._later.values(), update])
-            self._later.clear()
-
-    def calm(self) -> None:
-        """Clients are served: what was put off is done now."""
-        self.urgent = False
-        if self._later:
-            workflow.upsert_search_attributes(list(self._later.values()))
-            self._later.clear()
-
-    # Doors: a signal needs no live worker; an update is validated and answered. Both rest on the same decisions.
-
-    @workflow.signal(description="Approve what the run asks; `digest` is the one shown with the question.")
-    def approve(self, answer: Answer) -> None:
-        self._take(answer, approve=True)
-
-    @workflow.signal(description="Reject what the run asks: what was done is undone.")
-    def reject(self, answer: Answer) -> None:
-        self._take(answer, approve=False)
-
-    @workflow.update(name="approve")
-    def approve_update(self, answer: Answer) -> str:
-        return self._take(answer, approve=True)
-
-    @approve_update.validator
-    def _valid_approval(self, answer: Answer) -> None:
-        self._must_count(answer, approve=True)
-
-    @workflow.update(name="reject")
-    def reject_update(self, answer: Answer) -> str:
-        return self._take(answer, approve=False)
-
-    @reject_update.validator
-    def _valid_rejection(self, answer: Answer) -> None:
-        self._must_count(answer, approve=False)
-
-    def _why_not(self, answer: Answer, approve: bool) -> str | None:
-        if self.question is None:
-            return "nothing is asked now"
-        return ballots.weigh(self.question, self._answers, answer, approve, workflow.now())
-
-    def _must_count(self, answer: Answer, approve: bool) -> None:
-        refusal = self._why_not(answer, approve)
-        if refusal is not None:
-            raise ApplicationError(f"the answer does not count: {refusal}", type="AnswerRefused", non_retryable=True)
-
-    def _take(self, answer: Answer, approve: bool) -> str:
-        refusal = self._why_not(answer, approve)
-        word = "approval" if approve else "rejection"
-        if refusal is not None:
-            self.note(f"the {word} by {answer.by} does not count: {refusal}")
-            return refusal
-        self._answers.append((answer, approve))
-        self.note(f"{word} by {answer.by}" + (f": {answer.reason}" if answer.reason else ""))
-        return f"{word} by {answer.by} counts"
-
-    @workflow.signal(description="Stop before the next step, until `resume`; refused past the point of no return.")
-    def hold(self, verb: Verb) -> None:
-        self._obey("hold", verb)
-
-    @workflow.signal(description="Go on after `hold`.")
-    def resume(self, verb: Verb) -> None:
-        self._obey("resume", verb)
-
-    @workflow.signal(description="Try the parked step again.")
-    def retry(self, verb: Verb) -> None:
-        self._obey("retry", verb)
-
-    @workflow.signal(description="Leave the parked step out, where it may be.")
-    def skip(self, verb: Verb) -> None:
-        self._obey("skip", verb)
-
-    @workflow.signal(description="End the run and undo what was done; past the point of no return only while parked.")
-    def abort(self, verb: Verb) -> None:
-        self._obey("abort", verb)
-
-    @workflow.update(name="hold")
-    def hold_update(self, verb: Verb) -> str:
-        return self._obey("hold", verb)
-
-    @workflow.update(name="resume")
-    def resume_update(self, verb: Verb) -> str:
-        return self._obey("resume", verb)
-
-    @workflow.update(name="retry")
-    def retry_update(self, verb: Verb) -> str:
-        return self._obey("retry", verb)
-
-    @workflow.update(name="skip")
-    def skip_update(self, verb: Verb) -> str:
-        return self._obey("skip", verb)
-
-    @workflow.update(name="abort")
-    def abort_update(self, verb: Verb) -> str:
-        return self._obey("abort", verb)
-
-    def _validate(self, verb: str) -> None:
-        refusal = self._why_not_now(verb)
-        if refusal is not None:
-            raise ApplicationError(refusal, type="AnswerRefused", non_retryable=True)
-
-    @hold_update.validator
-    def _may_hold(self, verb: Verb) -> None:
-        self._validate("hold")
-
-    @resume_update.validator
-    def _may_resume(self, verb: Verb) -> None:
-        self._validate("resume")
-
-    @retry_update.validator
-    def _may_retry(self, verb: Verb) -> None:
-        self._validate("retry")
-
-    @skip_update.validator
-    def _may_skip(self, verb: Verb) -> None:
-        self._validate("skip")
-
-    @abort_update.validator
-    def _may_abort(self, verb: Verb) -> None:
-        self._validate("abort")
-
-    def _why_not_now(self, verb: str) -> str | None:
-        if verb in ("retry", "skip") and self._parked is None:
-            return f"no step is parked, so there is nothing to {verb}"
-        if verb == "skip" and self._parked is not None and not self._parked[1]:
-            return f"the step “{self._parked[0]}” can't be skipped: retry it, or abort the run"
-        if verb == "hold" and self.past_no_return:
-            return "the run is past its point of no return, and only goes forward"
-        if verb == "resume" and not self.held:
-            return "the run is not held"
-        if verb == "abort" and self.past_no_return and self._parked is None:
-            return "the run is past its point of no return, and only goes forward"
-        return None
-
-    def _obey(self, verb: str, given: Verb) -> str:
-        refusal = self._why_not_now(verb)
-        if refusal is not None:
-            self.note(f"{verb} by {given.by} is refused: {refusal}")
-            return refusal
-        if verb in ("hold", "resume"):
-            self.held = verb == "hold"
-        elif verb == "abort" and not self.past_no_return:
-            self._abort = given
-        if self._parked is not None and verb in ("retry", "skip", "abort"):
-            self._verdict_on_parked = verb
-        self.note(f"{verb} by {given.by}" + (f": {given.reason}" if given.reason else ""))
-        return f"{verb} by {given.by} is taken"
-
-    # Verbs of the runbook
 
     async def do(
         self,
@@ -328,7 +120,7 @@ class Runbook:
                 maximum_attempts=attempts,
                 non_retryable_error_types=NEVER_AGAIN,
             ),
-            summary=self._current or None,
+            summary=STEP.get() or None,
         )
 
     async def step_or_skip(
@@ -357,8 +149,9 @@ class Runbook:
         if not self.past_no_return:
             await self._gate()
         self._current = title
+        STEP.set(title)
         self.attribute("LifeboatStep", title)
-        workflow.set_current_details(details_text(self.state()))
+        self.show()
         if undo is not None:
             self._undos.append(undo)
         started, rounds = workflow.now(), 0
@@ -385,22 +178,16 @@ class Runbook:
             self._current = ""
             return result
 
-    def _report(self, title: str, outcome: Any, started: datetime, rounds: int, detail: str) -> StepReport:
-        report = StepReport(
-            title=title, outcome=outcome, started=started, ended=workflow.now(), rounds=rounds, detail=detail
-        )
-        self.steps.append(report)
-        self.note(f"{title}: {outcome}" + (f": {detail}" if detail else ""))
-        return report
-
     async def _gate(self) -> None:
         """Between steps: an abort is obeyed, and a hold kept."""
         if self.held:
             self.attribute("LifeboatWaitingFor", "resume")
+            self.show()
             before = workflow.now()
             await workflow.wait_condition(lambda: not self.held or self._abort is not None)
             self.waiting += workflow.now() - before
             self.attribute("LifeboatWaitingFor", "")
+            self.show()
         if self._abort is not None:
             raise Ended(
                 "aborted",
@@ -419,8 +206,9 @@ class Runbook:
             before = workflow.now()
             await workflow.wait_condition(lambda: self._verdict_on_parked is not None)
             self.waiting += workflow.now() - before
-            self._parked = None
             self.attribute("LifeboatWaitingFor", "")
+            self.show()
+            self._parked = None
             return str(self._verdict_on_parked)
 
     async def ask(self, text: str, digest: str, *, needs_override: bool, machine_s: float) -> DecisionReport:
@@ -466,16 +254,30 @@ class Runbook:
         self.note(f"answer: {answer} by {decision.by}")
         return decision
 
-    def meanwhile(self, work: Awaitable[object]) -> None:
-        """Begin work that the next steps do not wait for; `all_done` does, and so does every end of the run."""
-        self._beside.append(asyncio.ensure_future(work))
+    def meanwhile(
+        self,
+        title: str,
+        action: Callable[[], Awaitable[object]],
+        *,
+        undo: tuple[str, Callable[[], Awaitable[object]]] | None = None,
+    ) -> None:
+        """Begin a step that the next ones do not wait for; `all_done` does, and so does every end of the run."""
+        if undo is not None:
+            self._undos.append(undo)
+        self._beside.append(asyncio.ensure_future(self.step(title, action)))
+
+    async def together(self, *works: Awaitable[Any]) -> list[Any]:
+        """All of them to their end, then the first failure: nothing may go on beside an undo."""
+        results = await asyncio.gather(*works, return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+        return results
 
     async def all_done(self) -> None:
         """Wait for what was begun meanwhile, and pass on its first failure."""
         beside, self._beside = self._beside, []
-        for result in await asyncio.gather(*beside, return_exceptions=True):
-            if isinstance(result, BaseException):
-                raise result
+        await self.together(*beside)
 
     async def lock(self) -> None:
         """Take the service's lock for as long as this run is open; ServiceLocked names who holds it."""
@@ -524,6 +326,7 @@ class Runbook:
         while self._undos:
             title, undo = self._undos.pop()
             self._current = title
+            STEP.set(title)
             started = workflow.now()
             try:
                 await undo()

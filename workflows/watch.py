@@ -94,6 +94,7 @@ class Watch:
                 first_failure=first,
                 regions=sorted(self.down),
                 votes=[sighting.last for sighting in self.down.values()],
+                seen=next((sighting.seen for sighting in self.down.values() if sighting.seen), None),
                 epoch=self.record.epoch,
                 holder=self.record.run,
             ),
@@ -114,7 +115,13 @@ class Watch:
         """One region's view: down, up again, down …"""
         while True:
             until = "up" if region in self.down else "down"
-            order = WatchOrder(service=self.estate.service, member=self.record.leader, region=region, until=until)
+            order = WatchOrder(
+                service=self.estate.service,
+                zone=self.estate.zone,
+                member=self.record.leader,
+                region=region,
+                until=until,
+            )
             sighting = await workflow.execute_activity(
                 probes.watch_member,
                 order,

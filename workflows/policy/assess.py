@@ -13,6 +13,9 @@ from workflows.policy.candidate import choose_candidate, is_behind, system_ident
 from workflows.policy.loss import judge_loss
 from workflows.policy.quorum import SyncSet, binding_sets
 
+STAND_IN_BYTES = 16 * 2**20
+"""How far behind the candidate a stand-in may be: the first commit waits until it has caught up. One WAL segment."""
+
 _WORSE = ("none", "bounded", "unknown")
 
 
@@ -109,17 +112,32 @@ def _survivors(
     facts: Sequence[MemberFacts],
     disconnected: Collection[str] | None,
 ) -> list[str]:
-    """Declared voters that can follow the candidate: one that is ahead of it is past the fork, and can't."""
+    """Declared voters that can follow the candidate, or one that stands in for them.
+
+    One that is ahead of the candidate is past the fork, and can't.
+    """
     if candidate is None or service.synchronous.policy != "required":
         return []
-    read = {each.member: each for each in facts if each.reachable and each.in_recovery}
     system = system_identifier(suspect, facts)
-    return [
-        name
-        for name in service.synchronous.voters
-        if name in read
-        and name not in (suspect, candidate.member)
-        and read[name].system_identifier == system
-        and (disconnected is None or name in disconnected)
-        and not is_behind(candidate, read[name])
+    able = {
+        each.member: each
+        for each in facts
+        if each.reachable
+        and each.in_recovery
+        and each.member not in (suspect, candidate.member)
+        and each.system_identifier == system
+        and (disconnected is None or each.member in disconnected)
+        and not is_behind(candidate, each)
+    }
+    voters = [name for name in service.synchronous.voters if name in able]
+    if voters:
+        return voters
+    # Without a voter, one that may be promoted itself stands in: what it confirms, it may be trusted to lead with.
+    close = [
+        able[name]
+        for name in service.may_be_promoted()
+        if name in able
+        and service.member(name).follows is None
+        and candidate.position - able[name].position <= STAND_IN_BYTES
     ]
+    return [max(close, key=lambda each: each.position).member] if close else []

@@ -1,0 +1,135 @@
+"""Fencing: what the database runbooks do to an old primary, how it is undone, and the proof that it holds."""
+
+from __future__ import annotations
+
+import asyncio
+
+from temporalio import workflow
+from temporalio.exceptions import ActivityError
+
+with workflow.unsafe.imports_passed_through():
+    from activities import dns, fencing, node
+    from schemas.decisions import Assessment, Fence
+    from schemas.facts import EpochRecord
+    from schemas.orders import (
+        DnsOrder,
+        FenceOrder,
+        FenceResult,
+        FollowOrder,
+        NodeOrder,
+        NodeResult,
+        ProofOrder,
+        ProofResult,
+        StallOrder,
+    )
+    from workflows.database import DatabaseRunbook
+    from workflows.policy.fence import judge_fence
+    from workflows.policy.voters import render_names
+    from workflows.runbook import reason_of
+
+
+class Fencing(DatabaseRunbook):
+    """Disconnect, stall and stop; unfence; prove."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fenced = FenceResult(disconnected=[], members=[])
+        self.bound: EpochRecord | None = None
+        """The record that bound the old primary, before clients were routed."""
+        self.stalled, self.stall_evidence = False, ""
+        self._stopping: asyncio.Future[NodeResult] | None = None
+
+    async def disconnect(self, suspect: str, likely: Assessment | None = None) -> FenceResult:
+        """Disconnect and stamp every direct standby of a suspect, the voters of every set that binds last."""
+        bound = {*self.record.voters, *self.record.candidate_voters, *self.estate.service.synchronous.voters}
+        order = FenceOrder(
+            service=self.estate.service,
+            suspect=suspect,
+            epoch=self.record.epoch,
+            voters=sorted(bound),
+            at_once=self.assessment.death.state == "dead",
+            likely=likely.choice.candidate if likely else None,
+            followers=likely.survivors if likely else [],
+        )
+        return await self.do(fencing.disconnect_standbys, order, limit=15, total=60)
+
+    async def fence_old_primary(self) -> FenceResult:
+        """Disconnect every standby; stall the suspect if it answers; stop its node meanwhile."""
+        stall = StallOrder(service=self.estate.service, member=self.suspect, epoch=self.record.epoch)
+        if self.assessment.death.state != "dead":
+            self.stop_old_primary()
+        if self.assessment.death.state == "dead" and self.assessment.verdict.kind == "none":
+            fenced = await self.disconnect(self.suspect, self.assessment)
+            stalled = ProofResult(acknowledged=True, evidence=f"{self.suspect} is dead, so it is not stalled")
+        else:
+            fenced, stalled = await self.together(
+                self.disconnect(self.suspect),
+                self.do(fencing.stall_primary, stall, limit=6, total=20, heartbeat=None),
+            )
+        self.fenced, self.bound = fenced, self.record if self.recorded else None
+        self.stalled, self.stall_evidence = not stalled.acknowledged, stalled.evidence
+        if self.stalled:
+            # What it has written by now bounds the loss where no voter holds it.
+            seen = await self.observe()
+            suspect = [facts for facts in seen.members if facts.member == self.suspect]
+            self.fenced = fenced.model_copy(update={"members": [*fenced.members, *suspect]})
+        return self.fenced
+
+    def stop_old_primary(self) -> None:
+        """Begin to stop the suspect's node. A dead one is stopped after its clients are served: by then R + W > N
+        keeps it from acknowledging, and the stop would only take the processor from the promotion.
+        """
+        if self._stopping is None:
+            order = NodeOrder(service=self.estate.service, member=self.suspect)
+            self._stopping = asyncio.ensure_future(
+                self.do(node.stop_node, order, limit=45, total=100, attempts=2, heartbeat=None)
+            )
+
+    async def unfence(self) -> None:
+        """Undo of the fence, behind a newer epoch, so that a late attempt of the fence changes nothing any more."""
+        service = self.estate.service
+        if self._stopping is not None:
+            await asyncio.gather(self._stopping, return_exceptions=True)
+        self.record = await self.claim_after(self.record, " (undo)")
+        await self.do(
+            node.start_node,
+            NodeOrder(service=service, member=self.suspect),
+            limit=60,
+            total=300,
+            heartbeat=None,
+        )
+        names = render_names(self.record.w, self.record.voters)
+        stall = StallOrder(service=service, member=self.suspect, epoch=self.record.epoch, names=names)
+        await self.do(fencing.unstall_primary, stall, limit=10, total=300, heartbeat=None)
+        direct = [m.name for m in service.members if m.name != self.suspect and m.follows in (None, self.suspect)]
+        follow = FollowOrder(service=service, leader=self.suspect, members=direct, epoch=self.record.epoch)
+        await self.do(fencing.reconnect_standbys, follow, limit=30, total=300)
+        cleared = self.record.model_copy(update={"candidate": None, "candidate_voters": [], "verdict": ""})
+        back = DnsOrder(service=service, zone=self.estate.zone, target=self.suspect, seen=self.record, wanted=cleared)
+        self.record = await self.do(dns.choose_and_lead, back, limit=10, total=300, heartbeat=None)
+
+    async def prove_fence(self) -> Fence:
+        """What keeps the old primary from acknowledging, strongest first, and a write that shows it."""
+        order = ProofOrder(service=self.estate.service, member=self.suspect)
+        proof: ProofResult = await self.do(fencing.prove_fence, order, limit=10, total=30, heartbeat=None)
+        self.stop_old_primary()
+        assert self._stopping is not None
+        try:
+            stopped = await self._stopping
+        except ActivityError as error:
+            stopped = NodeResult(done=False, evidence=reason_of(error))
+        direct = [
+            m.name for m in self.estate.service.members if m.follows in (None, self.suspect) and m.name != self.suspect
+        ]
+        fence = judge_fence(
+            stopped=stopped.done,
+            stalled=self.stalled,
+            disconnected=self.fenced.disconnected,
+            direct=direct,
+            record=self.bound,
+            suspect=self.suspect,
+            proved=not proof.acknowledged,
+        )
+        evidence = "; ".join(part for part in (fence.evidence, stopped.evidence, proof.evidence) if part)
+        strength = "none" if proof.acknowledged else fence.strength
+        return fence.model_copy(update={"evidence": evidence, "strength": strength, "proved": not proof.acknowledged})

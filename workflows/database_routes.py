@@ -1,0 +1,177 @@
+"""Routes: holding them, leading them to a new primary, and writing through them; and the standbys that follow it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from datetime import datetime
+
+from temporalio import workflow
+from temporalio.exceptions import ActivityError, ApplicationError
+
+with workflow.unsafe.imports_passed_through():
+    from activities import dns, epoch, fencing, pooler, probes
+    from schemas.facts import EpochRecord, RouteWrite
+    from schemas.orders import (
+        DnsOrder,
+        FollowOrder,
+        FollowResult,
+        PoolerOrder,
+        ProofResult,
+        RecordOrder,
+        VerifyOrder,
+    )
+    from schemas.topology import PgBouncerRoute
+    from workflows.database import DatabaseRunbook
+    from workflows.runbook import STEP, reason_of
+
+
+class Routing(DatabaseRunbook):
+    """Hold, open, confirm, verify; follow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._holds: dict[str, asyncio.Future[str]] = {}
+        self._openings: dict[str, asyncio.Future[ProofResult]] = {}
+
+    async def hold_poolers(self) -> list[str]:
+        """Poolers cut and refuse their clients. One out of reach serves nobody, and doesn't hold the run up."""
+        if self.outage_started is None:
+            self.start_clock(workflow.now())
+
+        self._holds = {route.name: asyncio.ensure_future(self._hold(route)) for route in self.estate.service.poolers()}
+        return list(await asyncio.gather(*self._holds.values()))
+
+    async def _hold(self, route: PgBouncerRoute) -> str:
+        try:
+            held = await self.do(pooler.hold_pooler, self._pooler_order(route, self.suspect), limit=6, total=8)
+        except ActivityError as error:
+            return f"{route.name} not held: {reason_of(error)}"
+        return held.evidence
+
+    def _pooler_order(self, route: PgBouncerRoute, target: str, *, once_it_leads: bool = False) -> PoolerOrder:
+        return PoolerOrder(
+            service=self.estate.service,
+            route=route,
+            target=target,
+            epoch=self.epoch or 0,
+            once_it_leads=once_it_leads,
+        )
+
+    async def resume_poolers(self) -> None:
+        """Undo of the hold: every pooler leads to the old primary again, the others even where one fails."""
+        await self.together(
+            *(
+                self.do(pooler.point_pooler, self._pooler_order(route, self.suspect), limit=10, total=60)
+                for route in self.estate.service.poolers()
+            )
+        )
+
+    def open_poolers(self, leader: str, title: str) -> None:
+        """Begin to lead the poolers to a member that is being promoted: each lets its clients in once it leads."""
+        self._openings = {
+            route.name: asyncio.ensure_future(self._open(route, leader, title))
+            for route in self.estate.service.poolers()
+        }
+
+    async def _open(self, route: PgBouncerRoute, leader: str, title: str) -> ProofResult:
+        STEP.set(title)
+        if route.name in self._holds:
+            # A hold that is still under way would cut the clients that are let in.
+            await self._holds[route.name]
+        order = self._pooler_order(route, leader, once_it_leads=True)
+        return await self.do(pooler.point_pooler, order, limit=30, total=40)
+
+    def give_up_openings(self) -> None:
+        """The member will not lead. What is under way is refused by the pooler's epoch, should it go on."""
+        for opening in self._openings.values():
+            opening.cancel()
+        self._openings.clear()
+
+    def final_record(self) -> EpochRecord:
+        """The record once the candidate leads: its own set binds, and the old one no more."""
+        return self.record.model_copy(
+            update={
+                "leader": self.record.candidate,
+                "w": self.w,
+                "voters": self.record.candidate_voters,
+                "candidate": None,
+                "candidate_voters": [],
+            }
+        )
+
+    async def move_routes(self, leader: str) -> list[str]:
+        """Poolers are led to the new leader, and the names, which moved with the choice, seen at every server."""
+        service = self.estate.service
+        works: list[Awaitable[ProofResult]] = []
+        for route in service.poolers():
+            begun = self._openings.pop(route.name, None)
+            works.append(begun or self.do(pooler.point_pooler, self._pooler_order(route, leader), limit=8, total=20))
+        works.append(self._move_names(leader))
+        results = await asyncio.gather(*works, return_exceptions=True)
+        failed = [result for result in results if isinstance(result, BaseException)]
+        for failure in failed:
+            if not isinstance(failure, ActivityError | ApplicationError):
+                raise failure
+        if failed:
+            raise ApplicationError("; ".join(reason_of(failure) for failure in failed), type="RouteUnavailable")
+        return [result.evidence for result in results if isinstance(result, ProofResult)]
+
+    async def _move_names(self, leader: str) -> ProofResult:
+        if not self.recorded:
+            await self.record_late()
+        order = DnsOrder(
+            service=self.estate.service, zone=self.estate.zone, target=leader, seen=self.record, wanted=self.record
+        )
+        return await self.do(dns.confirm_names, order, limit=8, total=20, heartbeat=None)
+
+    async def write_final_record(self) -> None:
+        if not self.recorded:
+            await self.record_late()
+        wanted = self.final_record()
+        change = RecordOrder(zone=self.estate.zone, service=self.service_name, seen=self.record, wanted=wanted)
+        self.record = await self.do(epoch.write_record, change, limit=10, total=60, heartbeat=None)
+
+    async def write_through_routes(self, leader: str) -> list[RouteWrite]:
+        """Every region that has a worker writes through every route."""
+
+        async def from_region(region: str) -> list[RouteWrite]:
+            order = VerifyOrder(
+                service=self.estate.service,
+                zone=self.estate.zone,
+                region=region,
+                run=workflow.info().workflow_id,
+                expected=leader,
+            )
+            try:
+                return await self.do(
+                    probes.verify_routes,
+                    order,
+                    region=region,
+                    limit=12,
+                    total=20,
+                    attempts=2,
+                    waits_for_worker=5.0,
+                )
+            except ActivityError as error:
+                self.note(f"{region} could not verify: {reason_of(error)}")
+                return []
+
+        return [write for found in await asyncio.gather(*map(from_region, self.estate.vantages)) for write in found]
+
+    def first_good(self, route: str) -> datetime | None:
+        """When the first region's write through the route was good."""
+        return min((write.at for write in self.route_writes if write.route == route and write.ok), default=None)
+
+    def errors_of(self, route: str) -> str:
+        return "; ".join(f"{w.region}: {w.error}" for w in self.route_writes if w.route == route and not w.ok)
+
+    async def let_follow(self, leader: str) -> FollowResult:
+        """Every direct standby but the old primary; their answers are kept for the report."""
+        members = [
+            m.name
+            for m in self.estate.service.members
+            if m.name not in (leader, self.suspect) and m.follows in (None, leader, self.suspect)
+        ]
+        order = FollowOrder(service=self.estate.service, leader=leader, members=members, epoch=self.record.epoch)
+        return await self.do(fencing.follow_leader, order, limit=30, total=60)
