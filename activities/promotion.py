@@ -43,11 +43,14 @@ async def _result(conn: Session, name: str, *, already: bool) -> PromoteResult:
 async def _point(order: PromoteOrder, standby: Member, leader: Member) -> None:
     """Let a survivor follow the candidate; nothing to do when the fence has led it there already."""
     wanted = conninfo(order.service, standby, leader)
-    async with session(order.service, standby) as conn:
-        done = f"SELECT {STAMP} = $1 AND current_setting('primary_conninfo') = $2"
-        if not await conn.fetchval(done, order.record.epoch, wanted):
-            async with guarded(conn, order.record.epoch):
-                await set_conninfo(conn, wanted)
+    try:
+        async with session(order.service, standby) as conn:
+            done = f"SELECT {STAMP} = $1 AND current_setting('primary_conninfo') = $2"
+            if not await conn.fetchval(done, order.record.epoch, wanted):
+                async with guarded(conn, order.record.epoch):
+                    await set_conninfo(conn, wanted)
+    except (MemberUnreachable, *BROKEN) as error:
+        raise SurvivorMissing(f"{standby.name}: {error}") from error
 
 
 async def _nudge_until(order: PromoteOrder, standby: Member, done: asyncio.Event) -> None:

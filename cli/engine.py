@@ -22,7 +22,7 @@ from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from cli.problems import Exit, Problem, innermost
-from schemas.attributes import TASK_QUEUE
+from schemas.attributes import TASK_QUEUE, TASK_TIMEOUT
 from schemas.reports import Report
 from schemas.requests import Answer, FailoverRequest, Verb
 from schemas.state import RunState
@@ -77,7 +77,12 @@ class Engine:
         run = f"{procedure}/{request.service}/{now or datetime.now(UTC):%Y%m%dT%H%M%S}"
         try:
             await self.client.start_workflow(
-                PROCEDURES[procedure], request, id=run, task_queue=TASK_QUEUE, rpc_timeout=SHORT
+                PROCEDURES[procedure],
+                request,
+                id=run,
+                task_queue=TASK_QUEUE,
+                task_timeout=TASK_TIMEOUT,
+                rpc_timeout=SHORT,
             )
         except WorkflowAlreadyStartedError as error:
             raise Problem(f"{run} was started this very second; look at it: `lifeboat show {run}`") from error

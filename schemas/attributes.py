@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 TASK_QUEUE = "lifeboat"
 """Workflows, and activities that any region can do."""
+
+TASK_TIMEOUT = timedelta(seconds=5)
+"""After this a workflow task that died with its worker is given to another one. Temporal's own default is 10 s."""
 
 KEYWORD_ATTRIBUTES = (
     "LifeboatService",

@@ -234,6 +234,7 @@ class DatabaseRunbook(Runbook):
         facts: Sequence[MemberFacts],
         *,
         disconnected: Sequence[str] | None,
+        lost: Sequence[str] = (),
         service: DatabaseService | None = None,
     ) -> Assessment:
         result = assess(
@@ -244,6 +245,7 @@ class DatabaseRunbook(Runbook):
             facts=facts,
             requested=requested,
             disconnected=disconnected,
+            lost=lost,
         )
         self.attribute("LifeboatVerdict", result.verdict.kind)
         # A candidate that an earlier run had promoted before it was cut off is taken as it is.
@@ -299,7 +301,7 @@ class DatabaseRunbook(Runbook):
         """The next epoch, for this run."""
         run = workflow.info().workflow_id + note
         order = ClaimOrder(zone=self.estate.zone, service=self.service_name, run=run, seen=seen, at_least=at_least)
-        record = await self.do(epoch.claim_epoch, order, total=30)
+        record = await self.do(epoch.claim_epoch, order, limit=5, total=30)
         self._take_epoch(record)
         return record
 
@@ -331,7 +333,7 @@ class DatabaseRunbook(Runbook):
             seen=claimed,
             wanted=wanted,
         )
-        self.record = await self.do(dns.choose_and_lead, order, heartbeat=None)
+        self.record = await self.do(dns.choose_and_lead, order, limit=4, heartbeat=None)
         self.recorded = True
 
     async def is_dead(self, member: str) -> bool:

@@ -173,12 +173,11 @@ class DatabaseFailover(Fencing, Routing):
             self.record if self.recorded else None,
             [*fenced.members, *lost],
             disconnected=[*fenced.disconnected, *gone],
+            lost=gone,
             service=service.model_copy(
                 update={"failover": service.failover.model_copy(update={"candidates": able or gone})}
             ),
         )
-        # They vote, but they confirm nothing any more.
-        final = final.model_copy(update={"survivors": [name for name in final.survivors if name not in gone]})
         worse = covers(self.assessment, final)
         if worse is not None:
             go = may_go(
@@ -207,7 +206,7 @@ class DatabaseFailover(Fencing, Routing):
         order = DnsOrder(
             service=service, zone=self.estate.zone, target=final.choice.candidate, seen=self.record, wanted=wanted
         )
-        return await self.do(dns.choose_and_lead, order, heartbeat=None)
+        return await self.do(dns.choose_and_lead, order, limit=4, heartbeat=None)
 
     async def promote(self, request: FailoverRequest, death: Death) -> PromoteResult:
         """The recorded candidate and no other; poolers let their clients in the moment it leads.

@@ -44,7 +44,7 @@ class Routing(DatabaseRunbook):
 
     async def _hold(self, route: PgBouncerRoute) -> str:
         try:
-            held = await self.do(pooler.hold_pooler, self._pooler_order(route, self.suspect), limit=6, total=8)
+            held = await self.do(pooler.hold_pooler, self._pooler_order(route, self.suspect), limit=4, total=4)
         except ActivityError as error:
             return f"{route.name} not held: {reason_of(error)}"
         return held.evidence
@@ -80,7 +80,7 @@ class Routing(DatabaseRunbook):
             # A hold that is still under way would cut the clients that are let in.
             await self._holds[route.name]
         order = self._pooler_order(route, leader, once_it_leads=True)
-        return await self.do(pooler.point_pooler, order, limit=30, total=40)
+        return await self.do(pooler.point_pooler, order, limit=30, total=30, attempts=1)
 
     def give_up_openings(self) -> None:
         """The member will not lead. What is under way is refused by the pooler's epoch, should it go on."""
@@ -103,10 +103,7 @@ class Routing(DatabaseRunbook):
     async def move_routes(self, leader: str) -> list[str]:
         """Poolers are led to the new leader, and the names, which moved with the choice, seen at every server."""
         service = self.estate.service
-        works: list[Awaitable[ProofResult]] = []
-        for route in service.poolers():
-            begun = self._openings.pop(route.name, None)
-            works.append(begun or self.do(pooler.point_pooler, self._pooler_order(route, leader), limit=8, total=20))
+        works: list[Awaitable[ProofResult]] = [self._opened(route, leader) for route in service.poolers()]
         works.append(self._move_names(leader))
         results = await asyncio.gather(*works, return_exceptions=True)
         failed = [result for result in results if isinstance(result, BaseException)]
@@ -116,6 +113,16 @@ class Routing(DatabaseRunbook):
         if failed:
             raise ApplicationError("; ".join(reason_of(failure) for failure in failed), type="RouteUnavailable")
         return [result.evidence for result in results if isinstance(result, ProofResult)]
+
+    async def _opened(self, route: PgBouncerRoute, leader: str) -> ProofResult:
+        """What was begun during the promotion, or, where that failed, anew."""
+        begun = self._openings.pop(route.name, None)
+        if begun is not None:
+            try:
+                return await begun
+            except ActivityError as error:
+                self.note(f"{route.name} did not open by itself: {reason_of(error)}")
+        return await self.do(pooler.point_pooler, self._pooler_order(route, leader), limit=8, total=20)
 
     async def _move_names(self, leader: str) -> ProofResult:
         if not self.recorded:

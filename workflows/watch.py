@@ -16,7 +16,7 @@ from temporalio.exceptions import FailureError
 
 with workflow.unsafe.imports_passed_through():
     from activities import epoch, estate, keeper, probes, promotion, survey
-    from schemas.attributes import TASK_QUEUE, region_queue
+    from schemas.attributes import TASK_QUEUE, TASK_TIMEOUT, region_queue
     from schemas.facts import EpochRecord
     from schemas.orders import (
         ClaimOrder,
@@ -105,6 +105,7 @@ class Watch:
                 request,
                 id=f"database-failover/{request.service}/{workflow.now():%Y%m%dT%H%M%S}",
                 task_queue=TASK_QUEUE,
+                task_timeout=TASK_TIMEOUT,
                 parent_close_policy=workflow.ParentClosePolicy.ABANDON,
                 cancellation_type=workflow.ChildWorkflowCancellationType.ABANDON,
             )

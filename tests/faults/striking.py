@@ -33,7 +33,7 @@ async def striking_scene(lab: Lab, **plan: Any) -> AsyncIterator[tuple[Scene, Pa
     if plan.get("strike") == "pid":
         victim = plan.pop("node", "temporal")
         plan["pid"] = next(node.pid for node in (await labs.status(lab)).nodes if node.name == victim)
-    (folder / "plan.json").write_text(json.dumps(plan | {"done": str(done)}), encoding="utf-8")
+    (folder / "plan.json").write_text(json.dumps(plan | {"done": str(done), "lab": str(lab.folder)}), encoding="utf-8")
     workers = []
     with (folder / "workers.log").open("wb") as log:
         for region in lab.regions:

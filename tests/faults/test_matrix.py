@@ -16,7 +16,7 @@ from tests.faults.striking import striking_scene
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 ACTIVITIES = (
-    "observe",
+    "describe_estate",
     "hold_pooler",
     "disconnect_standbys",
     "choose_and_lead",
@@ -30,10 +30,11 @@ ACTIVITIES = (
     "write_record",
     "checkpoint",
     "announce",
+    "read_journey",
 )
 CELLS = [(activity, when, who) for activity in ACTIVITIES for when in ("before", "after") for who in ("kill", "pid")]
 SAMPLE = {
-    ("observe", "after", "kill"),
+    ("describe_estate", "after", "kill"),
     ("disconnect_standbys", "after", "kill"),
     ("choose_and_lead", "after", "pid"),
     ("promote_candidate", "before", "kill"),
@@ -84,8 +85,6 @@ async def test_worker_frozen_inside_promote_and_thawed_after_another_failover(sh
         frozen = int(done.read_text(encoding="utf-8"))
         await fault(scene.lab, "kill", first.new_primary)
         run = await scene.run_of_watch(2, limit=90)
-        await scene.question(run, 60)
-        await scene.approve(run)
         second = await scene.report(run, 120)
         assert second.new_primary not in (None, first.new_primary)
         # Its candidate comes back as it was left; what the frozen worker had in mind must not happen to it.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from temporalio.client import WorkflowFailureError, WorkflowUpdateFailedError
+from temporalio.service import RPCError
 
 from lab.lab import fault, status
 from lab.model import Lab
@@ -53,8 +54,14 @@ async def test_approved_with_the_primary_alive(scene: Scene) -> None:
 @pytest.mark.estate(watch=True, approval={"expires_s": 2})
 async def test_nobody_answers_and_the_question_expires(scene: Scene) -> None:
     run = await scene.start("expire-1")
+    state = await scene.question(run)
+    assert state.question is not None
     report = await scene.report(run)
     assert report.outcome == "expired", report
+    # Late: nothing listens any more, and nothing changes.
+    for door in (run.signal, run.execute_update):
+        with pytest.raises(RPCError):
+            await door("approve", Answer(by="ana", digest=state.question.digest))
     await scene.record(run, "expired")
 
 

@@ -2,8 +2,9 @@
 
 `python -m tests.faults.worker --plan FILE …` takes the arguments of workers.main. The plan is JSON: `activity`, or
 `inside` (a function of the product, `module:name`, after which it strikes); `when`: before or after; `strike`:
-kill or freeze this worker, kill the process `pid`, or the `server` that the function's session leads to; `done`: a
-file that is made first, so that of all workers and attempts exactly one strikes.
+kill or freeze this worker, kill the process `pid`, the `server` that the function's session leads to, or the server
+of the first `survivor` that a promotion waits for; `lab`: the lab's folder; `done`: a file that is made first, so that
+of all workers and attempts exactly one strikes.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from workers import main as product
 Plan = dict[str, Any]
 
 
-def strike(plan: Plan) -> None:
+def strike(plan: Plan, order: Any = None) -> None:
     try:
         os.close(os.open(plan["done"], os.O_CREAT | os.O_EXCL | os.O_WRONLY))
     except FileExistsError:
@@ -39,6 +40,8 @@ def strike(plan: Plan) -> None:
             os.kill(os.getpid(), signal.SIGSTOP)
         case "pid":
             os.kill(int(plan["pid"]), signal.SIGKILL)
+        case "survivor":
+            os.kill(postmaster_of(plan["lab"], order.survivors[0]), signal.SIGKILL)
 
 
 class Striking(Interceptor):
@@ -60,11 +63,20 @@ class _Around(ActivityInboundInterceptor):
         # Only in a failover: the watch uses some of the same activities.
         hit = (input.fn.__name__, activity.info().workflow_type) == (self.plan.get("activity"), "DatabaseFailover")
         if hit and self.plan["when"] == "before":
-            strike(self.plan)
+            strike(self.plan, input.args[0])
         result = await super().execute_activity(input)
         if hit and self.plan["when"] == "after":
-            strike(self.plan)
+            strike(self.plan, input.args[0])
         return result
+
+
+def postmaster_of(lab: str, member: str) -> int:
+    """The process that was started on the member's data folder."""
+    for process in psutil.process_iter(["cmdline"]):
+        argv = process.info["cmdline"] or []
+        if len(argv) > 2 and argv[1] == "-D" and argv[2].startswith(lab) and Path(argv[2]).parent.name == member:
+            return int(process.pid)
+    raise LookupError(member)
 
 
 def strike_inside(plan: Plan) -> None:

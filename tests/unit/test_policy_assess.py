@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from schemas.decisions import Assessment, Choice, Verdict
 from tests.unit.estates import DEAD, E1, E2, E3, E4, gone, leader, record, service, standby
-from workflows.policy.assess import assess, covers, digest_of
+from workflows.policy.assess import STAND_IN_BYTES, assess, covers, digest_of
 from workflows.policy.quorum import SyncSet, binding_sets
 
 
@@ -39,6 +39,22 @@ class TestSurvivors:
         assert look(standby(E2), gone(E3), on=record()).survivors == []
         assert look(standby(E2), leader(E3, system_identifier="8"), standby(E4), on=record()).survivors == []
         assert look(standby(E2), standby(E3), on=record(), disconnected=[E2]).survivors == []
+
+    def test_without_a_voter_one_that_may_be_promoted_stands_in(self):
+        of = service(failover={"candidates": [E2, E3, E4]})
+        assert look(standby(E2, 2000), gone(E3), standby(E4), of=of, on=record(1, [E2])).survivors == [E4]
+        assert look(standby(E2), standby(E3), standby(E4), of=of, on=record()).survivors == [E3]
+
+    def test_one_that_died_since_votes_and_confirms_nothing(self):
+        of = service(failover={"candidates": [E2, E3, E4]})
+        found = look(standby(E2), standby(E3), standby(E4), of=of, on=record(), disconnected=[E2, E3, E4], lost=[E3])
+        assert (found.verdict.kind, found.survivors) == ("none", [E4])
+
+    def test_no_stand_in_is_far_behind_or_undeclared(self):
+        of = service(failover={"candidates": [E2, E3, E4]})
+        far = standby(E2, 1000 + STAND_IN_BYTES + 1)
+        assert look(far, gone(E3), standby(E4), of=of, on=record(1, [E2])).survivors == []
+        assert look(standby(E2), gone(E3), standby(E4), on=record(1, [E2])).survivors == []
 
     def test_one_past_the_fork_can_not(self):
         """pg-east-3 is declared, but not in the set in force, and has more than the candidate."""

@@ -28,8 +28,11 @@ def assess(
     facts: Sequence[MemberFacts],
     requested: str | None = None,
     disconnected: Collection[str] | None = None,
+    lost: Collection[str] = (),
 ) -> Assessment:
     """What a decision is made on; final once `disconnected` is given, provisional before.
+
+    `lost` died since they were disconnected: they vote with the position that they had, and confirm nothing any more.
 
     Without a record the declared voters stand in for the choice of a candidate, and the verdict is `unknown`.
     """
@@ -54,7 +57,9 @@ def assess(
         verdict=verdict,
         w=record.w if record is not None else 0,
         voters=list(record.voters) if record is not None else [],
-        survivors=_survivors(service, suspect, candidate, facts, disconnected),
+        survivors=_survivors(
+            service, suspect, candidate, [each for each in facts if each.member not in lost], disconnected
+        ),
         digest=digest_of(suspect, sets, choice.candidate, verdict),
     )
 
