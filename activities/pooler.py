@@ -148,19 +148,38 @@ async def hold_pooler(order: PoolerOrder) -> ProofResult:
         before = await databases(conn, order.route)
         if file_epoch(path) == order.epoch and not any(_flag(row, "paused") for row in before.values()):
             return ProofResult(acknowledged=False, evidence=f"{order.route.name} already leads elsewhere")
-        for name, row in before.items():
-            if not _flag(row, "disabled"):
-                await conn.execute(f'DISABLE "{name}"')
-        if not all(_flag(row, "paused") for row in before.values()) and not await _no_login(conn):
-            raise NotYet(f"clients of {order.route.name} hang in their login, so its sessions can't be cut safely")
-        for name, row in before.items():
-            if not _flag(row, "paused"):
-                await conn.execute(f'KILL "{name}"')
+        await _cut(conn, order.route)
+        if file_epoch(path) >= order.epoch:
+            # This attempt stood still between its look and its act, and the route was led on meanwhile.
+            await _let_in(conn, order.route)
+            return ProofResult(acknowledged=False, evidence=f"{order.route.name} already leads elsewhere")
         after = await databases(conn, order.route)
         serving = [name for name, row in after.items() if not (_flag(row, "paused") and _flag(row, "disabled"))]
         if serving or set(after) != set(order.route.databases):
             raise NotYet(f"pooler {order.route.name} still serves {serving or 'other databases than declared'}")
     return ProofResult(acknowledged=False, evidence=f"{order.route.name} holds {len(after)} databases")
+
+
+async def _cut(conn: Console, route: PgBouncerRoute) -> None:
+    """Every session of the route is ended, and no new one begins. NotYet while clients hang in their login."""
+    before = await databases(conn, route)
+    for name, row in before.items():
+        if not _flag(row, "disabled"):
+            await conn.execute(f'DISABLE "{name}"')
+    if not all(_flag(row, "paused") for row in before.values()) and not await _no_login(conn):
+        raise NotYet(f"clients of {route.name} hang in their login, so its sessions can't be cut safely")
+    for name, row in before.items():
+        if not _flag(row, "paused"):
+            await conn.execute(f'KILL "{name}"')
+
+
+async def _let_in(conn: Console, route: PgBouncerRoute) -> None:
+    """Undo of the hold. A second RESUME is an error, so that each is looked at first."""
+    for name, row in (await databases(conn, route)).items():
+        if _flag(row, "paused"):
+            await conn.execute(f'RESUME "{name}"')
+        if _flag(row, "disabled"):
+            await conn.execute(f'ENABLE "{name}"')
 
 
 async def _until_it_leads(service: DatabaseService, member: Member) -> None:
@@ -194,16 +213,14 @@ async def point_pooler(order: PoolerOrder) -> ProofResult:
     async with console(order.route) as conn:
         before = await databases(conn, order.route)
         if any((row["host"], int(row["port"])) != (member.host, member.port) for row in before.values()) or not before:
+            # Where the hold did not come through, a RELOAD alone would leave session pools on the old primary.
+            await _cut(conn, order.route)
             await conn.execute("RELOAD")
     if order.once_it_leads:
         await _until_it_leads(order.service, member)
         _refuse_older(order)
     async with console(order.route) as conn:
-        for name, row in (await databases(conn, order.route)).items():
-            if _flag(row, "paused"):
-                await conn.execute(f'RESUME "{name}"')
-            if _flag(row, "disabled"):
-                await conn.execute(f'ENABLE "{name}"')
+        await _let_in(conn, order.route)
         after = await databases(conn, order.route)
     wrong = [
         name

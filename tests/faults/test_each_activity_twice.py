@@ -77,10 +77,23 @@ async def test_a_whole_failover_with_each_activity_twice(scene: Scene) -> None:
     for route in service.poolers():
         order = PoolerOrder(service=service, route=route, target="pg-east-1", epoch=1)
         assert "holds 2 databases" in (await twice(pooler.hold_pooler, order)).evidence
-    fence = FenceOrder(service=service, suspect="pg-east-1", epoch=1, voters=seen.voters)
+    fence = FenceOrder(
+        service=service,
+        suspect="pg-east-1",
+        epoch=1,
+        voters=seen.voters,
+        likely="pg-east-2",
+        followers=["pg-east-3"],
+    )
     fenced = await twice(fencing.disconnect_standbys, fence)
     assert fenced.disconnected == ["pg-east-2", "pg-east-3", "pg-east-4", "pg-west-1"]
-    assert all(facts.receiver is None and facts.follows == "" and facts.stamp == 1 for facts in fenced.members)
+    candidate = service.member("pg-east-2")
+    for facts in fenced.members:
+        assert facts.stamp == 1
+        if facts.member == "pg-east-3":
+            assert facts.follows == f"{candidate.host}:{candidate.port}"
+        else:
+            assert (facts.receiver, facts.follows) == (None, "")
     stall = StallOrder(service=service, member="pg-east-1", epoch=1)
     assert "not stalled" in (await twice(fencing.stall_primary, stall)).evidence
 
@@ -170,3 +183,26 @@ async def test_a_candidate_that_the_record_does_not_name_is_not_promoted(scene: 
     with pytest.raises(CandidateChanged):
         await ActivityEnvironment().run(promotion.promote_candidate, order)
     assert issubclass(CandidateChanged, LifeboatError)
+
+
+async def test_a_hold_that_was_overtaken_lets_the_clients_in_again(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stood still between its look and its act, as in a frozen worker, and the route was led on meanwhile."""
+    service = estate_of(scene).service
+    route = service.poolers()[0]
+    order = PoolerOrder(service=service, route=route, target="pg-east-1", epoch=1)
+    cut = pooler._cut
+
+    async def late(*args: Any) -> None:
+        await ActivityEnvironment().run(pooler.point_pooler, order)
+        await cut(*args)
+
+    monkeypatch.setattr(pooler, "_cut", late)
+    held = await ActivityEnvironment().run(pooler.hold_pooler, order)
+    assert "already leads elsewhere" in held.evidence
+    async with pooler.console(route) as conn:
+        rows = (await pooler.databases(conn, route)).values()
+    assert rows
+    assert not any(int(row["paused"]) or int(row["disabled"]) for row in rows), rows
+    await scene.traffic()
