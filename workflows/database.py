@@ -14,7 +14,7 @@ with workflow.unsafe.imports_passed_through():
     from activities import dns, epoch, estate, probes, survey
     from schemas.decisions import Assessment, Death, Fence, Go
     from schemas.facts import EpochRecord, MemberFacts, Probe, RouteWrite
-    from schemas.failures import EpochUnavailable
+    from schemas.failures import EpochUnavailable, UnknownMember
     from schemas.orders import (
         ClaimOrder,
         DnsOrder,
@@ -27,6 +27,7 @@ with workflow.unsafe.imports_passed_through():
     from schemas.reports import DecisionReport, Report
     from schemas.requests import FailoverRequest, Suspicion
     from schemas.topology import DatabaseService
+    from workflows.policy import clock
     from workflows.policy.assess import assess
     from workflows.policy.death import judge_death
     from workflows.reporting import build_report
@@ -78,6 +79,7 @@ class DatabaseRunbook(Runbook):
             retry_policy=RETRY,
         )
         self.rto_s = self.estate.service.rto_s
+        self._must_be_member(request.candidate)
         self.note(f"started: {request.reason}")
         if request.suspicion is not None:
             self.detected = workflow.info().start_time
@@ -101,6 +103,12 @@ class DatabaseRunbook(Runbook):
         self.note(f"ended: {report.outcome}")
         await workflow.wait_condition(workflow.all_handlers_finished)
         return report
+
+    def _must_be_member(self, candidate: str | None) -> None:
+        names = [member.name for member in self.estate.service.members]
+        if candidate is not None and candidate not in names:
+            told = str(UnknownMember(f"{candidate}; {self.service_name} has {', '.join(names)}"))
+            raise ApplicationError(told, type=UnknownMember.__name__, non_retryable=True)
 
     async def _end(self, end: Ended) -> Ended:
         """What an early end comes to, once everything is undone that can be."""
@@ -263,7 +271,11 @@ class DatabaseRunbook(Runbook):
         )
         if assessment.choice.candidate is None:
             raise Ended("refused", f"{go.reason}; {assessment.choice.reason}")
-        decision = await self.ask(text, assessment.digest, needs_override=go.action == "refuse", machine_s=5.0)
+        done = [step.title for step in self.steps]
+        left = {title: seconds for title, seconds in self.expected_s.items() if title not in done}
+        decision = await self.ask(
+            text, assessment.digest, needs_override=go.action == "refuse", machine_s=clock.forecast(left)
+        )
         if decision.answer == "approved":
             self.decided_by_person = True
             self.decided = workflow.now()

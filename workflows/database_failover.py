@@ -6,6 +6,7 @@ docs/runbooks/database_failover.md has the same headings as the steps here.
 from __future__ import annotations
 
 import asyncio
+import types
 from collections.abc import Sequence
 
 from temporalio import workflow
@@ -59,6 +60,7 @@ class DatabaseFailover(Fencing, Routing):
 
     procedure = "DatabaseFailover"
     titles = (CONFIRM, ASSESS, DECIDE, CLAIM, HOLD, FENCE, COMPARE, PROMOTE, ROUTE, VERIFY, FOLLOW, NOTIFY)
+    expected_s = types.MappingProxyType({CLAIM: 0.2, FENCE: 1.0, COMPARE: 0.2, PROMOTE: 1.5, ROUTE: 0.6, VERIFY: 1.5})
 
     @workflow.run
     async def run(self, request: FailoverRequest) -> Report:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, ClassVar
 
@@ -21,6 +22,8 @@ class Journal(Doors):
 
     procedure: ClassVar[str]
     titles: ClassVar[tuple[str, ...]]
+    expected_s: ClassVar[Mapping[str, float]] = {}
+    """What each step that clients wait for takes at most when all goes well: for "decide by"."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -117,6 +117,13 @@ async def test_unknown_service(scene: Scene) -> None:
     assert "there is: counting-db" in cause_of(failed.value)
 
 
+async def test_unknown_candidate(scene: Scene) -> None:
+    run = await scene.start("unknown-2", candidate="pg-nowhere")
+    with pytest.raises(WorkflowFailureError) as failed:
+        await scene.report(run, 30)
+    assert "pg-nowhere; counting-db has pg-east-1, " in cause_of(failed.value)
+
+
 async def test_malformed_start_fails_at_once_and_readably(scene: Scene) -> None:
     run = await scene.client.start_workflow(
         "DatabaseFailover", {"servce": "counting-db"}, id="bad-1", task_queue=TASK_QUEUE, result_type=Report
