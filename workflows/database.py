@@ -104,6 +104,9 @@ class DatabaseRunbook(Runbook):
         await workflow.wait_condition(workflow.all_handlers_finished)
         return report
 
+    async def after_undo(self) -> None:
+        """Look at what clients get now that everything was undone."""
+
     def _must_be_member(self, candidate: str | None) -> None:
         names = [member.name for member in self.estate.service.members]
         if candidate is not None and candidate not in names:
@@ -116,7 +119,10 @@ class DatabaseRunbook(Runbook):
             self.tasks.append(end.summary)
             return Ended("needs a person", end.summary)
         undone = bool(self._undos)
-        if not await self.undo_all():
+        whole = await self.undo_all()
+        if undone:
+            await self.after_undo()
+        if not whole or self.tasks:
             return Ended("needs a person", end.summary)
         if undone and end.outcome == "aborted" and self._abort is None:
             return Ended("undone", end.summary)

@@ -15,8 +15,8 @@ from temporalio.exceptions import ActivityError, ApplicationError
 with workflow.unsafe.imports_passed_through():
     from activities import dns, estate, promotion
     from schemas.decisions import Assessment, Death, Fence
-    from schemas.facts import EpochRecord, MemberFacts, RouteWrite
-    from schemas.failures import EpochUnavailable, SurvivorMissing
+    from schemas.facts import EpochRecord, MemberFacts
+    from schemas.failures import EpochUnavailable, NotYet, SurvivorMissing
     from schemas.orders import (
         AnnounceOrder,
         DnsOrder,
@@ -260,13 +260,10 @@ class DatabaseFailover(Fencing, Routing):
     async def verify(self) -> Fence:
         """A write and its reading back through every route from every region, and the proof that the fence holds."""
         writes, fence = await asyncio.gather(self.write_through_routes(self.promoted.member), self.prove_fence())
-        self.route_writes: list[RouteWrite] = writes
-        self.fence = fence
-        routes = {write.route for write in writes}
-        failed = [f"{name}: {self.errors_of(name)}" for name in sorted(routes) if not self.first_good(name)]
-        if failed or not routes:
-            raise ApplicationError(f"not served yet: {'; '.join(failed) or 'no region has a worker'}", type="NotYet")
-        self.recovered = max(at for at in (self.first_good(name) for name in routes) if at is not None)
+        self.route_writes, self.fence = writes, fence
+        self.recovered = self.served_since()
+        if self.recovered is None:
+            raise ApplicationError(f"not served yet: {self.unserved()}", type=NotYet.__name__)
         if fence.strength == "none":
             what = "nothing is known to keep it from acknowledging" if fence.proved else "the old primary acknowledges"
             raise ApplicationError(

@@ -166,6 +166,24 @@ class Routing(DatabaseRunbook):
 
         return [write for found in await asyncio.gather(*map(from_region, self.estate.vantages)) for write in found]
 
+    async def after_undo(self) -> None:
+        """Clients were cut off for a while: when the old primary served them again is measured, and not assumed."""
+        self.route_writes = await self.write_through_routes(self.suspect)
+        self.recovered = self.served_since()
+        if self.recovered is None:
+            self.tasks.append(f"clients are not served: {self.unserved()}")
+
+    def served_since(self) -> datetime | None:
+        """Since when the slowest route serves; None while one of them does not, or no region could look."""
+        times = [self.first_good(route) for route in {write.route for write in self.route_writes}]
+        good = [at for at in times if at is not None]
+        return max(good) if good and len(good) == len(times) else None
+
+    def unserved(self) -> str:
+        """The routes that do not serve, with each region's error."""
+        names = sorted({write.route for write in self.route_writes if not self.first_good(write.route)})
+        return "; ".join(f"{name}: {self.errors_of(name)}" for name in names) or "no region has a worker"
+
     def first_good(self, route: str) -> datetime | None:
         """When the first region's write through the route was good."""
         return min((write.at for write in self.route_writes if write.route == route and write.ok), default=None)

@@ -17,7 +17,7 @@ def build_report(run: DatabaseRunbook, outcome: Outcome, summary: str = "") -> R
     """`recovered, unprotected` until the old primary has come back as a standby (its rejoin)."""
     service = run.estate.service
     now = workflow.now()
-    recovered = run.recovered if run.past_no_return else None
+    recovered = run.recovered
     outage = (recovered - run.outage_started).total_seconds() if recovered and run.outage_started else None
     waiting = run.waiting.total_seconds()
     assessment = getattr(run, "assessment", None)

@@ -19,6 +19,7 @@ from temporalio.exceptions import (
     ChildWorkflowError,
     FailureError,
 )
+from temporalio.exceptions import TimeoutError as OutOfTime
 
 with workflow.unsafe.imports_passed_through():
     from activities import estate as estates
@@ -64,17 +65,22 @@ class Skipped(Exception):
     """A person skipped the step."""
 
 
+def _innermost(error: BaseException) -> BaseException:
+    """What an activity or child failed of; of one whose time ran out over its retries, the last attempt's failure."""
+    while isinstance(error, ActivityError | ChildWorkflowError | OutOfTime) and error.cause is not None:
+        error = error.cause
+    return error
+
+
 def kind_of(error: BaseException) -> str:
     """The name of the innermost failure's type: one of schemas.failures, or an exception's own."""
-    while isinstance(error, ActivityError | ChildWorkflowError) and error.cause is not None:
-        error = error.cause
+    error = _innermost(error)
     return (error.type if isinstance(error, ApplicationError) else None) or type(error).__name__
 
 
 def reason_of(error: BaseException) -> str:
     """The innermost message of a failure, as the one who must act should read it."""
-    while isinstance(error, ActivityError | ChildWorkflowError) and error.cause is not None:
-        error = error.cause
+    error = _innermost(error)
     if isinstance(error, FailureError):
         return error.message
     return str(error) or type(error).__name__

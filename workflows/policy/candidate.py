@@ -111,14 +111,14 @@ def _unfit(
     system: str | None,
     disconnected: Collection[str] | None,
 ) -> str | None:
+    if name not in service.may_be_promoted():
+        return "is not declared as a candidate"
     if facts is None:
         return "is not reached"
     if system is None:
         return "can't be told to be of this cluster: the members' system identifiers disagree"
     if facts.system_identifier != system:
         return f"is of another cluster (system identifier {facts.system_identifier or 'unknown'}, not {system})"
-    if name not in service.may_be_promoted():
-        return "is not declared as a candidate"
     if disconnected is not None and name not in disconnected:
         return "is not disconnected from the old primary"
     if not facts.position or not facts.timeline:
