@@ -111,14 +111,16 @@ def _unfit(
     system: str | None,
     disconnected: Collection[str] | None,
 ) -> str | None:
-    if name not in service.may_be_promoted():
-        return "is not declared as a candidate"
+    declared = name in service.may_be_promoted()
     if facts is None:
-        return "is not reached"
+        # The final look is at those that were disconnected; one that follows another standby was not looked at.
+        return "is not reached" if declared or disconnected is None else "is not declared as a candidate"
     if system is None:
         return "can't be told to be of this cluster: the members' system identifiers disagree"
     if facts.system_identifier != system:
         return f"is of another cluster (system identifier {facts.system_identifier or 'unknown'}, not {system})"
+    if not declared:
+        return "is not declared as a candidate"
     if disconnected is not None and name not in disconnected:
         return "is not disconnected from the old primary"
     if not facts.position or not facts.timeline:
