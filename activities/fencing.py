@@ -7,6 +7,7 @@ import asyncio
 import asyncpg
 from temporalio import activity
 
+from activities.beating import beating
 from activities.sessions import BROKEN, Session, host_port, literal, nudge, open_session, session
 from activities.stamp import guarded
 from activities.survey import look_at_all, read_member
@@ -84,20 +85,20 @@ async def disconnect_standbys(order: FenceOrder) -> FenceResult:
     missed: dict[str, str] = {}
     # Nothing can reach a dead primary's standbys past the fork, so that all are disconnected at once.
     groups = (asynchronous + voters,) if order.at_once else (asynchronous, voters)
-    for group in (*groups, voters):
-        group = [member for member in group if member.name not in done]  # the voters' second turn: those missed
-        results = await asyncio.gather(*(_disconnect(order, m) for m in group), return_exceptions=True)
-        for member, result in zip(group, results, strict=True):
-            if isinstance(result, MemberFacts):
-                done[member.name] = result
-                missed.pop(member.name, None)
-            elif isinstance(result, EpochSuperseded):
-                raise result
-            elif isinstance(result, (MemberUnreachable, *BROKEN, asyncpg.PostgresError)):
-                missed[member.name] = str(result) or type(result).__name__
-            else:
-                raise result
-        activity.heartbeat({"disconnected": sorted(done), "missed": missed})
+    async with beating("disconnecting"):
+        for group in (*groups, voters):
+            group = [member for member in group if member.name not in done]  # the voters' second turn: those missed
+            results = await asyncio.gather(*(_disconnect(order, m) for m in group), return_exceptions=True)
+            for member, result in zip(group, results, strict=True):
+                if isinstance(result, MemberFacts):
+                    done[member.name] = result
+                    missed.pop(member.name, None)
+                elif isinstance(result, EpochSuperseded):
+                    raise result
+                elif isinstance(result, (MemberUnreachable, *BROKEN, asyncpg.PostgresError)):
+                    missed[member.name] = str(result) or type(result).__name__
+                else:
+                    raise result
     return FenceResult(disconnected=sorted(done), missed=missed, members=list(done.values()))
 
 
@@ -151,7 +152,8 @@ async def follow_leader(order: FollowOrder) -> FollowResult:
             missing[name] = str(error) or type(error).__name__
         activity.heartbeat({"following": following, "diverged": diverged, "unreachable": missing})
 
-    await asyncio.gather(*(one(name) for name in order.members))
+    async with beating(f"until they stream from {leader.name}"):
+        await asyncio.gather(*(one(name) for name in order.members))
     return FollowResult(following=sorted(following), diverged=diverged, unreachable=missing)
 
 

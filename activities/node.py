@@ -7,6 +7,7 @@ import contextlib
 
 from temporalio import activity
 
+from activities.beating import beating
 from schemas.failures import NodeControlFailed
 from schemas.orders import NodeOrder, NodeResult
 from schemas.topology import Member
@@ -52,7 +53,8 @@ async def stop_node(order: NodeOrder) -> NodeResult:
     for argv in (control.autostart_off, control.stop):
         if argv is None:
             continue
-        code, output = await run_command(argv, control.timeout_s)
+        async with beating(argv[0]):
+            code, output = await run_command(argv, control.timeout_s)
         if code != 0:
             return NodeResult(done=False, evidence=f"{member.name}: {argv[0]} … exited {code}: {output}")
     if await port_open(member):
@@ -70,7 +72,8 @@ async def start_node(order: NodeOrder) -> NodeResult:
     for argv in (control.autostart_on, control.start):
         if argv is None:
             continue
-        code, output = await run_command(argv, control.timeout_s)
+        async with beating(argv[0]):
+            code, output = await run_command(argv, control.timeout_s)
         if code != 0:
             raise NodeControlFailed(f"{member.name}: {argv[0]} … exited {code}: {output}")
     return NodeResult(done=True, evidence=f"{member.name} was started")

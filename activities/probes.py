@@ -17,6 +17,7 @@ import asyncpg
 from temporalio import activity
 
 from activities import rfc2136
+from activities.beating import beating
 from activities.secrets import resolve
 from activities.sessions import BROKEN, Session, open_session
 from activities.survey import look, look_around
@@ -273,13 +274,13 @@ async def verify_routes(order: VerifyOrder) -> list[RouteWrite]:
     results: dict[str, RouteWrite] = {}
     until = datetime.now(UTC) + timedelta(seconds=3)
     waiting = list(order.service.routes)
-    while waiting:
-        for write in await asyncio.gather(*(write_through(order, route) for route in waiting)):
-            results[write.route] = write
-        waiting = [route for route in waiting if not results[route.name].ok]
-        activity.heartbeat({name: write.ok for name, write in results.items()})
-        if waiting and datetime.now(UTC) > until:
-            break
-        if waiting:
-            await asyncio.sleep(0.05)
+    async with beating("writing through every route"):
+        while waiting:
+            for write in await asyncio.gather(*(write_through(order, route) for route in waiting)):
+                results[write.route] = write
+            waiting = [route for route in waiting if not results[route.name].ok]
+            if waiting and datetime.now(UTC) > until:
+                break
+            if waiting:
+                await asyncio.sleep(0.05)
     return [results[route.name] for route in order.service.routes]

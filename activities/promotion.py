@@ -10,6 +10,7 @@ import asyncpg
 from temporalio import activity
 
 from activities import epoch as epochs
+from activities.beating import beating
 from activities.fencing import conninfo, set_conninfo, set_names
 from activities.sessions import BROKEN, Session, nudge, session
 from activities.stamp import STAMP, guarded
@@ -170,7 +171,7 @@ async def apply_names(order: NamesOrder) -> str:
 @activity.defn
 async def checkpoint(order: NamesOrder) -> str:
     """CHECKPOINT after a promotion: below PostgreSQL 16 pg_rewind trusts a stale control file otherwise."""
-    async with session(order.service, order.service.member(order.leader)) as conn:
+    async with beating("CHECKPOINT"), session(order.service, order.service.member(order.leader)) as conn:
         await conn.execute("CHECKPOINT", timeout=120)
         return str(await conn.fetchval("SELECT pg_current_wal_lsn()"))
 

@@ -286,7 +286,6 @@ class DatabaseFailover(Fencing, Routing):
                 ),
                 limit=120,
                 total=180,
-                heartbeat=None,
             ),
         )
         for name, why in (result.diverged | result.unreachable).items():

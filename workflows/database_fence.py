@@ -81,9 +81,7 @@ class Fencing(DatabaseRunbook):
         """
         if self._stopping is None:
             order = NodeOrder(service=self.estate.service, member=self.suspect)
-            self._stopping = asyncio.ensure_future(
-                self.do(node.stop_node, order, limit=45, total=100, attempts=2, heartbeat=None)
-            )
+            self._stopping = asyncio.ensure_future(self.do(node.stop_node, order, limit=45, total=100, attempts=2))
 
     async def unfence(self) -> None:
         """Undo of the fence, behind a newer epoch, so that a late attempt of the fence changes nothing any more."""
@@ -96,7 +94,6 @@ class Fencing(DatabaseRunbook):
             NodeOrder(service=service, member=self.suspect),
             limit=60,
             total=300,
-            heartbeat=None,
         )
         names = render_names(self.record.w, self.record.voters)
         stall = StallOrder(service=service, member=self.suspect, epoch=self.record.epoch, names=names)

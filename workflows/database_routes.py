@@ -130,14 +130,14 @@ class Routing(DatabaseRunbook):
         order = DnsOrder(
             service=self.estate.service, zone=self.estate.zone, target=leader, seen=self.record, wanted=self.record
         )
-        return await self.do(dns.confirm_names, order, limit=8, total=20, heartbeat=None)
+        return await self.do(dns.confirm_names, order, limit=4, total=20, heartbeat=None)
 
     async def write_final_record(self) -> None:
         if not self.recorded:
             await self.record_late()
         wanted = self.final_record()
         change = RecordOrder(zone=self.estate.zone, service=self.service_name, seen=self.record, wanted=wanted)
-        self.record = await self.do(epoch.write_record, change, limit=10, total=60, heartbeat=None)
+        self.record = await self.do(epoch.write_record, change, limit=4, total=60, heartbeat=None)
 
     async def write_through_routes(self, leader: str) -> list[RouteWrite]:
         """Every region that has a worker writes through every route."""
