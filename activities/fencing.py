@@ -7,6 +7,7 @@ import asyncio
 import asyncpg
 from temporalio import activity
 
+from activities import epoch as epochs
 from activities.beating import beating
 from activities.sessions import BROKEN, Session, host_port, literal, nudge, open_session, session
 from activities.stamp import guarded
@@ -24,6 +25,7 @@ from schemas.orders import (
 )
 from schemas.topology import DatabaseService, Member
 
+PROMPT_S = 0.3
 STALLED = 'FIRST 1 ("__fenced__")'
 """No standby is called so: every commit that waits for its acknowledgement waits for ever."""
 
@@ -53,6 +55,20 @@ SELECT current_setting('primary_conninfo') <> $1
 """
 
 
+async def _still_wanted(order: FenceOrder) -> None:
+    """EpochSuperseded once the run has gone on: a worker that was frozen before it acts would cut off what follows the
+    new primary by now, in the same epoch.
+    """
+    if order.record is not None:
+        held = await epochs.read(order.zone, order.service.name)
+        if held is None or (held.epoch, held.candidate, held.leader) != (
+            order.record.epoch,
+            order.record.candidate,
+            order.record.leader,
+        ):
+            raise EpochSuperseded(f"the record says {held.candidate or held.leader} now" if held else "no record")
+
+
 async def _disconnect(order: FenceOrder, member: Member) -> MemberFacts:
     """Stamp one standby, take its upstream away, and wait until nothing is received from it any more.
 
@@ -63,12 +79,20 @@ async def _disconnect(order: FenceOrder, member: Member) -> MemberFacts:
     upstream = (leader.host, leader.port) if leader else (None, None)
     async with session(order.service, member) as conn:
         async with guarded(conn, order.epoch):
+            await _still_wanted(order)
             await set_conninfo(conn, wanted)
         async with asyncio.timeout(2.0):
             # A receiver that is gone has flushed all that it got: the position no longer moves.
             while await conn.fetchval(_CONNECTED, wanted, *upstream):
                 await asyncio.sleep(0.003)
         return await read_member(conn, member)
+
+
+async def _in_time(order: FenceOrder, member: Member) -> MemberFacts:
+    """Clients wait: an asynchronous standby of a dead primary, on which nobody counts, is heard only if prompt."""
+    needed = member.name in (*order.voters, order.likely) or not order.at_once
+    async with asyncio.timeout(None if needed else PROMPT_S):
+        return await _disconnect(order, member)
 
 
 @activity.defn
@@ -88,7 +112,7 @@ async def disconnect_standbys(order: FenceOrder) -> FenceResult:
     async with beating("disconnecting"):
         for group in (*groups, voters):
             group = [member for member in group if member.name not in done]  # the voters' second turn: those missed
-            results = await asyncio.gather(*(_disconnect(order, m) for m in group), return_exceptions=True)
+            results = await asyncio.gather(*(_in_time(order, m) for m in group), return_exceptions=True)
             for member, result in zip(group, results, strict=True):
                 if isinstance(result, MemberFacts):
                     done[member.name] = result
@@ -111,6 +135,9 @@ async def _streams(conn: Session, leader: Member) -> bool:
     )
 
 
+_SENDS = "SELECT EXISTS (SELECT FROM pg_stat_replication WHERE application_name = $1 AND state = 'streaming')"
+
+
 async def follow(service: DatabaseService, standby: Member, leader: Member, epoch: int, *, limit: float) -> bool:
     """Let a standby follow the leader; whether it streams from there within `limit` seconds."""
     async with session(service, standby) as conn:
@@ -120,8 +147,9 @@ async def follow(service: DatabaseService, standby: Member, leader: Member, epoc
         async with guarded(conn, epoch):
             await set_conninfo(conn, wanted)
         try:
-            async with asyncio.timeout(limit):
-                while not await _streams(conn, leader):
+            async with asyncio.timeout(limit), session(service, leader) as sender:
+                # A receiver says `streaming` before its sender has agreed: both must say so.
+                while not (await _streams(conn, leader) and await sender.fetchval(_SENDS, standby.name)):
                     await nudge(conn)
                     await asyncio.sleep(0.01)
         except TimeoutError:
@@ -215,7 +243,9 @@ async def prove_fence(order: ProofOrder) -> ProofResult:
     try:
         conn = await open_session(order.service, member.host, member.port)
     except MemberUnreachable as error:
-        return ProofResult(acknowledged=False, evidence=f"{where} takes no session: {error.detail}")
+        closed = isinstance(error.__cause__, ConnectionRefusedError)
+        how = "nothing listens there" if closed else f"no write could be tried: {error.detail}"
+        return ProofResult(acknowledged=False, evidence=f"{where}: {how}", proves=closed)
     try:
         if await conn.fetchval("SELECT pg_is_in_recovery()", timeout=1.0):
             return ProofResult(acknowledged=False, evidence=f"{where} is a standby")

@@ -16,6 +16,8 @@ from schemas.failures import MemberUnreachable
 from schemas.orders import KeepOrder, Picture
 
 _EVERY_S = 1.0
+STANDBY = "standby"
+"""Signature of a leader that leads no more: it came back as somebody's standby."""
 _BEAT = """
 INSERT INTO lifeboat.heartbeat (id, at) VALUES (1, clock_timestamp())
 ON CONFLICT (id) DO UPDATE SET at = excluded.at
@@ -40,12 +42,14 @@ async def keep_watch_of_set(order: KeepOrder) -> Picture:
     service = order.service
     member = service.member(order.leader)
     voters = [name for name in service.synchronous.voters if name != order.leader]
-    missing: dict[str, datetime] = {}
+    missing: dict[str, datetime] = dict(order.missing_since)
     beats = asyncio.create_task(_beat(order)) if service.detection.heartbeat else None
     try:
         while True:
             facts = await look(service, member)
             now = datetime.now(UTC)
+            if facts.reachable and facts.in_recovery and order.seen != STANDBY:
+                return Picture(leader=facts, missing_since=missing, signature=STANDBY)
             if facts.reachable and not facts.in_recovery:
                 streaming = {s.name for s in facts.standbys if s.state == "streaming"}
                 missing = {name: missing.get(name, now) for name in voters if name not in streaming}

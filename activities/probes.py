@@ -145,9 +145,7 @@ async def probe(order: ProbeOrder) -> Probe:
 
 async def _keep_warm(service: DatabaseService, but: str) -> None:
     """Look at every other member, and keep the sessions: a failover then starts without handshakes and planning."""
-    for member in service.members:
-        if member.name != but:
-            await look(service, member)
+    await asyncio.gather(*(look(service, member) for member in service.members if member.name != but))
 
 
 @activity.defn
@@ -161,6 +159,7 @@ async def watch_member(order: WatchOrder) -> Sighting:
     loop = asyncio.get_running_loop()
     count, first_failure, warmed = 0, None, 0.0
     looking: asyncio.Task[Observation] | None = None
+    warming: asyncio.Task[None] | None = None
     try:
         while True:
             started = loop.time()
@@ -176,7 +175,8 @@ async def watch_member(order: WatchOrder) -> Sighting:
                 count += 1
             if count == detection.failures - 1 and order.until == "down":
                 # The time before the last probe is free: a failover then begins with what was seen meanwhile.
-                looking = asyncio.create_task(look_around(order.service, order.zone))
+                limit = 0.7 * detection.interval_s
+                looking = asyncio.create_task(look_around(order.service, order.zone, limit=limit))
             if count >= detection.failures:
                 return Sighting(
                     region=order.region,
@@ -191,14 +191,17 @@ async def watch_member(order: WatchOrder) -> Sighting:
             activity.heartbeat({"outcome": result.outcome, "count": count, "at": result.at.isoformat()})
             if failed is False and started - warmed > _WARM_EVERY_S:
                 warmed = started
-                await _keep_warm(order.service, order.member)
+                if warming is None or warming.done():
+                    # Not awaited: a member that is silent must not keep this one from being probed.
+                    warming = asyncio.create_task(_keep_warm(order.service, order.member))
             rest = detection.interval_s - (loop.time() - started)
             if rest > 0:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(prober.lost.wait() if not failed else asyncio.Event().wait(), rest)
     finally:
-        if looking is not None:
-            looking.cancel()
+        for task in (looking, warming):
+            if task is not None:
+                task.cancel()
         prober.drop()
 
 

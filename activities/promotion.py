@@ -82,6 +82,8 @@ async def _must_be_chosen(order: PromoteOrder) -> None:
         raise EpochSuperseded(f"epoch {held.epoch} is held by {held.run}" if held else "the record is gone")
     if record.candidate not in (held.candidate, held.leader):
         raise CandidateChanged(f"this run chose {record.candidate}, the record says {held.candidate}")
+    if held.candidate is not None and held.candidate_voters != record.candidate_voters:
+        raise CandidateChanged(f"it waits for {record.candidate_voters}, the record says {held.candidate_voters}")
 
 
 @activity.defn
@@ -154,7 +156,9 @@ async def _settle(conn: Session, order: PromoteOrder) -> None:
 
 async def _start_with(conn: Session, order: PromoteOrder) -> None:
     async with guarded(conn, order.record.epoch):
-        await set_names(conn, order.names)
+        # Looked at under the lock: a worker that was frozen before it must not bind a primary that leads by now.
+        if await conn.fetchval("SELECT pg_is_in_recovery()"):
+            await set_names(conn, order.names)
 
 
 @activity.defn

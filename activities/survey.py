@@ -118,8 +118,9 @@ async def observe(estate: Estate) -> Observation:
     return await look_around(estate.service, estate.zone)
 
 
-async def look_around(service: DatabaseService, zone: Zone) -> Observation:
-    members = asyncio.create_task(look_at_all(service, service.members))
+async def look_around(service: DatabaseService, zone: Zone, *, limit: float = 1.0) -> Observation:
+    """As `observe`; a member that has not answered within `limit` seconds is out of reach."""
+    members = asyncio.create_task(look_at_all(service, service.members, limit=limit))
     record, error = None, ""
     try:
         record = await epochs.read(zone, service.name)

@@ -47,6 +47,8 @@ class Choice(Fact):
     candidate: str | None
     reason: str
     passed_over: dict[str, str] = {}
+    open_to: list[str] = []
+    """Who may turn out to be the furthest once all are disconnected; empty where one member was asked for by name."""
 
 
 class Assessment(Fact):

@@ -73,9 +73,15 @@ class RecordOrder(Fact):
 
 
 class FenceOrder(Fact):
-    """Disconnect these standbys from the suspect, the voters last, and stamp them with the epoch."""
+    """Disconnect these standbys from the suspect, the voters last, and stamp them with the epoch.
+
+    `record` is what the epoch store held when this was ordered: once it says something else, the time for it is over,
+    and a late attempt changes nothing. None: the store is out of reach.
+    """
 
     service: DatabaseService
+    zone: Zone
+    record: EpochRecord | None
     suspect: str
     epoch: int
     voters: list[str]
@@ -177,10 +183,11 @@ class ProofOrder(Fact):
 
 
 class ProofResult(Fact):
-    """`acknowledged` True means that the fence does not hold."""
+    """`acknowledged` True means that the fence does not hold; `proves` False that nothing could be tried."""
 
     acknowledged: bool
     evidence: str
+    proves: bool = True
 
 
 class NodeOrder(Fact):
@@ -199,6 +206,8 @@ class KeepOrder(Fact):
     service: DatabaseService
     leader: str
     seen: str = ""
+    missing_since: dict[str, datetime] = {}
+    """As the last picture had it: a voter that is missing for long has not just gone missing again."""
 
 
 class Picture(Fact):

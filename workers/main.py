@@ -111,13 +111,14 @@ def make_workers(client: Client, region: str, interceptors: list[Interceptor] | 
             workflow_runner=SANDBOX,
             # A dead worker costs this much a workflow; the default is 10 s [temporal.md, 3].
             sticky_queue_schedule_to_start_timeout=timedelta(seconds=1),
-            activity_task_poller_behavior=PollerBehaviorSimpleMaximum(maximum=10),
-            workflow_task_poller_behavior=PollerBehaviorSimpleMaximum(maximum=5),
+            # A frozen worker's open polls go on taking tasks, each of which is lost until its time limit: few of them.
+            activity_task_poller_behavior=PollerBehaviorSimpleMaximum(maximum=4),
+            workflow_task_poller_behavior=PollerBehaviorSimpleMaximum(maximum=2),
             **shared,
         ),
         Worker(
             task_queue=region_queue(region),
-            activity_task_poller_behavior=PollerBehaviorSimpleMaximum(maximum=5),
+            activity_task_poller_behavior=PollerBehaviorSimpleMaximum(maximum=3),
             **shared,
         ),
     ]

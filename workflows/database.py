@@ -12,9 +12,9 @@ from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
     from activities import dns, epoch, estate, probes, survey
-    from schemas.decisions import Assessment, Death, Fence, Go
+    from schemas.decisions import Assessment, Choice, Death, Fence, Go
     from schemas.facts import EpochRecord, MemberFacts, Probe, RouteWrite
-    from schemas.failures import EpochUnavailable, UnknownMember
+    from schemas.failures import EpochSuperseded, EpochUnavailable, UnknownMember
     from schemas.orders import (
         ClaimOrder,
         DnsOrder,
@@ -93,6 +93,7 @@ class DatabaseRunbook(Runbook):
             if not self.past_no_return:
                 await self.undo_all()
             self.outcome = "failed"
+            self.calm()
             raise
         self.calm()
         await self.learn_journey()
@@ -195,11 +196,15 @@ class DatabaseRunbook(Runbook):
 
     async def hear_watch(self, suspicion: Suspicion) -> tuple[Death, Observation, datetime | None]:
         """What the watch saw a moment ago is enough where it settles the question; else everybody is asked again."""
-        if suspicion.seen is not None:
-            death = self.judge(suspicion.votes, suspicion.seen, suspicion.first_failure)
+        detection = self.estate.service.detection
+        limit = timedelta(seconds=2 * (detection.interval_s + detection.probe_timeout_s))
+        # The watch may have waited since, for the end of a block period or of another run.
+        votes = [vote for vote in suspicion.votes if workflow.now() - vote.at <= limit]
+        if suspicion.seen is not None and len(votes) >= detection.quorum:
+            death = self.judge(votes, suspicion.seen, suspicion.first_failure)
             if death.state == "dead":
                 return death, suspicion.seen, suspicion.first_failure
-        return await self.ask_around(suspicion.votes, suspicion.first_failure)
+        return await self.ask_around(votes, suspicion.first_failure)
 
     async def ask_around(
         self, votes: Sequence[Probe], first_failure: datetime | None
@@ -270,7 +275,8 @@ class DatabaseRunbook(Runbook):
     async def ask_for(self, go: Go, assessment: Assessment) -> DecisionReport:
         """A person's decision; anything but an approval ends the run."""
         text = (
-            f"Fail over {self.service_name} from {self.suspect} to {assessment.choice.candidate or 'nobody'}?"
+            f"Fail over {self.service_name} from {self.suspect} to {assessment.choice.candidate or 'nobody'}"
+            f"{self._or_another(assessment.choice)}?"
             f" {go.reason}. Loss: {assessment.verdict.text()} ({assessment.verdict.reason})."
             f" Primary: {assessment.death.reason}. Approving cuts clients off {self.suspect}, disconnects its"
             " standbys (if it is alive it acknowledges nothing from then on), and promotes the candidate."
@@ -292,6 +298,11 @@ class DatabaseRunbook(Runbook):
         if decision.answer == "expired":
             raise Ended("expired", "nobody decided in time")
         raise Ended("aborted", f"aborted by {self._abort.by if self._abort else 'an operator'}")
+
+    @staticmethod
+    def _or_another(choice: Choice) -> str:
+        others = [name for name in choice.open_to if name != choice.candidate]
+        return f" (or {' or '.join(others)}, if that is furthest in the end)" if others else ""
 
     # The epoch
 
@@ -336,11 +347,18 @@ class DatabaseRunbook(Runbook):
         self.epoch = record.epoch
         self.number("LifeboatEpoch", record.epoch)
 
+    def must_be_free(self, held: EpochRecord) -> None:
+        """A run without its store takes the record only as it left it: another run may have gone on meanwhile."""
+        if held.leader != self.suspect or held.candidate not in (None, self.record.candidate):
+            told = f"epoch {held.epoch} is held by {held.run}, which says {held.candidate or held.leader}"
+            raise ApplicationError(str(EpochSuperseded(told)), type=EpochSuperseded.__name__, non_retryable=True)
+
     async def record_late(self) -> None:
         """The choice of a run without its store is recorded, and the names moved, once the store is back."""
         seen = await self.observe()
         if seen.record is None:
             raise ApplicationError(seen.epoch_error or "there is no record", type=EpochUnavailable.__name__)
+        self.must_be_free(seen.record)
         unrecorded = self.record
         claimed = await self.claim_after(seen.record, at_least=unrecorded.epoch)
         wanted = unrecorded.model_copy(update={"epoch": claimed.epoch, "run": claimed.run})

@@ -16,7 +16,7 @@ with workflow.unsafe.imports_passed_through():
     from activities import dns, estate, promotion
     from schemas.decisions import Assessment, Death, Fence
     from schemas.facts import EpochRecord, MemberFacts
-    from schemas.failures import EpochUnavailable, NotYet, SurvivorMissing
+    from schemas.failures import EpochSuperseded, EpochUnavailable, NotYet, SurvivorMissing
     from schemas.orders import (
         AnnounceOrder,
         DnsOrder,
@@ -94,10 +94,10 @@ class DatabaseFailover(Fencing, Routing):
         self.promoted = await self.step(
             PROMOTE, lambda: self.promote(request, death), told=lambda p: f"{p.member} leads on timeline {p.timeline}"
         )
+        self.calm()
         await self.all_done()
         await self.step_or_skip(ROUTE, self.route_clients, told="; ".join)
         await self.step_or_skip(VERIFY, self.verify, told=lambda f: f.evidence)
-        self.calm()
         await self.step_or_skip(FOLLOW, self.follow, told=self.follow_text)
         await self.step_or_skip(NOTIFY, self.notify)
 
@@ -139,8 +139,8 @@ class DatabaseFailover(Fencing, Routing):
     async def claim(self, request: FailoverRequest, seen: Observation) -> EpochRecord:
         """From here an older run changes nothing. The watch that started this run holds an epoch for it in reserve."""
         suspicion = request.suspicion
-        held = (suspicion.epoch, suspicion.holder) if suspicion else None
-        if seen.record is not None and (seen.record.epoch, seen.record.run) == held:
+        held = (suspicion.epoch, suspicion.holder) if suspicion and suspicion.holder else None
+        if seen.record is not None and held is not None and (seen.record.epoch, seen.record.run) == held:
             self.epoch = seen.record.epoch
             self.number("LifeboatEpoch", self.epoch)
             return seen.record
@@ -208,7 +208,21 @@ class DatabaseFailover(Fencing, Routing):
         order = DnsOrder(
             service=service, zone=self.estate.zone, target=final.choice.candidate, seen=self.record, wanted=wanted
         )
-        return await self.do(dns.choose_and_lead, order, limit=4, heartbeat=None)
+        try:
+            return await self.do(dns.choose_and_lead, order, limit=4, heartbeat=None)
+        except ActivityError as error:
+            if kind_of(error) != EpochSuperseded.__name__:
+                raise
+            found = (await self.observe()).record
+            if (
+                found is None
+                or found == self.record
+                or (found.epoch, found.run) != (self.record.epoch, self.record.run)
+            ):
+                raise
+        # The watch was in the middle of a change of the voters when the run began: what it wrote binds as well.
+        self.record = found
+        return await self.compare(request, death, fenced, lost, keep=keep)
 
     async def promote(self, request: FailoverRequest, death: Death) -> PromoteResult:
         """The recorded candidate and no other; poolers let their clients in the moment it leads.
@@ -221,7 +235,7 @@ class DatabaseFailover(Fencing, Routing):
             self.open_poolers(candidate, ROUTE)
             try:
                 return await self.do(
-                    promotion.promote_candidate, self.promotion_order(), limit=30, total=60, attempts=8, heartbeat=2.0
+                    promotion.promote_candidate, self.promotion_order(), limit=30, total=60, heartbeat=2.0
                 )
             except ActivityError as error:
                 self.give_up_openings()

@@ -44,6 +44,8 @@ class Fencing(DatabaseRunbook):
         bound = {*self.record.voters, *self.record.candidate_voters, *self.estate.service.synchronous.voters}
         order = FenceOrder(
             service=self.estate.service,
+            zone=self.estate.zone,
+            record=self.record if self.recorded else None,
             suspect=suspect,
             epoch=self.record.epoch,
             voters=sorted(bound),
@@ -88,7 +90,7 @@ class Fencing(DatabaseRunbook):
         service = self.estate.service
         if self._stopping is not None:
             await asyncio.gather(self._stopping, return_exceptions=True)
-        self.record = await self.claim_after(self.record, " (undo)")
+        await self.claim_for_undo()
         await self.do(
             node.start_node,
             NodeOrder(service=service, member=self.suspect),
@@ -101,9 +103,24 @@ class Fencing(DatabaseRunbook):
         direct = [m.name for m in service.members if m.name != self.suspect and m.follows in (None, self.suspect)]
         follow = FollowOrder(service=service, leader=self.suspect, members=direct, epoch=self.record.epoch)
         await self.do(fencing.reconnect_standbys, follow, limit=30, total=300)
+        if not self.recorded:
+            return  # The names were never moved.
         cleared = self.record.model_copy(update={"candidate": None, "candidate_voters": [], "verdict": ""})
         back = DnsOrder(service=service, zone=self.estate.zone, target=self.suspect, seen=self.record, wanted=cleared)
         self.record = await self.do(dns.choose_and_lead, back, limit=10, total=300, heartbeat=None)
+
+    async def claim_for_undo(self) -> None:
+        """The next epoch, in the store where it answers, else on the nodes as the fence was."""
+        if self.recorded:
+            self.record = await self.claim_after(self.record, " (undo)")
+            return
+        seen = await self.observe()
+        if seen.record is None:
+            self.record = self.claim_unrecorded(seen, self.record.epoch)
+            return
+        self.must_be_free(seen.record)
+        self.record = await self.claim_after(seen.record, " (undo)", at_least=self.record.epoch)
+        self.recorded = True
 
     async def prove_fence(self) -> Fence:
         """What keeps the old primary from acknowledging, strongest first, and a write that shows it."""
@@ -125,8 +142,10 @@ class Fencing(DatabaseRunbook):
             direct=direct,
             record=self.bound,
             suspect=self.suspect,
-            proved=not proof.acknowledged,
+            proved=proof.proves and not proof.acknowledged,
         )
+        if not stopped.done:
+            self.unprotected.append(f"{self.suspect} is not known to be stopped ({stopped.evidence}): stop it by hand")
         evidence = "; ".join(part for part in (fence.evidence, stopped.evidence, proof.evidence) if part)
         strength = "none" if proof.acknowledged else fence.strength
-        return fence.model_copy(update={"evidence": evidence, "strength": strength, "proved": not proof.acknowledged})
+        return fence.model_copy(update={"evidence": evidence, "strength": strength})

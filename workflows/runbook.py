@@ -169,6 +169,10 @@ class Runbook(Journal):
                 raise
             except (ActivityError, ChildWorkflowError, ApplicationError) as error:
                 failed = self._report(title, "failed", started, rounds, reason_of(error))
+                if kind_of(error) == failures.EpochSuperseded.__name__ and not self.past_no_return:
+                    # Nothing is undone: whatever stands there now is the newer run's.
+                    self._undos.clear()
+                    raise Ended("refused", f"{title}: {reason_of(error)}") from error
                 answer = await self._park(title, reason_of(error), skippable)
                 if answer == "retry":
                     self.steps.remove(failed)
@@ -208,6 +212,7 @@ class Runbook(Journal):
             self._parked, self._verdict_on_parked = (title, skippable), None
             verbs = "retry, skip or abort" if skippable else "retry or abort"
             self.attribute("LifeboatWaitingFor", verbs)
+            self.attribute("LifeboatStep", title)
             self.note(f"parked at “{title}”: {why}; a person must say {verbs}")
             before = workflow.now()
             await workflow.wait_condition(lambda: self._verdict_on_parked is not None)

@@ -48,6 +48,8 @@ class Watch:
         self.estate: Estate
         self.record: EpochRecord
         self.down: dict[str, Sighting] = {}
+        self.outdated = False
+        """The record names another leader than the one that is watched."""
 
     @workflow.query(description="Who leads, and which regions see it down.")
     def state(self) -> dict[str, Any]:
@@ -66,26 +68,37 @@ class Watch:
             retry_policy=RETRY,
         )
         self.record = await self.reserve(await self.establish())
+        blocked = request.blocked_until
         regions = [asyncio.ensure_future(self.region(name)) for name in self.estate.vantages]
         keeping = asyncio.ensure_future(self.keep())
         try:
-            blocked = request.blocked_until
             if blocked is not None and blocked > workflow.now():
                 await workflow.sleep(blocked - workflow.now(), summary="block period after a run")
-            await workflow.wait_condition(self.quorum)
-            await self.fail_over()
+            await workflow.wait_condition(lambda: self.quorum() or self.begins_anew())
+            if self.quorum():
+                await self.fail_over()
+                blocked = workflow.now() + timedelta(seconds=self.estate.service.detection.block_s)
         finally:
             for task in (*regions, keeping):
                 task.cancel()
-        block = timedelta(seconds=self.estate.service.detection.block_s)
-        workflow.continue_as_new(WatchRequest(service=request.service, blocked_until=workflow.now() + block))
+        workflow.continue_as_new(WatchRequest(service=request.service, blocked_until=blocked))
+
+    def begins_anew(self) -> bool:
+        """Another leads, or the history has grown long: the watch goes on in a new run."""
+        return self.outdated or workflow.info().is_continue_as_new_suggested()
 
     def quorum(self) -> bool:
         return len(self.down) >= self.estate.service.detection.quorum
 
     async def fail_over(self) -> None:
         """Start the runbook, which confirms before it acts, and wait for its end."""
-        first = min(s.first_failure or s.at for s in self.down.values())
+        detection = self.estate.service.detection
+        # A region that was cut off long before has its own first failure, which is not the outage's.
+        newest = max(sighting.at for sighting in self.down.values())
+        window = timedelta(seconds=detection.failures * (detection.interval_s + detection.probe_timeout_s))
+        recent = [sighting for sighting in self.down.values() if newest - sighting.at <= window]
+        first = min(sighting.first_failure or sighting.at for sighting in recent)
+        reserved = self.record.run == self.holder()
         request = FailoverRequest(
             service=self.estate.service.name,
             reason=f"{self.record.leader} fails the probes of {', '.join(sorted(self.down))}",
@@ -93,10 +106,10 @@ class Watch:
                 member=self.record.leader,
                 first_failure=first,
                 regions=sorted(self.down),
-                votes=[sighting.last for sighting in self.down.values()],
-                seen=next((sighting.seen for sighting in self.down.values() if sighting.seen), None),
-                epoch=self.record.epoch,
-                holder=self.record.run,
+                votes=[sighting.last for sighting in recent],
+                seen=next((sighting.seen for sighting in recent if sighting.seen), None),
+                epoch=self.record.epoch if reserved else None,
+                holder=self.record.run if reserved else "",
             ),
         )
         try:
@@ -178,7 +191,7 @@ class Watch:
         order = ClaimOrder(
             zone=self.estate.zone,
             service=self.estate.service.name,
-            run=f"watch/{workflow.info().run_id}",
+            run=self.holder(),
             seen=record,
         )
         try:
@@ -201,19 +214,24 @@ class Watch:
             workflow.logger.warning("no epoch is held in reserve: %s", reason_of(error))
             return record
 
+    def holder(self) -> str:
+        """The name under which this run of the watch holds an epoch."""
+        return f"watch/{workflow.info().run_id}"
+
     async def keep(self) -> None:
         """Keep the synchronous set and its record in step with the voters that stream (policy/voters.py)."""
         service, seen = self.estate.service, ""
+        missing: dict[str, datetime] = {}
         while True:
             picture: Picture = await workflow.execute_activity(
                 keeper.keep_watch_of_set,
-                KeepOrder(service=service, leader=self.record.leader, seen=seen),
+                KeepOrder(service=service, leader=self.record.leader, seen=seen, missing_since=missing),
                 start_to_close_timeout=FOR_EVER,
                 heartbeat_timeout=HEARTBEAT * 2,
                 retry_policy=AGAIN,
                 summary="synchronous set",
             )
-            seen = picture.signature
+            seen, missing = picture.signature, picture.missing_since
             try:
                 if await self._change_set(picture, workflow.now()):
                     seen = ""
@@ -239,6 +257,7 @@ class Watch:
             epoch.read_record, self.estate, start_to_close_timeout=short, schedule_to_close_timeout=short
         )
         if record is None or record.leader != self.record.leader:
+            self.outdated = record is not None
             return False
         change = next_set(service, record, picture.leader, missing_since=picture.missing_since, now=now)
         if change is None:

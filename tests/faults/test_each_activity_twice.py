@@ -79,6 +79,8 @@ async def test_a_whole_failover_with_each_activity_twice(scene: Scene) -> None:
         assert "holds 2 databases" in (await twice(pooler.hold_pooler, order)).evidence
     fence = FenceOrder(
         service=service,
+        zone=zone,
+        record=record,
         suspect="pg-east-1",
         epoch=1,
         voters=seen.voters,
@@ -133,9 +135,11 @@ async def test_a_whole_failover_with_each_activity_twice(scene: Scene) -> None:
     await scene.safe()
 
     # An older epoch changes nothing any more, wherever it tries.
-    older = FenceOrder(service=service, suspect="pg-east-1", epoch=0, voters=seen.voters)
+    older = FenceOrder(service=service, zone=zone, record=None, suspect="pg-east-1", epoch=0, voters=seen.voters)
     for activity, order in (
         (fencing.disconnect_standbys, older),
+        # Nor does the fence of this very epoch, once the run has gone on: it would cut off who follows by now.
+        (fencing.disconnect_standbys, fence),
         (epoch.claim_epoch, ClaimOrder(zone=zone, service=service.name, run="late", seen=seen)),
         (pooler.hold_pooler, PoolerOrder(service=service, route=service.poolers()[0], target="pg-east-1", epoch=0)),
         (promotion.promote_candidate, promote.model_copy(update={"record": chosen.model_copy(update={"epoch": 0})})),
@@ -151,7 +155,8 @@ async def test_undo_of_the_fence_twice(scene: Scene) -> None:
     seen = await baseline(scene, estate)
     record = await twice(epoch.claim_epoch, ClaimOrder(zone=zone, service=service.name, run="hand-2", seen=seen))
     await twice(
-        fencing.disconnect_standbys, FenceOrder(service=service, suspect="pg-east-1", epoch=1, voters=seen.voters)
+        fencing.disconnect_standbys,
+        FenceOrder(service=service, zone=zone, record=record, suspect="pg-east-1", epoch=1, voters=seen.voters),
     )
     stalled = await twice(fencing.stall_primary, StallOrder(service=service, member="pg-east-1", epoch=1))
     assert not stalled.acknowledged
@@ -168,7 +173,7 @@ async def test_undo_of_the_fence_twice(scene: Scene) -> None:
     await scene.traffic()
     await scene.safe()
     # The fence's own late attempt is refused: the undo has stamped the nodes with a newer epoch.
-    late = FenceOrder(service=service, suspect="pg-east-1", epoch=1, voters=seen.voters)
+    late = FenceOrder(service=service, zone=zone, record=record, suspect="pg-east-1", epoch=1, voters=seen.voters)
     with pytest.raises(EpochSuperseded):
         await ActivityEnvironment().run(fencing.disconnect_standbys, late)
 

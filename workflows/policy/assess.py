@@ -13,8 +13,8 @@ from workflows.policy.candidate import choose_candidate, is_behind, system_ident
 from workflows.policy.loss import judge_loss
 from workflows.policy.quorum import SyncSet, binding_sets
 
-STAND_IN_BYTES = 16 * 2**20
-"""How far behind the candidate a stand-in may be: the first commit waits until it has caught up. One WAL segment."""
+CLOSE_BYTES = 16 * 2**20
+"""How far behind the candidate a survivor should be: the first commit waits until it has caught up. One WAL segment."""
 
 _WORSE = ("none", "bounded", "unknown")
 
@@ -80,7 +80,7 @@ def covers(approved: Assessment, final: Assessment) -> str | None:
     worse: list[str] = []
     if final.suspect != approved.suspect:
         worse.append(f"the suspect is {final.suspect}, decided on was {approved.suspect}")
-    if final.choice.candidate != approved.choice.candidate:
+    if final.choice.candidate not in (approved.choice.candidate, *approved.choice.open_to):
         worse.append(
             f"the candidate is {final.choice.candidate or 'none'}, decided on was"
             f" {approved.choice.candidate or 'none'}: {final.choice.reason}"
@@ -135,14 +135,16 @@ def _survivors(
         and not is_behind(candidate, each)
     }
     voters = [name for name in service.synchronous.voters if name in able]
+    close = [name for name in voters if candidate.position - able[name].position <= CLOSE_BYTES]
     if voters:
-        return voters
+        # The first commit waits for all of them: one that is far behind is left to catch up later, if others are not.
+        return close if len(close) >= service.synchronous.acknowledgements else voters
     # Without a voter, one that may be promoted itself stands in: what it confirms, it may be trusted to lead with.
-    close = [
+    others = [
         able[name]
         for name in service.may_be_promoted()
         if name in able
         and service.member(name).follows is None
-        and candidate.position - able[name].position <= STAND_IN_BYTES
+        and candidate.position - able[name].position <= CLOSE_BYTES
     ]
-    return [max(close, key=lambda each: each.position).member] if close else []
+    return [max(others, key=lambda each: each.position).member] if others else []

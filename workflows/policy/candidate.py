@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from schemas.decisions import Choice
 from schemas.facts import MemberFacts, lsn_text
@@ -71,6 +71,7 @@ def choose_candidate(
         candidate=chosen.member,
         reason=f"{chosen.member} ({kind}) at {where(chosen)} is behind no voter that is reached",
         passed_over=passed,
+        open_to=[] if requested is not None else sorted(_open_to(service, read, system, newest)),
     )
 
 
@@ -154,6 +155,15 @@ def _adopt(
             " primary more; a person must find out which of them clients write to, and stop the other"
         )
     return Choice(candidate=None, reason=reason, passed_over=passed)
+
+
+def _open_to(service: DatabaseService, read: Mapping[str, MemberFacts], system: str | None, timeline: int) -> list[str]:
+    """A primary that is alive goes on writing until it is cut off, so that who is furthest may change until then."""
+    return [
+        name
+        for name in service.may_be_promoted()
+        if name in read and (read[name].system_identifier, read[name].timeline) == (system, timeline)
+    ]
 
 
 def _less_preferred(facts: MemberFacts, chosen: MemberFacts, requested: str | None) -> str:

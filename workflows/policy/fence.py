@@ -41,7 +41,8 @@ def judge_fence(
     shown.append(
         f"{', '.join(connected)} may still receive from it" if connected else "every direct standby is disconnected"
     )
-    shown.append("a write to it was not acknowledged" if proved else "no write has proved it")
+    if not proved:
+        shown.append("no write has proved it")
     strength = next((name for holds, name, _ in fences if holds), "none")
     return Fence(strength=strength, evidence="; ".join(shown), proved=proved)
 
