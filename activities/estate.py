@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import json
 import logging
@@ -59,6 +60,17 @@ async def lock_holder(question: LockQuestion) -> str:
             return ""
         raise
     return found.parent_id or "" if found.close_time is None else ""
+
+
+@activity.defn
+async def until_free(question: LockQuestion) -> str:
+    """Wait until no run holds the service's lock; the run that held it."""
+    held = ""
+    while found := await lock_holder(question):
+        held = found
+        activity.heartbeat(held)
+        await asyncio.sleep(1)
+    return held
 
 
 @activity.defn

@@ -7,10 +7,11 @@ import contextlib
 
 from temporalio import activity
 
+from activities import epoch as epochs
 from activities.beating import beating
-from schemas.failures import NodeControlFailed
+from schemas.failures import EpochSuperseded, EpochUnavailable, NodeControlFailed
 from schemas.orders import NodeOrder, NodeResult
-from schemas.topology import Member
+from schemas.topology import Member, Zone
 
 
 async def run_command(argv: list[str], limit: float) -> tuple[int, str]:
@@ -43,6 +44,14 @@ async def port_open(member: Member) -> bool:
     return True
 
 
+async def _must_be_ours(order: NodeOrder, zone: Zone) -> None:
+    """EpochSuperseded when another run, or this one's undo, has gone on. A store out of reach keeps nobody from it."""
+    with contextlib.suppress(EpochUnavailable):
+        held = await epochs.read(zone, order.service.name)
+        if held is not None and held.epoch > order.epoch and held.run != order.run:
+            raise EpochSuperseded(f"epoch {held.epoch} is held by {held.run}, this run has {order.epoch}")
+
+
 @activity.defn
 async def stop_node(order: NodeOrder) -> NodeResult:
     """Ensure that the server is stopped and stays so: autostart off, the stop command, then the port closed."""
@@ -50,6 +59,8 @@ async def stop_node(order: NodeOrder) -> NodeResult:
     control = member.control
     if control is None:
         return NodeResult(done=False, evidence=f"{member.name} has no node control in the topology")
+    if order.zone is not None:
+        await _must_be_ours(order, order.zone)
     for argv in (control.autostart_off, control.stop):
         if argv is None:
             continue

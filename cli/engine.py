@@ -21,7 +21,7 @@ from temporalio.common import SearchAttributeKey
 from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
-from cli.problems import Exit, Problem, innermost
+from cli.problems import Exit, Problem, exit_of, innermost
 from schemas.attributes import TASK_QUEUE, TASK_TIMEOUT
 from schemas.reports import Report
 from schemas.requests import Answer, FailoverRequest, Verb
@@ -136,7 +136,7 @@ class Engine:
         try:
             return await handle.result()
         except WorkflowFailureError as error:
-            raise Problem(f"{run} ended without a report: {innermost(error.cause)}") from error
+            raise Problem(f"{run} ended without a report: {innermost(error.cause)}", exit_of(error)) from error
 
     async def send(self, run: str, name: str, message: Answer | Verb) -> Delivered:
         """By update, which is judged at once; by signal when no worker answers.

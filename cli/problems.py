@@ -6,10 +6,12 @@ import inspect
 from enum import IntEnum
 
 from temporalio.client import RPCTimeoutOrCancelledError
-from temporalio.exceptions import FailureError
+from temporalio.exceptions import ApplicationError, FailureError
 from temporalio.service import RPCError, RPCStatusCode
 
-from schemas.failures import LifeboatError
+from schemas.failures import LifeboatError, UnknownMember, UnknownService
+
+ASKED_WRONGLY = (UnknownService.__name__, UnknownMember.__name__)
 
 
 class Exit(IntEnum):
@@ -36,6 +38,16 @@ def innermost(error: BaseException) -> str:
     while isinstance(error, FailureError) and error.cause is not None:
         error = error.cause
     return str(getattr(error, "message", "") or str(error) or type(error).__name__)
+
+
+def exit_of(error: BaseException) -> Exit:
+    """2 when what was asked for can't be right, 1 for what else went wrong."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ApplicationError) and cause.type in ASKED_WRONGLY:
+            return Exit.USAGE
+        cause = cause.__cause__ or (cause.cause if isinstance(cause, FailureError) else None)
+    return Exit.FAILED
 
 
 def explain(error: Exception, place: str) -> Problem | None:

@@ -55,8 +55,10 @@ def _facts(report: Report) -> Table:
     if report.receipt:
         table.add_row("loss, after", report.receipt)
     table.add_row("RPO", f"{span(report.rpo_s)} (target)")
-    if report.new_primary or report.old_primary:
-        table.add_row("primary", f"{report.old_primary or '?'} → {report.new_primary or report.old_primary or '?'}")
+    if report.new_primary:
+        table.add_row("primary", f"{report.old_primary or '?'} → {report.new_primary}")
+    elif report.old_primary:
+        table.add_row("primary", report.old_primary)
     if report.fence is not None:
         proof = "proved" if report.fence.proved else "not proved"
         table.add_row("fence", f"{report.fence.strength}, {proof}: {report.fence.evidence}")
@@ -86,12 +88,15 @@ def _routes(report: Report) -> Iterator[str]:
 def _time(report: Report) -> Table:
     table = _grid()
     before: datetime | None = None
-    for label, at in (
-        ("first failed probe", report.outage_started),
+    moments = (
+        (outage_began(report), report.outage_started),
         ("detected", report.detected),
         ("decided", report.decided),
         ("recovered", report.recovered),
         ("ended", report.ended),
+    )
+    for label, at in sorted(
+        (each for each in moments if each[1] is not None), key=lambda each: each[1] or report.ended
     ):
         if at is None:
             continue
@@ -119,6 +124,12 @@ def steps_table(steps: list[StepReport]) -> Table:
         took = (step.ended - step.started).total_seconds()
         table.add_row(Text(f"{mark} {step.title}", style=style), span(took), "; ".join(more))
     return table
+
+
+def outage_began(report: Report) -> str:
+    """What the outage began with: a primary that was alive serves its clients until the run cuts them off."""
+    cut = report.detected is not None and report.outage_started is not None and report.outage_started > report.detected
+    return "clients cut off" if cut else "first failed probe"
 
 
 def _decisions(decisions: list[DecisionReport]) -> list[str]:

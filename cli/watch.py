@@ -16,7 +16,7 @@ from cli.choices import Json, OneOrAll
 from cli.connect import Address, Namespace, Place, at, where
 from cli.engine import SHORT
 from cli.output import err, out, print_json
-from cli.problems import Exit, Problem
+from cli.problems import Exit, Problem, exit_of, innermost
 from schemas.attributes import TASK_QUEUE, region_queue, watch_id
 from schemas.requests import WatchRequest
 
@@ -26,6 +26,8 @@ TopologyFile = Annotated[
     Path | None, typer.Option("--topology", metavar="FILE", help="Whose services; the current lab's otherwise.")
 ]
 
+BEGIN_S = 1.0
+"""How long `start` looks whether the watch was refused."""
 STOP_S = 10.0
 """After this long a watch that no worker ends is terminated: it holds nothing that would need undoing."""
 
@@ -98,7 +100,20 @@ async def _start(client: Client, service: str) -> dict[str, object]:
         )
     except WorkflowAlreadyStartedError:
         answer = "was watched already"
+    else:
+        await _must_begin(client, service)
     return {"service": service, "workflow_id": workflow_id, "answer": answer}
+
+
+async def _must_begin(client: Client, service: str) -> None:
+    """Problem when it ends at once, as for a service that no worker knows. Without a worker it just waits."""
+    try:
+        async with asyncio.timeout(BEGIN_S):
+            await client.get_workflow_handle(watch_id(service)).result()
+    except TimeoutError:
+        return
+    except WorkflowFailureError as error:
+        raise Problem(f"{service} is not watched: {innermost(error.cause)}", exit_of(error)) from error
 
 
 async def _stop(client: Client, service: str) -> dict[str, object]:

@@ -191,8 +191,13 @@ class ProofResult(Fact):
 
 
 class NodeOrder(Fact):
+    """With `zone`, a stop is refused once the record there is another run's: the node may have been given back."""
+
     service: DatabaseService
     member: str
+    zone: Zone | None = None
+    run: str = ""
+    epoch: int = 0
 
 
 class NodeResult(Fact):

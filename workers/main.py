@@ -50,6 +50,7 @@ ACTIVITIES: list[Any] = [
     estate.describe_estate,
     estate.lock_holder,
     estate.read_journey,
+    estate.until_free,
     fencing.disconnect_standbys,
     fencing.follow_leader,
     fencing.prove_fence,

@@ -53,7 +53,7 @@ class Fencing(DatabaseRunbook):
             likely=likely.choice.candidate if likely else None,
             followers=likely.survivors if likely else [],
         )
-        return await self.do(fencing.disconnect_standbys, order, limit=15, total=60)
+        return await self.do(fencing.disconnect_standbys, order, limit=15, total=60, heartbeat=2.0)
 
     async def fence_old_primary(self) -> FenceResult:
         """Disconnect every standby; stall the suspect if it answers; stop its node meanwhile."""
@@ -82,7 +82,13 @@ class Fencing(DatabaseRunbook):
         keeps it from acknowledging, and the stop would only take the processor from the promotion.
         """
         if self._stopping is None:
-            order = NodeOrder(service=self.estate.service, member=self.suspect)
+            order = NodeOrder(
+                service=self.estate.service,
+                member=self.suspect,
+                zone=self.estate.zone if self.recorded else None,
+                run=self.record.run,
+                epoch=self.record.epoch,
+            )
             self._stopping = asyncio.ensure_future(self.do(node.stop_node, order, limit=45, total=100, attempts=2))
 
     async def unfence(self) -> None:

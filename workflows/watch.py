@@ -18,6 +18,7 @@ with workflow.unsafe.imports_passed_through():
     from activities import epoch, estate, keeper, probes, promotion, survey
     from schemas.attributes import TASK_QUEUE, TASK_TIMEOUT, region_queue
     from schemas.facts import EpochRecord
+    from schemas.failures import ServiceLocked
     from schemas.orders import (
         ClaimOrder,
         EstablishOrder,
@@ -33,7 +34,7 @@ with workflow.unsafe.imports_passed_through():
     )
     from schemas.requests import FailoverRequest, Suspicion, WatchRequest
     from workflows.policy.voters import next_set, parse_names, render_names
-    from workflows.runbook import RETRY, reason_of
+    from workflows.runbook import RETRY, kind_of, reason_of
 
 FOR_EVER = timedelta(days=3650)
 HEARTBEAT = timedelta(seconds=3)
@@ -124,6 +125,16 @@ class Watch:
             )
         except FailureError as error:
             workflow.logger.warning("the failover did not run: %s", reason_of(error))
+            if kind_of(error) == ServiceLocked.__name__:
+                # Not again and again: whoever works on the service is awaited, and what is true then is looked at.
+                await workflow.execute_activity(
+                    estate.until_free,
+                    LockQuestion(service=request.service),
+                    start_to_close_timeout=FOR_EVER,
+                    heartbeat_timeout=HEARTBEAT * 2,
+                    retry_policy=AGAIN,
+                    summary="until the other run ends",
+                )
 
     async def region(self, region: str) -> None:
         """One region's view: down, up again, down …"""

@@ -50,6 +50,21 @@ async def test_all_vantages_miss_it_while_its_standbys_hear_it(scene: Scene) -> 
     assert all(route.longest_gap_s < 2 for route in audit.routes.values()), audit
 
 
+async def test_a_region_that_was_cut_off_long_before_does_not_date_the_outage(scene: Scene) -> None:
+    lab = await labs.reset(scene.lab)
+    scene.since = datetime.now(UTC)
+    await scene.traffic()
+    await labs.partition(lab, "worker-eu-west-1", "us-east-1")
+    await asyncio.sleep(8)  # it counts to its limit, and stays down
+    assert await scene.runs() == []
+    await labs.fault(lab, "kill", "pg-east-1")
+    report = await scene.report(await scene.run_of_watch(), 120)
+    assert report.outage_s is not None
+    assert report.outage_s < 8, report
+    await labs.heal(lab)
+    await scene.safe()
+
+
 async def test_one_way_partition_of_the_primary_from_everyone(scene: Scene) -> None:
     """Its packets reach nobody: regions and standbys agree that it is gone, and it can acknowledge nothing."""
     await labs.heal(scene.lab)

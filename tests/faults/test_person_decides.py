@@ -110,6 +110,29 @@ async def test_second_run_is_told_who_holds_the_lock(scene: Scene) -> None:
     await scene.report(first)
 
 
+@pytest.mark.estate(watch=True)
+async def test_the_primary_dies_while_a_run_waits_for_a_person(scene: Scene) -> None:
+    """The watch waits for that run's end, and then watches whoever leads by then: what it saw before is old."""
+    await scene.traffic()
+    first = await scene.start("waits-1")
+    await scene.question(first)
+    await fault(scene.lab, "kill", "pg-east-1")
+    refused = await scene.run_of_watch()
+    with pytest.raises(WorkflowFailureError) as locked:
+        await scene.report(refused)
+    assert "waits-1" in cause_of(locked.value)
+    await scene.approve(first)
+    report = await scene.report(first)
+    assert report.outcome == "recovered, unprotected", report
+    await scene.safe()
+    assert report.new_primary is not None
+    await fault(scene.lab, "kill", report.new_primary)
+    second = await scene.report(await scene.run_of_watch(2, limit=60))
+    assert second.old_primary == report.new_primary, second
+    assert second.outcome == "recovered, unprotected", second
+    await scene.safe()
+
+
 async def test_unknown_service(scene: Scene) -> None:
     run = await scene.start("unknown-1", service="no-such-db")
     with pytest.raises(WorkflowFailureError) as failed:

@@ -14,8 +14,10 @@ import pytest
 from lab.lab import fault, start_watch
 from lab.model import Lab
 from lab.observe import until_protected
+from lab.postgres import session
 from lab.referee import audit
 from lab.watch import end_runs
+from schemas.attributes import watch_id
 from tests.faults.scene import Scene
 from tests.faults.striking import striking_scene
 
@@ -206,6 +208,35 @@ async def test_a_voter_is_frozen_and_the_run_goes_on_without_it(scene: Scene) ->
     # The watch asks again by itself, with the voter back: nothing is lost, and the policy decides.
     second = await scene.report(await scene.run_of_watch(2, limit=60), 120)
     assert second.outcome == "recovered, unprotected", second
+    await scene.safe()
+
+
+async def test_the_watchs_history_stands_still_after_a_failover(scene: Scene) -> None:
+    """The old primary stays away, as a voter that is missing for long: that is no news each time."""
+    await scene.traffic()
+    await fault(scene.lab, "kill", "pg-east-1")
+    await scene.report(await scene.run_of_watch())
+    watch = scene.client.get_workflow_handle(watch_id(scene.lab.service))
+
+    async def settled() -> bool:
+        before = await watch.describe()
+        await asyncio.sleep(12)  # twice the time after which a voter counts as lost
+        after = await watch.describe()
+        return (before.run_id, before.history_length) == (after.run_id, after.history_length)
+
+    await scene.until("the watch's history stands still", settled, 60)
+
+
+async def test_a_standby_that_can_not_follow_is_named(scene: Scene) -> None:
+    conn = await session(scene.lab, "pg-east-4")
+    assert conn is not None
+    await conn.execute("ALTER SYSTEM SET primary_slot_name = 'gone'")
+    await conn.close()
+    await scene.traffic()
+    await fault(scene.lab, "kill", "pg-east-1")
+    report = await scene.report(await scene.run_of_watch())
+    assert report.outcome == "recovered, unprotected", report
+    assert any(line.startswith("pg-east-4 does not follow") for line in report.unprotected), report.unprotected
     await scene.safe()
 
 
