@@ -6,7 +6,7 @@ No history grows while all is well: the regions' activities return only when som
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -33,12 +33,28 @@ with workflow.unsafe.imports_passed_through():
         WatchOrder,
     )
     from schemas.requests import FailoverRequest, Suspicion, WatchRequest
+    from schemas.topology import Detection
     from workflows.policy.voters import next_set, parse_names, render_names
     from workflows.runbook import RETRY, kind_of, reason_of
 
 FOR_EVER = timedelta(days=3650)
 HEARTBEAT = timedelta(seconds=3)
 AGAIN = RetryPolicy(initial_interval=timedelta(milliseconds=200), maximum_interval=timedelta(seconds=5))
+
+
+def began(sighting: Sighting) -> datetime:
+    return sighting.first_failure or sighting.at
+
+
+def agreeing(sightings: Sequence[Sighting], detection: Detection) -> list[Sighting]:
+    """Those that saw the outage begin: as one with the region that made the quorum, give or take a probe.
+
+    A region that was cut off long before has a first failure of its own, which is not the outage's.
+    """
+    ordered = sorted(sightings, key=began)
+    quorum = began(ordered[min(detection.quorum, len(ordered)) - 1])
+    probe = timedelta(seconds=detection.interval_s + detection.probe_timeout_s)
+    return [sighting for sighting in ordered if abs(began(sighting) - quorum) <= probe]
 
 
 @workflow.defn(name="Watch", failure_exception_types=[Exception])
@@ -93,12 +109,8 @@ class Watch:
 
     async def fail_over(self) -> None:
         """Start the runbook, which confirms before it acts, and wait for its end."""
-        detection = self.estate.service.detection
-        # A region that was cut off long before has its own first failure, which is not the outage's.
-        newest = max(sighting.at for sighting in self.down.values())
-        window = timedelta(seconds=detection.failures * (detection.interval_s + detection.probe_timeout_s))
-        recent = [sighting for sighting in self.down.values() if newest - sighting.at <= window]
-        first = min(sighting.first_failure or sighting.at for sighting in recent)
+        recent = agreeing(list(self.down.values()), self.estate.service.detection)
+        first = min(began(sighting) for sighting in recent)
         reserved = self.record.run == self.holder()
         request = FailoverRequest(
             service=self.estate.service.name,

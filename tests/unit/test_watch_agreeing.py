@@ -1,0 +1,36 @@
+"""Which regions' sightings date an outage."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from schemas.facts import Probe
+from schemas.orders import Sighting
+from schemas.topology import Detection
+from tests.unit.estates import T0
+from workflows.watch import agreeing
+
+DETECTION = Detection(interval_s=0.2, probe_timeout_s=1.5, quorum=2)
+
+
+def saw(region: str, seconds: float) -> Sighting:
+    at = T0 + timedelta(seconds=seconds)
+    probe = Probe(region=region, member="pg-east-1", at=at, outcome="refused")
+    return Sighting(region=region, member="pg-east-1", state="down", first_failure=at, at=at, last=probe)
+
+
+def regions(*sightings: Sighting) -> list[str]:
+    return [each.region for each in agreeing(sightings, DETECTION)]
+
+
+def test_all_that_saw_it_begin():
+    assert regions(saw("a", 0.1), saw("b", 0), saw("c", 1.5)) == ["b", "a", "c"]
+
+
+def test_a_region_that_was_cut_off_before_does_not_date_it():
+    assert regions(saw("a", -30), saw("b", 0), saw("c", 0.1)) == ["b", "c"]
+    assert regions(saw("a", -3), saw("b", 0)) == ["b"]
+
+
+def test_one_that_joins_late_is_left_out():
+    assert regions(saw("a", 0), saw("b", 0.1), saw("c", 20)) == ["a", "b"]
