@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import os
 import select
 import signal
@@ -134,6 +135,9 @@ def _end(process: psutil.Process) -> None:
             except psutil.TimeoutExpired:
                 if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
                     continue
+                # It may have ended between the two: our child is reaped then as well.
+                with contextlib.suppress(psutil.TimeoutExpired):
+                    process.wait(0)
             return
     raise LoadFailed(f"the load, process {process.pid}, doesn't end; end it by hand")
 

@@ -26,7 +26,10 @@ BRANCHES = ("automatic", "approved", "rejected", "expired", "aborted", "parked-a
 
 
 def load(branch: str) -> WorkflowHistory:
-    return WorkflowHistory.from_json(branch, (HISTORIES / f"{branch}.json").read_text(encoding="utf-8"))
+    """Under the id that the run had: its children's ids begin with it."""
+    text = (HISTORIES / f"{branch}.json").read_text(encoding="utf-8")
+    started = json.loads(text)["events"][0]["workflowExecutionStartedEventAttributes"]
+    return WorkflowHistory.from_json(started["workflowId"], text)
 
 
 def texts(value: Any) -> Iterator[str]:
