@@ -45,6 +45,13 @@ class TestSurvivors:
         assert look(standby(E2, 2000), gone(E3), standby(E4), of=of, on=record(1, [E2])).survivors == [E4]
         assert look(standby(E2), standby(E3), standby(E4), of=of, on=record()).survivors == [E3]
 
+    def test_a_voter_far_behind_is_not_waited_for_if_another_can_confirm(self):
+        of = service(synchronous={"voters": [E1, E2, E3, E4]})
+        on = record(1, [E2, E3, E4])
+        far, near = 1000, 1000 + CLOSE_BYTES + 1
+        assert look(standby(E2, near), standby(E3, near), standby(E4, far), of=of, on=on).survivors == [E3]
+        assert look(standby(E2, near), standby(E4, far), of=of, on=record(1, [E2, E4])).survivors == [E4]
+
     def test_one_that_died_since_votes_and_confirms_nothing(self):
         of = service(failover={"candidates": [E2, E3, E4]})
         found = look(standby(E2), standby(E3), standby(E4), of=of, on=record(), disconnected=[E2, E3, E4], lost=[E3])
