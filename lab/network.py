@@ -87,12 +87,13 @@ def remove(lab: Lab) -> None:
     """Remove whatever of the lab's network is there; its processes must have ended."""
     if not lab.netns:
         return
+    # First, and with it its other end in the hub: a namespace takes its ends along some time after it is deleted.
+    if f"{_id(lab)}host" in _ip("-o", "link"):
+        _ip("link", "delete", f"{_id(lab)}host")
     present = {line.split()[0] for line in _ip("netns", "list").splitlines() if line}
     for name in ("hub", *(plan.name for plan in DATABASE_PROFILE)):
         if namespace(lab, name) in present:
             _ip("netns", "delete", namespace(lab, name))
-    if f"{_id(lab)}host" in _ip("-o", "link"):
-        _ip("link", "delete", f"{_id(lab)}host")
 
 
 def enter(lab: Lab, node: Node, ids: tuple[int, int] | None) -> list[str]:

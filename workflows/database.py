@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError
@@ -30,8 +30,12 @@ with workflow.unsafe.imports_passed_through():
     from workflows.policy import clock
     from workflows.policy.assess import assess
     from workflows.policy.death import judge_death
+    from workflows.policy.merge import merge_observations
     from workflows.reporting import build_report
     from workflows.runbook import RETRY, Ended, Runbook, reason_of
+
+Order = TypeVar("Order")
+Result = TypeVar("Result")
 
 CONFIRM_ROUNDS = 8
 """How often the vantages and the standbys are asked again while a receiver is not yet silent for long enough."""
@@ -153,13 +157,19 @@ class DatabaseRunbook(Runbook):
     async def probe_from(self, region: str, member: str) -> Probe | None:
         """One region's probe; None when no worker of the region took it in time."""
         order = ProbeOrder(service=self.estate.service, member=member, region=region)
+        return await self.from_region(region, probes.probe, order, limit=5)
+
+    async def from_region(
+        self, region: str, act: Callable[[Order], Awaitable[Result]], order: Order, *, limit: float
+    ) -> Result | None:
+        """Once, by a worker of one region; None where none took it in time, or it failed."""
         try:
             return await self.do(
-                probes.probe,
+                act,
                 order,
                 region=region,
-                limit=5,
-                total=6,
+                limit=limit,
+                total=limit + 1,
                 attempts=1,
                 waits_for_worker=NO_WORKER_S,
                 heartbeat=None,
@@ -167,8 +177,20 @@ class DatabaseRunbook(Runbook):
         except ActivityError:
             return None
 
+    async def from_everywhere(
+        self, act: Callable[[Order], Awaitable[Result]], order: Order, *, limit: float
+    ) -> list[Result]:
+        """What each region's worker gives, from all of them at once."""
+        asked = (self.from_region(region, act, order, limit=limit) for region in self.estate.vantages)
+        return [answer for answer in await asyncio.gather(*asked) if answer is not None]
+
     async def observe(self) -> Observation:
         return await self.do(survey.observe, self.estate, limit=4, total=20, heartbeat=None)
+
+    async def observe_everywhere(self) -> Observation:
+        """From every region: a worker that is cut off from a part of the estate would call it dead."""
+        views = await self.from_everywhere(survey.observe, self.estate, limit=4)
+        return merge_observations(views or [await self.observe()])
 
     def suspect_of(self, seen: Observation) -> str:
         """Who leads by the record; without one, the only member that is no standby; else the declared home."""
@@ -181,7 +203,7 @@ class DatabaseRunbook(Runbook):
         """Probes from every region beside the standbys' testimony; judged as soon as enough has come in."""
         suspicion = request.suspicion
         if suspicion is None:
-            self.suspect = self.suspect_of(await self.observe())
+            self.suspect = self.suspect_of(await self.observe_everywhere())
             death, seen, first_failure = await self.ask_around([], None)
         else:
             self.suspect = suspicion.member
@@ -214,7 +236,7 @@ class DatabaseRunbook(Runbook):
         seen: Observation | None = None
         death = Death(state="ask", reason="nothing was seen")
         for _ in range(CONFIRM_ROUNDS):
-            looking = asyncio.ensure_future(self.observe())
+            looking = asyncio.ensure_future(self.observe_everywhere())
             # The watch's own votes are a moment old: they are heard first, and every region is asked again only if
             # they, with what the standbys say, do not settle it.
             asking = [
@@ -374,7 +396,7 @@ class DatabaseRunbook(Runbook):
 
     async def is_dead(self, member: str) -> bool:
         """Whether a member is dead by the same rule as a primary."""
-        seen = await self.observe()
+        seen = await self.observe_everywhere()
         votes = await asyncio.gather(*(self.probe_from(region, member) for region in self.estate.vantages))
         known = [vote for vote in votes if vote is not None]
         return judge_death(self.estate.service, member, known, seen.members, first_failure=None).state == "dead"

@@ -33,6 +33,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows.database_routes import Routing
     from workflows.policy.assess import covers
     from workflows.policy.go import may_go
+    from workflows.policy.merge import merge_fences, merge_observations
     from workflows.policy.voters import follower_names
     from workflows.reporting import build_report, report_line
     from workflows.runbook import Ended, kind_of, reason_of
@@ -69,11 +70,11 @@ class DatabaseFailover(Fencing, Routing):
     async def carry_out(self, request: FailoverRequest) -> None:
         locking = asyncio.ensure_future(self.lock())
 
-        death, seen = await self.step(CONFIRM, lambda: self.confirm(request), told=lambda r: r[0].reason)
-        self.assessment = await self.step(
+        death, first = await self.step(CONFIRM, lambda: self.confirm(request), told=lambda r: r[0].reason)
+        self.assessment, seen = await self.step(
             ASSESS,
-            lambda: self.assess(request, death, seen),
-            told=lambda a: f"{a.choice.reason}; {a.verdict.reason}",
+            lambda: self.assess(request, death, first),
+            told=lambda r: f"{r[0].choice.reason}; {r[0].verdict.reason}",
         )
         await locking
         await self.step(DECIDE, lambda: self.decide(request, seen), told=lambda d: f"{d.answer} by {d.by}")
@@ -103,8 +104,13 @@ class DatabaseFailover(Fencing, Routing):
 
     # What the steps do, in their order
 
-    async def assess(self, request: FailoverRequest, death: Death, seen: Observation) -> Assessment:
-        return self.weigh(request.candidate, death, seen.record, seen.members, disconnected=None)
+    async def assess(self, request: FailoverRequest, death: Death, seen: Observation) -> tuple[Assessment, Observation]:
+        """On what is seen already if that is enough; else from every region, since one alone may be cut off."""
+        found = self.weigh(request.candidate, death, seen.record, seen.members, disconnected=None)
+        if request.suspicion is not None and found.verdict.kind != "none":
+            seen = merge_observations([seen, await self.observe_everywhere()])
+            found = self.weigh(request.candidate, death, seen.record, seen.members, disconnected=None)
+        return found, seen
 
     async def decide(self, request: FailoverRequest, seen: Observation) -> DecisionReport:
         """By policy where it may, else by a person who sees verdict, candidate and what comes next."""
@@ -181,6 +187,12 @@ class DatabaseFailover(Fencing, Routing):
             ),
         )
         worse = covers(self.assessment, final)
+        if worse is not None and fenced.missed and not lost:
+            # Perhaps only the worker that did it can't reach them.
+            again = merge_fences([fenced, await self.disconnect_everywhere(self.suspect)])
+            if again.disconnected != fenced.disconnected:
+                self.fenced = again
+                return await self.compare(request, death, again, keep=keep)
         if worse is not None:
             go = may_go(
                 service,

@@ -24,6 +24,7 @@ with workflow.unsafe.imports_passed_through():
     )
     from workflows.database import DatabaseRunbook
     from workflows.policy.fence import judge_fence
+    from workflows.policy.merge import merge_fences
     from workflows.policy.voters import render_names
     from workflows.runbook import reason_of
 
@@ -41,8 +42,18 @@ class Fencing(DatabaseRunbook):
 
     async def disconnect(self, suspect: str, likely: Assessment | None = None) -> FenceResult:
         """Disconnect and stamp every direct standby of a suspect, the voters of every set that binds last."""
+        return await self.do(
+            fencing.disconnect_standbys, self._fence_order(suspect, likely), limit=15, total=60, heartbeat=2.0
+        )
+
+    async def disconnect_everywhere(self, suspect: str) -> FenceResult:
+        """The same from every region at once: the worker that did it may itself be cut off."""
+        order = self._fence_order(suspect, None)
+        return merge_fences(await self.from_everywhere(fencing.disconnect_standbys, order, limit=6))
+
+    def _fence_order(self, suspect: str, likely: Assessment | None) -> FenceOrder:
         bound = {*self.record.voters, *self.record.candidate_voters, *self.estate.service.synchronous.voters}
-        order = FenceOrder(
+        return FenceOrder(
             service=self.estate.service,
             zone=self.estate.zone,
             record=self.record if self.recorded else None,
@@ -53,7 +64,6 @@ class Fencing(DatabaseRunbook):
             likely=likely.choice.candidate if likely else None,
             followers=likely.survivors if likely else [],
         )
-        return await self.do(fencing.disconnect_standbys, order, limit=15, total=60, heartbeat=2.0)
 
     async def fence_old_primary(self) -> FenceResult:
         """Disconnect every standby; stall the suspect if it answers; stop its node meanwhile."""
