@@ -68,6 +68,18 @@ class Escalation(Fact):
     text: str
 
 
+class Witness(Fact):
+    """A route as its clients saw it: the last write before the outage and the first after it that was acknowledged.
+
+    `source` names who saw it; `first_good` None: not served again by then.
+    """
+
+    route: str
+    last_good: datetime | None
+    first_good: datetime | None
+    source: str
+
+
 class Report(Fact):
     """Times are UTC. Seconds are of wall clock; `None` where a thing did not happen or is not known."""
 
@@ -101,6 +113,8 @@ class Report(Fact):
     receipt: str = ""
     """What was lost, as far as it is known now."""
     routes: list[RouteWrite] = []
+    witness: list[Witness] = []
+    """Empty where nobody watched as a client."""
     steps: list[StepReport] = []
     decisions: list[DecisionReport] = []
     escalations: list[Escalation] = []
