@@ -19,7 +19,7 @@ setup: ## packages, virtual environment, Temporal CLI (idempotent; asks nothing)
 	@scripts/setup
 
 demo: setup ## kill a primary under load and watch the service come back
-	@$(RUN) $(LIMIT) 600 $(VENV)/lifeboat lab demo database-failover
+	@$(RUN) $(LIMIT) 600 $(VENV)/lifeboat lab demo database-failover --html demo-report.html
 
 test: lint types ## everything that must pass before a change lands (under 20 minutes)
 	@$(RUN) $(LIMIT) 1080 $(PYTEST) tests -m "not matrix"

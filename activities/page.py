@@ -115,7 +115,9 @@ def _route_rows(report: Report, scale: _Scale) -> Iterator[Row]:
         bars = [scale.bar(scale.start, down or scale.end, "up", f"{name}: writes are acknowledged")]
         label = ""
         if down is not None:
-            how = f"as clients saw it ({seen.source})" if seen else "from the first failed probe to the first good write"
+            how = (
+                f"as clients saw it ({seen.source})" if seen else "from the first failed probe to the first good write"
+            )
             label = span((up - down).total_seconds()) if up else "not back"
             bars.append(scale.bar(down, up or scale.end, "down", f"{name}: no write acknowledged, {how}"))
             if up is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import getpass
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -75,5 +76,11 @@ Run = Annotated[
 ]
 Last = Annotated[bool, typer.Option("--last", help="The newest one.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document, alone on stdout.")]
+Html = Annotated[
+    Path | None,
+    typer.Option(
+        "--html", metavar="FILE", help="Also as one self-contained HTML page; `-` is stdout.", allow_dash=True
+    ),
+]
 By = Annotated[str, typer.Option("--by", default_factory=whoami, help="Who says so.", show_default="$USER")]
 Reason = Annotated[str, typer.Option("--reason", help="Why; kept on record.")]

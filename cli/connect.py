@@ -6,13 +6,16 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 from temporalio.client import Client
 from temporalio.envconfig import ClientConfig
 
 from cli.problems import Exit, Problem, explain, out_of_reach
+
+if TYPE_CHECKING:
+    from lab.model import Lab
 
 T = TypeVar("T")
 
@@ -33,6 +36,7 @@ class Place:
     address: str | None
     namespace: str | None
     topology: Path | None = None
+    lab: Lab | None = None
 
 
 def where(address: str | None, namespace: str | None) -> Place:
@@ -60,7 +64,7 @@ def _current_lab(namespace: str | None) -> Place | None:
         return None
     engine = lab.temporal
     name = f"the current lab's Temporal at {engine.address}"
-    return Place(name, engine.address, namespace or engine.namespace, lab.topology)
+    return Place(name, engine.address, namespace or engine.namespace, lab.topology, lab)
 
 
 async def open_client(place: Place) -> Client:

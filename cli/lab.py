@@ -11,8 +11,8 @@ from typing import Annotated, Any, TypeVar
 import typer
 from rich.table import Table
 
-from cli.choices import Json
-from cli.output import err, out, print_json
+from cli.choices import Html, Json
+from cli.output import err, out, print_json, write_page
 from cli.problems import Exit, Problem
 from lab import lab as life
 from lab import load, pointer, world
@@ -160,6 +160,7 @@ def demo(
     name: Annotated[str, typer.Argument(metavar="NAME", help="database-failover")],
     which: Which = None,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the lab running.")] = False,
+    html: Html = None,
     json: Json = False,
 ) -> None:
     """A fault under load, the run as it goes, and what the referee found. Exit 0 only if all of it is well."""
@@ -180,6 +181,8 @@ def demo(
 
     with Steps() as steps:
         found = _do(show(steps))
+    if html is not None and found.runs:
+        write_page(found.runs[-1], html)
     if json:
         print_json(found)
     else:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 from rich.console import Console
+
+from cli.problems import Problem
+from schemas.reports import Report
 
 PIPE_WIDTH = 120
 """Columns when the output is no terminal."""
@@ -25,6 +29,23 @@ def out() -> Console:
 
 def err() -> Console:
     return _console(stderr=True)
+
+
+def write_page(report: Report, file: Path) -> None:
+    """The report as one HTML page; `-` is stdout. Problem when it can't be written."""
+    from activities.page import page  # jinja2 costs every other command 60 ms
+
+    text = page(report)
+    if str(file) == "-":
+        sys.stdout.write(text)
+        return
+    try:
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise Problem(
+            f"{file}: can't be written: {error.strerror}; name a file in a folder that you may write"
+        ) from error
+    err().print(f"report: {file.resolve().as_uri()}", markup=False, soft_wrap=True)
 
 
 def print_json(answer: BaseModel | Any) -> None:

@@ -6,24 +6,27 @@ import asyncio
 import dataclasses
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from pydantic import ValidationError
 from rich.table import Table
 from temporalio.client import Client
 
-from cli.choices import Json, Last, Run, Service, members, procedures, services, whoami
+from cli.choices import Html, Json, Last, Run, Service, members, procedures, services, whoami
 from cli.connect import Address, Namespace, at, where
 from cli.engine import EVERY, OPEN, PROCEDURES, REPORTING, Engine, RunLine
 from cli.follow import Ending, follow
-from cli.output import err, out, print_json
+from cli.output import err, out, print_json, write_page
 from cli.picture import picture
 from cli.problems import Exit, Problem
 from cli.render import report_text
 from cli.words import moment, outcome_text
 from schemas.reports import Report
 from schemas.requests import FailoverRequest
+
+if TYPE_CHECKING:
+    from lab.model import Lab
 
 AT_ONCE_S = 1.0
 """How long `run` looks whether its start was refused, before it leaves the run to itself."""
@@ -149,6 +152,7 @@ def report(
     wait: Annotated[
         float, typer.Option("--wait", metavar="SECONDS", min=0, help="For a run that is about to end.")
     ] = 10.0,
+    html: Html = None,
     json: Json = False,
     address: Address = None,
     namespace: Namespace = None,
@@ -167,7 +171,20 @@ def report(
                 Exit.WAITING,
             ) from error
 
-    _print_report(at(where(address, namespace), work), json)
+    place = where(address, namespace)
+    found = at(place, work)
+    if html is not None:
+        write_page(found if place.lab is None else _witnessed(found, place.lab), html)
+        if not json:
+            return
+    _print_report(found, json)
+
+
+def _witnessed(found: Report, lab: Lab) -> Report:
+    """With what the lab's load saw of the outage. Imported here: most commands have no lab."""
+    from lab.demo import witnessed
+
+    return witnessed(found, lab)
 
 
 def _request(service: str, reason: str, approval: ApprovalMode, candidate: str | None) -> FailoverRequest:

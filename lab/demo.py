@@ -18,7 +18,7 @@ from temporalio.client import (
 )
 from temporalio.service import RPCError
 
-from lab import ledger, load
+from lab import findings, ledger, load
 from lab.errors import LabError
 from lab.lab import connect, fault, reset
 from lab.layout import HOME
@@ -83,7 +83,15 @@ async def demonstrate(name: str, lab: Lab, tell: Print) -> Demonstration:
     tell(f"{HOME}, the primary, is killed: SIGKILL to its whole process tree")
     report = await _follow(client, killed, lambda text: tell(f"{time.monotonic() - began:6.2f} s  {text}"))
     found = await _until_writing(lab)
-    return Demonstration(audit=found, runs=[report])
+    return Demonstration(audit=found, runs=[witnessed(report, lab)])
+
+
+def witnessed(report: Report, lab: Lab) -> Report:
+    """The report with what the lab's load saw of the outage, where it ran."""
+    if report.outage_started is None or not lab.ledger.exists():
+        return report
+    seen = findings.outages(lab.routes, ledger.read(lab.ledger), report.outage_started.timestamp())
+    return report.model_copy(update={"witness": seen})
 
 
 async def _as_at_first(lab: Lab) -> bool:

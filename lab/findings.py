@@ -9,14 +9,20 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from itertools import pairwise
 
 from pydantic import BaseModel
 
 from lab.ledger import Entry, Span
+from schemas.reports import Witness
 
 WRITING_S = 2.0
 """A route is writing if a write was acknowledged within this time: two of the writers' time-outs fit into it."""
+
+
+GAP_S = 0.3
+"""A route's writers acknowledge every 40 ms when all is well: a pause from here on is drawn as an outage."""
 
 
 class RouteFinding(BaseModel):
@@ -66,6 +72,30 @@ def routes(
         )
         for name, seen in times.items()
     }
+
+
+def outages(names: Iterable[str], entries: Iterable[Entry], since: float) -> list[Witness]:
+    """Each route's first gap of GAP_S or more that did not end before `since`, as its clients saw it."""
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for entry in acknowledged(entries):
+        times.setdefault(entry.route, []).append(_acked(entry))
+    found = []
+    for name, seen in times.items():
+        gaps = [(a, b) for a, b in pairwise(seen) if b >= since and b - a >= GAP_S]
+        if gaps:
+            found.append(_witness(name, *gaps[0]))
+        elif seen and seen[-1] < since:
+            found.append(_witness(name, seen[-1], None))
+    return found
+
+
+def _witness(route: str, last_good: float, first_good: float | None) -> Witness:
+    return Witness(
+        route=route,
+        last_good=datetime.fromtimestamp(last_good, UTC),
+        first_good=None if first_good is None else datetime.fromtimestamp(first_good, UTC),
+        source="the lab's load",
+    )
 
 
 def _longest_gap(seen: Sequence[float], started: float, ended: float) -> float:
