@@ -132,7 +132,7 @@ def _kind(step: StepReport) -> str:
 def _marks(report: Report, scale: _Scale) -> Iterator[Mark]:
     deadline = report.outage_started + timedelta(seconds=report.rto_s) if report.outage_started else None
     moments = [
-        ("first failed probe", report.outage_started, "moment"),
+        (report.outage_began_with(), report.outage_started, "moment"),
         ("detected", report.detected, "moment"),
         ("decided", report.decided, "moment"),
         ("recovered", report.recovered, "good"),

@@ -89,7 +89,7 @@ def _time(report: Report) -> Table:
     table = _grid()
     before: datetime | None = None
     moments = (
-        (outage_began(report), report.outage_started),
+        (report.outage_began_with(), report.outage_started),
         ("detected", report.detected),
         ("decided", report.decided),
         ("recovered", report.recovered),
@@ -124,12 +124,6 @@ def steps_table(steps: list[StepReport]) -> Table:
         took = (step.ended - step.started).total_seconds()
         table.add_row(Text(f"{mark} {step.title}", style=style), span(took), "; ".join(more))
     return table
-
-
-def outage_began(report: Report) -> str:
-    """What the outage began with: a primary that was alive serves its clients until the run cuts them off."""
-    cut = report.detected is not None and report.outage_started is not None and report.outage_started > report.detected
-    return "clients cut off" if cut else "first failed probe"
 
 
 def _decisions(decisions: list[DecisionReport]) -> list[str]:

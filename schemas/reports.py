@@ -122,3 +122,8 @@ class Report(Fact):
     """What is still not protected, and what to do."""
     tasks: list[str] = []
     """What a person must do now."""
+
+    def outage_began_with(self) -> str:
+        """A primary that was alive serves its clients until the run cuts them off."""
+        cut = self.detected is not None and self.outage_started is not None and self.outage_started > self.detected
+        return "clients cut off" if cut else "first failed probe"
