@@ -78,7 +78,8 @@ class _Scale:
 
 
 def draw(report: Report) -> Drawing:
-    """Everything of the report that has a time, on one scale."""
+    """Everything of the report that has a time, on one scale: not what was only planned."""
+    report = report.model_copy(update={"steps": [step for step in report.steps if step.outcome != "planned"]})
     begins = [report.started, *(step.started for step in report.steps)]
     begins += [each for each in (report.outage_started, *(seen.last_good for seen in report.witness)) if each]
     ends = [report.ended, *(seen.first_good for seen in report.witness if seen.first_good)]

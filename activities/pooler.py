@@ -75,6 +75,20 @@ async def databases(conn: Console, route: PgBouncerRoute) -> dict[str, dict[str,
     return {row["name"]: row for row in await cursor.fetchall() if row["name"] in route.databases}
 
 
+@activity.defn
+async def read_pooler(order: PoolerOrder) -> ProofResult:
+    """Whether the pooler's console answers, and shows every declared database. Nothing is changed."""
+    async with console(order.route) as conn:
+        found = await databases(conn, order.route)
+    missing = sorted(set(order.route.databases) - set(found))
+    if missing:
+        raise RouteUnavailable(f"pooler {order.route.name} has no database {', '.join(missing)}")
+    folder = Path(order.route.databases_file).parent
+    if not os.access(folder, os.W_OK):
+        raise RouteUnavailable(f"pooler {order.route.name}: {folder} can't be written from this worker")
+    return ProofResult(acknowledged=True, evidence=f"{order.route.name} answers")
+
+
 def _flag(row: dict[str, Any], name: str) -> bool:
     """`paused` and `disabled` of SHOW DATABASES are 0 or 1, as text or number. KILL pauses as well."""
     return int(row[name]) == 1

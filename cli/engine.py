@@ -72,9 +72,11 @@ class Engine:
     def __init__(self, client: Client) -> None:
         self.client = client
 
-    async def start(self, procedure: str, request: FailoverRequest, now: datetime | None = None) -> str:
+    async def start(
+        self, procedure: str, request: FailoverRequest, now: datetime | None = None, *, prefix: str = ""
+    ) -> str:
         """The new run's id: procedure, service and UTC second."""
-        run = f"{procedure}/{request.service}/{now or datetime.now(UTC):%Y%m%dT%H%M%S}"
+        run = f"{prefix}{procedure}/{request.service}/{now or datetime.now(UTC):%Y%m%dT%H%M%S}"
         try:
             await self.client.start_workflow(
                 PROCEDURES[procedure],

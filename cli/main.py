@@ -43,6 +43,7 @@ def lifeboat(
 
 RUNS, PEOPLE, ESTATE = "Runs", "What a person says to a run", "The estate"
 
+app.command(rich_help_panel=RUNS)(runs.plan)
 app.command(rich_help_panel=RUNS)(runs.run)
 app.command(rich_help_panel=RUNS)(runs.runs)
 app.command(rich_help_panel=RUNS)(runs.show)

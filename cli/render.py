@@ -36,6 +36,8 @@ def _parts(report: Report) -> Iterator[RenderableType]:
         yield from _titled("Escalations", lines)
     if report.unprotected:
         yield from _titled("Not protected yet", report.unprotected, style="bold yellow")
+    if report.blockers:
+        yield from _titled("In the way", report.blockers, style="bold red")
     if report.tasks:
         yield from _titled("A person must now", report.tasks, style="bold red")
 
@@ -47,7 +49,12 @@ def _facts(report: Report) -> Table:
     if report.outage_s is not None:
         within = "within" if report.rto_met else "over"
         outage += f", {within} the RTO of {span(report.rto_s)}"
-    table.add_row("outage", outage)
+    if report.outcome == "planned":
+        table.add_row(
+            "expected", f"{span(report.expected_s)} from the decision to the first write, RTO {span(report.rto_s)}"
+        )
+    else:
+        table.add_row("outage", outage)
     if report.error_budget_s is not None:
         table.add_row("error budget", f"{span(report.error_budget_s)} of the month's spent")
     verdict = report.assessment.verdict if report.assessment else None
@@ -113,7 +120,7 @@ def steps_table(steps: list[StepReport]) -> Table:
     for step in steps:
         mark, style = MARKS[step.outcome]
         more = [step.detail] if step.detail else []
-        if step.outcome not in ("done", "failed"):
+        if step.outcome not in ("done", "failed", "planned"):
             more.insert(0, step.outcome)
         if step.rounds > 1:
             more.append(f"{step.rounds} rounds")
@@ -121,8 +128,10 @@ def steps_table(steps: list[StepReport]) -> Table:
             more.append(f"{step.attempts} attempts")
         if step.region:
             more.append(step.region)
-        took = (step.ended - step.started).total_seconds()
-        table.add_row(Text(f"{mark} {step.title}", style=style), span(took), "; ".join(more))
+        took = span((step.ended - step.started).total_seconds())
+        if step.outcome == "planned":
+            took = f"≤ {span(step.expected_s)}" if step.expected_s is not None else ""
+        table.add_row(Text(f"{mark} {step.title}", style=style), took, "; ".join(more))
     return table
 
 

@@ -86,6 +86,39 @@ def run(
         out().print(f"started {started}\nlifeboat show --follow {started}", markup=False, soft_wrap=True)
 
 
+def plan(
+    procedure: Annotated[
+        str, typer.Argument(metavar="PROCEDURE", help=", ".join(PROCEDURES), autocompletion=procedures)
+    ],
+    service: Service,
+    candidate: Annotated[
+        str | None,
+        typer.Option("--candidate", metavar="MEMBER", help="Promote this one or none.", autocompletion=members),
+    ] = None,
+    html: Html = None,
+    json: Json = False,
+    address: Address = None,
+    namespace: Namespace = None,
+) -> None:
+    """What a run would do: reads for real, changes nothing. Exit 1 when something stands in its way."""
+    if procedure not in PROCEDURES:
+        raise Problem(f"there is no procedure {procedure}; one of: {', '.join(PROCEDURES)}", Exit.USAGE)
+    request = _request(service, f"planned by {whoami()}", ApprovalMode.policy, candidate).model_copy(
+        update={"dry_run": True}
+    )
+
+    async def work(client: Client) -> Report:
+        engine = Engine(client)
+        return await engine.report(await engine.start(f"{procedure}", request, prefix="plan/"))
+
+    found = at(where(address, namespace), work)
+    if html is not None:
+        write_page(found, html)
+    _print_report(found, json)
+    if found.blockers:
+        raise typer.Exit(Exit.FAILED)
+
+
 def runs(
     service: Annotated[
         str | None, typer.Option("--service", help="Only of this service.", autocompletion=services)

@@ -14,6 +14,7 @@ MARKS = {
     "skipped": ("–", "yellow"),
     "undone": ("↺", "yellow"),
     "undo failed": ("✗", "red"),
+    "planned": ("·", "cyan"),
 }
 """Outcome of a step → its mark and colour."""
 
@@ -21,6 +22,7 @@ OUTCOME_STYLES = {
     "recovered": "bold green",
     "recovered, unprotected": "bold yellow",
     "not needed": "bold green",
+    "planned": "bold cyan",
     "needs a person": "bold red",
 }
 """What isn't named here was compensated: the estate is as it was."""

@@ -19,6 +19,7 @@ Outcome = Literal[
     "aborted",
     "undone",
     "needs a person",
+    "planned",
 ]
 
 EXIT_CODES: dict[str, int] = {
@@ -31,6 +32,7 @@ EXIT_CODES: dict[str, int] = {
     "aborted": 3,
     "undone": 3,
     "needs a person": 1,
+    "planned": 0,
 }
 """0 done, 1 failed, 2 usage, 3 compensated, 4 waiting for a person (a run that has not ended)."""
 
@@ -39,13 +41,15 @@ class StepReport(Fact):
     """One step. `attempts` counts the activity's own retries of the last round; `rounds` those asked by a person."""
 
     title: str
-    outcome: Literal["done", "failed", "skipped", "undone", "undo failed"]
+    outcome: Literal["done", "failed", "skipped", "undone", "undo failed", "planned"]
     started: datetime
     ended: datetime
     attempts: int = 1
     rounds: int = 1
     region: str = ""
     detail: str = ""
+    expected_s: float | None = None
+    """Of a step that is only planned: what it takes at most when all goes well."""
 
 
 class DecisionReport(Fact):
@@ -122,6 +126,10 @@ class Report(Fact):
     """What is still not protected, and what to do."""
     tasks: list[str] = []
     """What a person must do now."""
+    blockers: list[str] = []
+    """Of a plan: what would stop the run or make it ask, and who must act."""
+    expected_s: float | None = None
+    """Of a plan: from the decision to the first good write, when all goes well."""
 
     def outage_began_with(self) -> str:
         """A primary that was alive serves its clients until the run cuts them off."""

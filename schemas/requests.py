@@ -35,6 +35,8 @@ class FailoverRequest(Declared):
     reason: str = Field(min_length=1, max_length=2000)
     approval: Literal["policy", "always"] = "policy"
     candidate: Name | None = None
+    dry_run: bool = False
+    """Read for real, and only say what would be done."""
     suspicion: Suspicion | None = None
     """Set by the watch; a person leaves it out."""
 

@@ -24,7 +24,7 @@ with workflow.unsafe.imports_passed_through():
         ProbeOrder,
         PromoteResult,
     )
-    from schemas.reports import DecisionReport, Report
+    from schemas.reports import DecisionReport, Outcome, Report
     from schemas.requests import FailoverRequest, Suspicion
     from schemas.topology import DatabaseService
     from workflows.policy import clock
@@ -64,6 +64,7 @@ class DatabaseRunbook(Runbook):
         self.fence: Fence | None = None
         self.route_writes: list[RouteWrite] = []
         self.unprotected: list[str] = []
+        self.blockers: list[str] = []
 
     async def carry_out(self, request: FailoverRequest) -> None:
         raise NotImplementedError
@@ -90,7 +91,8 @@ class DatabaseRunbook(Runbook):
             self.start_clock(request.suspicion.first_failure)
         try:
             await self.carry_out(request)
-            end = Ended("needs a person" if self.tasks else "recovered, unprotected", "")
+            done: Outcome = "planned" if request.dry_run else "recovered, unprotected"
+            end = Ended("needs a person" if self.tasks else done, "")
         except Ended as early:
             end = await self._end(early)
         except Exception:

@@ -14,7 +14,7 @@ from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
     from activities import dns, estate, promotion
-    from schemas.decisions import Assessment, Death, Fence
+    from schemas.decisions import Assessment, Death, Fence, Go
     from schemas.facts import EpochRecord, MemberFacts
     from schemas.failures import EpochSuperseded, EpochUnavailable, NotYet, SurvivorMissing
     from schemas.orders import (
@@ -31,6 +31,7 @@ with workflow.unsafe.imports_passed_through():
     from schemas.requests import FailoverRequest
     from workflows.database_fence import Fencing
     from workflows.database_routes import Routing
+    from workflows.plan import Planning
     from workflows.policy.assess import covers
     from workflows.policy.go import may_go
     from workflows.policy.merge import merge_fences, merge_observations
@@ -56,7 +57,7 @@ PROMOTIONS = 4
 
 
 @workflow.defn(name="DatabaseFailover", failure_exception_types=[Exception])
-class DatabaseFailover(Fencing, Routing):
+class DatabaseFailover(Planning, Fencing, Routing):
     """Start with `{"service": "counting-db", "reason": "…", "approval": "policy"}`; ends with a Report."""
 
     procedure = "DatabaseFailover"
@@ -68,6 +69,9 @@ class DatabaseFailover(Fencing, Routing):
         return await self.shielded(self.from_start_to_report(request))
 
     async def carry_out(self, request: FailoverRequest) -> None:
+        if request.dry_run:
+            await self.plan(request)
+            return
         locking = asyncio.ensure_future(self.lock())
 
         death, first = await self.step(CONFIRM, lambda: self.confirm(request), told=lambda r: r[0].reason)
@@ -102,6 +106,34 @@ class DatabaseFailover(Fencing, Routing):
         await self.step_or_skip(FOLLOW, self.follow, told=self.follow_text)
         await self.step_or_skip(NOTIFY, self.notify)
 
+    async def plan(self, request: FailoverRequest) -> None:
+        """The same steps, of which only those that read are carried out."""
+        death, seen = await self.step(CONFIRM, lambda: self.confirm(request), told=lambda r: r[0].reason)
+        self.assessment = await self.step(
+            ASSESS,
+            lambda: self.assess(request, death, seen),
+            told=lambda a: f"{a.choice.reason}; {a.verdict.reason}",
+        )
+        self.record = seen.record or self._record_of_stamps(seen, 0, "none")
+        candidate = self.assessment.choice.candidate or "nobody"
+        names = ", ".join(route.record for route in self.estate.service.dns_routes()) or "no name"
+        poolers = ", ".join(route.name for route in self.estate.service.poolers()) or "no pooler"
+        await self.plan_rest(
+            {
+                DECIDE: self.would_decide(self.judge_go(request)),
+                CLAIM: f"the epoch in {self.estate.zone.name} goes from {self.record.epoch} to the next",
+                HOLD: f"{poolers}: clients of {self.suspect} are cut off and held",
+                FENCE: self.would_fence(),
+                COMPARE: f"the furthest, by now {candidate}, goes into the record, and {names} leads to it",
+                PROMOTE: self.would_promote(self.assessment),
+                ROUTE: f"{poolers} and {names} lead to {candidate}",
+                VERIFY: f"a write and its reading back through every route from {', '.join(self.estate.vantages)}",
+                FOLLOW: f"the other standbys stream from {candidate}; CHECKPOINT; the record names the new leader",
+                NOTIFY: "the report goes into the log",
+            }
+        )
+        self.blockers = await self.find_blockers(seen, self.assessment)
+
     # What the steps do, in their order
 
     async def assess(self, request: FailoverRequest, death: Death, seen: Observation) -> tuple[Assessment, Observation]:
@@ -114,14 +146,7 @@ class DatabaseFailover(Fencing, Routing):
 
     async def decide(self, request: FailoverRequest, seen: Observation) -> DecisionReport:
         """By policy where it may, else by a person who sees verdict, candidate and what comes next."""
-        assessment = self.assessment
-        go = may_go(
-            self.estate.service,
-            assessment,
-            approval=request.approval,
-            automatic=request.suspicion is not None,
-            suspect_alive=assessment.death.state == "alive",
-        )
+        assessment, go = self.assessment, self.judge_go(request)
         if go.action == "stop":
             raise Ended("not needed", go.reason)
         if seen.epoch_error:
@@ -141,6 +166,15 @@ class DatabaseFailover(Fencing, Routing):
             self.decisions.append(decision)
             return decision
         return await self.ask_for(go, assessment)
+
+    def judge_go(self, request: FailoverRequest) -> Go:
+        return may_go(
+            self.estate.service,
+            self.assessment,
+            approval=request.approval,
+            automatic=request.suspicion is not None,
+            suspect_alive=self.assessment.death.state == "alive",
+        )
 
     async def claim(self, request: FailoverRequest, seen: Observation) -> EpochRecord:
         """From here an older run changes nothing. The watch that started this run holds an epoch for it in reserve."""

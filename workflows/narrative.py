@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from schemas.state import RunState
 
-MARKS = {"done": "✓", "failed": "✗", "skipped": "–", "undone": "↺", "undo failed": "✗"}
+MARKS = {"done": "✓", "failed": "✗", "skipped": "–", "undone": "↺", "undo failed": "✗", "planned": "·"}
 
 
 def details_text(state: RunState) -> str:

@@ -8,6 +8,7 @@ from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
     from schemas.reports import Outcome, Report
+    from workflows.policy import clock
 
 if TYPE_CHECKING:
     from workflows.database import DatabaseRunbook
@@ -65,6 +66,8 @@ def build_report(run: DatabaseRunbook, outcome: Outcome, summary: str = "") -> R
         escalations=run.escalations,
         unprotected=unprotected,
         tasks=run.tasks,
+        blockers=run.blockers,
+        expected_s=clock.forecast(run.expected_s) if outcome == "planned" else None,
     )
 
 

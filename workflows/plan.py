@@ -1,0 +1,137 @@
+"""The dry run of a database failover: everything is read for real, and every other step says what it would do."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+from temporalio import workflow
+from temporalio.exceptions import ActivityError
+
+with workflow.unsafe.imports_passed_through():
+    from activities import dns, estate, pooler
+    from schemas.decisions import Assessment, Go
+    from schemas.orders import DnsOrder, LockQuestion, Observation, PoolerOrder
+    from schemas.reports import StepReport
+    from workflows.database import DatabaseRunbook
+    from workflows.policy.voters import follower_names
+    from workflows.runbook import reason_of
+
+RECEIVER_TIMEOUT_S = 10.0
+"""A standby denies its primary's death for half of its wal_receiver_timeout, and so holds up every failover."""
+
+
+class Planning(DatabaseRunbook):
+    """What a run would do, what stands in its way, and how long it would take."""
+
+    async def plan_rest(self, would: Mapping[str, str]) -> None:
+        """A step each, with what it would do and the time that is expected of it."""
+        for title in self.titles:
+            if title in would:
+                now = workflow.now()
+                self.steps.append(
+                    StepReport(
+                        title=title,
+                        outcome="planned",
+                        started=now,
+                        ended=now,
+                        expected_s=self.expected_s.get(title),
+                        detail=would[title],
+                    )
+                )
+
+    async def find_blockers(self, seen: Observation, assessment: Assessment) -> list[str]:
+        """Everything that would stop a failover or make it ask a person, each with who must act."""
+        found = await asyncio.gather(self._lock(), self._poolers(), self._names(), self._regions(assessment))
+        return [*self._record(seen), *self._members(seen, assessment), *(text for texts in found for text in texts)]
+
+    def _record(self, seen: Observation) -> list[str]:
+        if seen.epoch_error:
+            return [f"the epoch store can't be read: {seen.epoch_error}"]
+        if seen.record is None:
+            return ["there is no epoch record, so nobody knows who has to acknowledge: start the watch, which makes it"]
+        return []
+
+    def _members(self, seen: Observation, assessment: Assessment) -> list[str]:
+        service = self.estate.service
+        texts = [
+            f"{facts.member} is not reached: {facts.error}; its owner should look at it"
+            for facts in seen.members
+            if not facts.reachable and facts.member != self.suspect
+        ]
+        texts += [
+            f"{facts.member}: wal_receiver_timeout is {facts.receiver.timeout_s:g} s; set it to"
+            f" {RECEIVER_TIMEOUT_S:g} s at most, or a frozen primary is waited for"
+            for facts in seen.members
+            if facts.receiver is not None and not 0 < facts.receiver.timeout_s <= RECEIVER_TIMEOUT_S
+        ]
+        if assessment.choice.candidate is None:
+            texts.append(f"nobody can be promoted: {assessment.choice.reason}")
+        elif assessment.verdict.kind != "none":
+            texts.append(
+                f"acknowledged writes could be lost ({assessment.verdict.text()}): {assessment.verdict.reason};"
+                " it would take a person's override"
+            )
+        if service.member(self.suspect).control is None:
+            texts.append(f"{self.suspect} has no node control, so nothing could stop it; declare `control` for it")
+        return texts
+
+    async def _lock(self) -> list[str]:
+        holder = await self.do(estate.lock_holder, LockQuestion(service=self.service_name), total=10)
+        return [f"{holder} works on this service now: wait for its end, or abort it"] if holder else []
+
+    async def _poolers(self) -> list[str]:
+        async def look(order: PoolerOrder) -> str | None:
+            try:
+                await self.do(pooler.read_pooler, order, limit=4, total=6, attempts=2)
+            except ActivityError as error:
+                return reason_of(error)
+            return None
+
+        orders = [
+            PoolerOrder(service=self.estate.service, route=route, target=self.suspect, epoch=0)
+            for route in self.estate.service.poolers()
+        ]
+        return [text for text in await asyncio.gather(*map(look, orders)) if text is not None]
+
+    async def _names(self) -> list[str]:
+        record = self.record
+        order = DnsOrder(
+            service=self.estate.service, zone=self.estate.zone, target=self.suspect, seen=record, wanted=record
+        )
+        try:
+            await self.do(dns.confirm_names, order, limit=4, total=6, attempts=2, heartbeat=None)
+        except ActivityError as error:
+            return [reason_of(error)]
+        return []
+
+    async def _regions(self, assessment: Assessment) -> list[str]:
+        return [
+            f"{region} has no worker that answers: start one there (`lifeboat worker --region {region}`)"
+            for region in self.estate.vantages
+            if region not in assessment.death.votes
+        ]
+
+    def would_decide(self, go: Go) -> str:
+        return {
+            "go": f"by policy alone: {go.reason}",
+            "ask": f"a person is asked: {go.reason}",
+            "refuse": f"refused, and only an override on record goes on: {go.reason}",
+            "stop": f"nothing is done: {go.reason}",
+        }[go.action]
+
+    def would_fence(self) -> str:
+        direct = [
+            m.name for m in self.estate.service.members if m.name != self.suspect and m.follows in (None, self.suspect)
+        ]
+        control = self.estate.service.member(self.suspect).control
+        stop = f"stop it ({' '.join(control.stop)})" if control is not None else "it can't be stopped: no node control"
+        return (
+            f"disconnect {', '.join(direct)} from {self.suspect}; stall it and end its sessions if it answers; {stop}"
+        )
+
+    def would_promote(self, assessment: Assessment) -> str:
+        candidate = assessment.choice.candidate
+        _, names = follower_names(self.estate.service, assessment.survivors)
+        after = f"once {', '.join(assessment.survivors)} has its position" if assessment.survivors else "at once"
+        return f"{candidate} starts with synchronous_standby_names = {names or 'none'}, and is promoted {after}"
