@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
-import logging
 import os
 
 from temporalio import activity
@@ -14,7 +13,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from activities.topology import load_topology
 from schemas.attributes import lock_id
 from schemas.failures import TopologyInvalid, UnknownService
-from schemas.orders import AnnounceOrder, Estate, Journey, JourneyQuestion, LockQuestion
+from schemas.orders import Estate, Journey, JourneyQuestion, LockQuestion
 from schemas.topology import Topology
 
 TOPOLOGY_VARIABLE = "LIFEBOAT_TOPOLOGY"
@@ -92,10 +91,3 @@ async def read_journey(question: JourneyQuestion) -> Journey:
             if region not in regions.setdefault(title, []):
                 regions[title].append(region)
     return Journey(attempts=attempts, regions=regions)
-
-
-@activity.defn
-async def announce(order: AnnounceOrder) -> str:
-    """The report as a log line, until there are targets of notification."""
-    logging.getLogger("lifeboat.report").warning("run=%s %s", order.run, order.text)
-    return "logged"

@@ -87,6 +87,10 @@ class NodeControlFailed(LifeboatError):
     """A node's control command failed; the node's owner must do by hand what it was asked to do."""
 
 
+class NoticeUndelivered(LifeboatError):
+    """A notification did not reach its target; it is tried again by itself, and the target's owner should look."""
+
+
 class ServiceLocked(LifeboatError):
     """Another run works on this service; wait for it, or abort it, then start again."""
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Literal
 
 from schemas.base import Fact
 from schemas.facts import EpochRecord, MemberFacts, Probe
-from schemas.topology import DatabaseService, PgBouncerRoute, Zone
+from schemas.topology import DatabaseService, PgBouncerRoute, Target, Zone
 
 
 class Estate(Fact):
@@ -256,8 +257,24 @@ class Journey(Fact):
     regions: dict[str, list[str]]
 
 
-class AnnounceOrder(Fact):
-    """`report` is a Report as JSON: it is logged, and kept as the workflow's result."""
+NoticeEvent = Literal["started", "decision needed", "escalation", "parked", "ended"]
 
+
+class Notice(Fact):
+    """What people are told of a run. `key` is the same however often it is delivered."""
+
+    key: str
+    event: NoticeEvent
+    procedure: str
+    service: str
     run: str
+    at: datetime
     text: str
+    """One line."""
+    more: dict[str, str] = {}
+    """What else is worth a line: verdict, candidate, deadline …"""
+
+
+class NoticeOrder(Fact):
+    notice: Notice
+    target: Target

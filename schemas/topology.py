@@ -104,6 +104,49 @@ class PgBouncerRoute(Declared):
 Route = Annotated[DnsRoute | PgBouncerRoute, Field(discriminator="kind")]
 
 
+class LogTarget(Declared):
+    """The worker's own log."""
+
+    kind: Literal["log"] = "log"
+    name: Name = "log"
+
+
+class WebhookTarget(Declared):
+    """A POST of JSON, signed where there is a secret (docs/adopting.md says how to check the signature)."""
+
+    kind: Literal["webhook"] = "webhook"
+    name: Name
+    url: str = Field(pattern=r"^https?://")
+    secret: SecretRef | None = None
+
+
+class SmtpTarget(Declared):
+    """A mail to each recipient."""
+
+    kind: Literal["smtp"] = "smtp"
+    name: Name
+    host: str
+    port: int = Field(default=587, ge=1, le=65535)
+    tls: Literal["starttls", "implicit", "none"] = "starttls"
+    sender: str
+    recipients: list[str] = Field(min_length=1)
+    user: str | None = None
+    password: SecretRef | None = None
+
+
+class SlackTarget(Declared):
+    """A message in a channel, by the Web API (`chat.postMessage`)."""
+
+    kind: Literal["slack"] = "slack"
+    name: Name
+    channel: str
+    token: SecretRef
+    api: str = "https://slack.com/api/"
+
+
+Target = Annotated[LogTarget | WebhookTarget | SmtpTarget | SlackTarget, Field(discriminator="kind")]
+
+
 class Zone(Declared):
     """The authoritative zone that holds routes and epochs, updated by RFC 2136 with TSIG.
 
@@ -171,6 +214,8 @@ class DatabaseService(Declared):
     detection: Detection = Detection()
     approval: Approval = Approval()
     failover: Failover = Failover()
+    notify: list[Target] = [LogTarget()]
+    """Who is told of a run: its start, a decision that is needed, each escalation, its end."""
 
     def member(self, name: str) -> Member:
         """The member called `name`; KeyError when there is none."""
@@ -231,6 +276,10 @@ class DatabaseService(Declared):
         for index, name in enumerate(routes):
             if name in routes[:index]:
                 problems.append(f"routes.{index}.name: {name} is declared twice; give each route its own name")
+        targets = [target.name for target in self.notify]
+        for index, name in enumerate(targets):
+            if name in targets[:index]:
+                problems.append(f"notify.{index}.name: {name} is declared twice; give each target its own name")
         if problems:
             raise ValueError("\n".join(problems))
         return self

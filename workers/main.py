@@ -24,6 +24,7 @@ from activities import (
     fencing,
     keeper,
     node,
+    notify,
     pooler,
     probes,
     promotion,
@@ -34,11 +35,12 @@ from schemas.failures import LifeboatError
 from workers.connect import connect
 from workflows.database_failover import DatabaseFailover
 from workflows.lock import Lock
+from workflows.notify import Notify
 from workflows.watch import Watch
 
 log = logging.getLogger("lifeboat.worker")
 
-WORKFLOWS: list[type] = [DatabaseFailover, Lock, Watch]
+WORKFLOWS: list[type] = [DatabaseFailover, Lock, Notify, Watch]
 ACTIVITIES: list[Any] = [
     dns.choose_and_lead,
     dns.confirm_names,
@@ -46,7 +48,6 @@ ACTIVITIES: list[Any] = [
     epoch.establish_epoch,
     epoch.read_record,
     epoch.write_record,
-    estate.announce,
     estate.describe_estate,
     estate.lock_holder,
     estate.read_journey,
@@ -60,6 +61,7 @@ ACTIVITIES: list[Any] = [
     keeper.keep_watch_of_set,
     node.start_node,
     node.stop_node,
+    notify.deliver,
     pooler.hold_pooler,
     pooler.point_pooler,
     pooler.read_pooler,
@@ -85,7 +87,9 @@ SANDBOX = SandboxedWorkflowRunner(
         "workflows.doors",
         "workflows.journal",
         "workflows.plan",
+        "workflows.reasons",
         "workflows.runbook",
+        "workflows.telling",
         "workflows.database",
         "workflows.database_fence",
         "workflows.database_routes",

@@ -30,9 +30,9 @@ with workflow.unsafe.imports_passed_through():
     from workflows.policy import clock
     from workflows.policy.assess import assess
     from workflows.policy.death import judge_death
-    from workflows.policy.merge import merge_observations
-    from workflows.reporting import build_report
-    from workflows.runbook import RETRY, Ended, Runbook, reason_of
+    from workflows.reasons import reason_of
+    from workflows.reporting import build_report, report_line
+    from workflows.runbook import RETRY, Ended, Runbook
 
 Order = TypeVar("Order")
 Result = TypeVar("Result")
@@ -65,6 +65,7 @@ class DatabaseRunbook(Runbook):
         self.route_writes: list[RouteWrite] = []
         self.unprotected: list[str] = []
         self.blockers: list[str] = []
+        self.end_told = False
 
     async def carry_out(self, request: FailoverRequest) -> None:
         raise NotImplementedError
@@ -86,6 +87,8 @@ class DatabaseRunbook(Runbook):
         self.rto_s = self.estate.service.rto_s
         self._must_be_member(request.candidate)
         self.note(f"started: {request.reason}")
+        if not request.dry_run:
+            self.tell("started", f"{self.procedure} of {self.service_name} has started: {request.reason}")
         if request.suspicion is not None:
             self.detected = workflow.info().start_time
             self.start_clock(request.suspicion.first_failure)
@@ -108,8 +111,22 @@ class DatabaseRunbook(Runbook):
         self.attribute("LifeboatOutcome", report.outcome)
         self.attribute("LifeboatStep", "")
         self.note(f"ended: {report.outcome}")
+        if not self.end_told and not request.dry_run:
+            self.tell_end(report)
+        await self.all_told()
         await workflow.wait_condition(workflow.all_handlers_finished)
         return report
+
+    def tell_end(self, report: Report) -> None:
+        self.end_told = True
+        more = {
+            "outcome": report.outcome,
+            "outage": "not known" if report.outage_s is None else f"{report.outage_s:.2f} s of {report.rto_s:.0f} s",
+            "loss": report.receipt or "nothing was promoted",
+            "not protected": "; ".join(report.unprotected),
+            "a person must": "; ".join(report.tasks),
+        }
+        self.tell("ended", report_line(report), {name: value for name, value in more.items() if value})
 
     async def after_undo(self) -> None:
         """Look at what clients get now that everything was undone."""

@@ -13,12 +13,11 @@ from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
-    from activities import dns, estate, promotion
+    from activities import dns, promotion
     from schemas.decisions import Assessment, Death, Fence, Go
     from schemas.facts import EpochRecord, MemberFacts
     from schemas.failures import EpochSuperseded, EpochUnavailable, NotYet, SurvivorMissing
     from schemas.orders import (
-        AnnounceOrder,
         DnsOrder,
         FenceResult,
         FollowResult,
@@ -36,8 +35,9 @@ with workflow.unsafe.imports_passed_through():
     from workflows.policy.go import may_go
     from workflows.policy.merge import merge_fences, merge_observations
     from workflows.policy.voters import follower_names
-    from workflows.reporting import build_report, report_line
-    from workflows.runbook import Ended, kind_of, reason_of
+    from workflows.reasons import kind_of, reason_of
+    from workflows.reporting import build_report
+    from workflows.runbook import Ended
 
 CONFIRM = "Confirm that the primary is dead"
 ASSESS = "Assess standbys and loss"
@@ -104,7 +104,7 @@ class DatabaseFailover(Planning, Fencing, Routing):
         await self.step_or_skip(ROUTE, self.route_clients, told="; ".join)
         await self.step_or_skip(VERIFY, self.verify, told=lambda f: f.evidence)
         await self.step_or_skip(FOLLOW, self.follow, told=self.follow_text)
-        await self.step_or_skip(NOTIFY, self.notify)
+        await self.step_or_skip(NOTIFY, self.notify, told=lambda names: f"told: {names}")
 
     async def plan(self, request: FailoverRequest) -> None:
         """The same steps, of which only those that read are carried out."""
@@ -129,7 +129,7 @@ class DatabaseFailover(Planning, Fencing, Routing):
                 ROUTE: f"{poolers} and {names} lead to {candidate}",
                 VERIFY: f"a write and its reading back through every route from {', '.join(self.estate.vantages)}",
                 FOLLOW: f"the other standbys stream from {candidate}; CHECKPOINT; the record names the new leader",
-                NOTIFY: "the report goes into the log",
+                NOTIFY: f"told: {', '.join(target.name for target in self.estate.service.notify) or 'nobody'}",
             }
         )
         self.blockers = await self.find_blockers(seen, self.assessment)
@@ -353,9 +353,10 @@ class DatabaseFailover(Planning, Fencing, Routing):
         return result
 
     async def notify(self) -> str:
-        report = build_report(self, "recovered, unprotected")
-        text = report_line(report)
-        return await self.do(estate.announce, AnnounceOrder(run=workflow.info().workflow_id, text=text))
+        """The targets are told in a workflow of its own; what they are told is what is known by now."""
+        self.tell_end(build_report(self, "needs a person" if self.tasks else "recovered, unprotected"))
+        await self.all_told()
+        return ", ".join(target.name for target in self.estate.service.notify) or "nobody is to be told"
 
     def fence_text(self, fenced: FenceResult) -> str:
         missed = "".join(f"; {name} not reached" for name in fenced.missed)

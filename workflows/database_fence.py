@@ -26,7 +26,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows.policy.fence import judge_fence
     from workflows.policy.merge import merge_fences
     from workflows.policy.voters import render_names
-    from workflows.runbook import reason_of
+    from workflows.reasons import reason_of
 
 
 class Fencing(DatabaseRunbook):

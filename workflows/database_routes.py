@@ -23,7 +23,8 @@ with workflow.unsafe.imports_passed_through():
     )
     from schemas.topology import PgBouncerRoute
     from workflows.database import DatabaseRunbook
-    from workflows.runbook import STEP, reason_of
+    from workflows.reasons import reason_of
+    from workflows.runbook import STEP
 
 
 class Routing(DatabaseRunbook):

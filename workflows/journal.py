@@ -88,10 +88,14 @@ class Journal(Doors):
         waits = self.held or self.question is not None or self._parked is not None
         if self.urgent and not waits:
             return
+        self.send_notices()
         workflow.set_current_details(details_text(self.state()))
         if self._later:
             workflow.upsert_search_attributes(list(self._later.values()))
             self._later.clear()
+
+    def send_notices(self) -> None:
+        """What people are told goes out with what they are shown."""
 
     def calm(self) -> None:
         """Clients are served: what was put off is done now."""

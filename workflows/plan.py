@@ -15,7 +15,7 @@ with workflow.unsafe.imports_passed_through():
     from schemas.reports import StepReport
     from workflows.database import DatabaseRunbook
     from workflows.policy.voters import follower_names
-    from workflows.runbook import reason_of
+    from workflows.reasons import reason_of
 
 RECEIVER_TIMEOUT_S = 10.0
 """A standby denies its primary's death for half of its wal_receiver_timeout, and so holds up every failover."""

@@ -19,18 +19,18 @@ from temporalio.exceptions import (
     ChildWorkflowError,
     FailureError,
 )
-from temporalio.exceptions import TimeoutError as OutOfTime
 
 with workflow.unsafe.imports_passed_through():
     from activities import estate as estates
     from schemas import attributes, failures
     from schemas.decisions import Question
-    from schemas.orders import Estate, LockQuestion
+    from schemas.orders import LockQuestion
     from schemas.reports import DecisionReport, Escalation, Outcome
     from schemas.requests import Verb
-    from workflows.journal import Journal
     from workflows.policy import approval as ballots
     from workflows.policy import clock
+    from workflows.reasons import kind_of, reason_of
+    from workflows.telling import Telling
 
 T = TypeVar("T")
 
@@ -65,33 +65,11 @@ class Skipped(Exception):
     """A person skipped the step."""
 
 
-def _innermost(error: BaseException) -> BaseException:
-    """What an activity or child failed of; of one whose time ran out over its retries, the last attempt's failure."""
-    while isinstance(error, ActivityError | ChildWorkflowError | OutOfTime) and error.cause is not None:
-        error = error.cause
-    return error
-
-
-def kind_of(error: BaseException) -> str:
-    """The name of the innermost failure's type: one of schemas.failures, or an exception's own."""
-    error = _innermost(error)
-    return (error.type if isinstance(error, ApplicationError) else None) or type(error).__name__
-
-
-def reason_of(error: BaseException) -> str:
-    """The innermost message of a failure, as the one who must act should read it."""
-    error = _innermost(error)
-    if isinstance(error, FailureError):
-        return error.message
-    return str(error) or type(error).__name__
-
-
-class Runbook(Journal):
+class Runbook(Telling):
     """State of one run, and the verbs that `carry_out` is written in."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.estate: Estate
         self.waiting = timedelta()
         self._undos: list[tuple[str, Callable[[], Awaitable[object]]]] = []
         self._parking = asyncio.Lock()
@@ -214,6 +192,7 @@ class Runbook(Journal):
             self.attribute("LifeboatWaitingFor", verbs)
             self.attribute("LifeboatStep", title)
             self.note(f"parked at “{title}”: {why}; a person must say {verbs}")
+            self.tell("parked", f"“{title}” did not work: {why}", {"a person must say": verbs})
             before = workflow.now()
             await workflow.wait_condition(lambda: self._verdict_on_parked is not None)
             self.waiting += workflow.now() - before
@@ -240,6 +219,16 @@ class Runbook(Journal):
         question = self.question
         self.attribute("LifeboatWaitingFor", "approval")
         self.note(f"asked (digest {digest}): {text}")
+        self.tell(
+            "decision needed",
+            text,
+            {
+                "decide by": f"{question.decide_by or question.expires:%H:%M:%S} UTC",
+                "approvers": ", ".join(question.approvers) or "anyone",
+                "digest": digest,
+                "answer": f"lifeboat approve|reject {workflow.info().workflow_id}",
+            },
+        )
 
         def settled() -> bool:
             return self._abort is not None or ballots.tally(question, self._answers) != "open"
@@ -323,6 +312,7 @@ class Runbook(Journal):
                 text = f"{percent} % of the RTO of {self.rto_s:.0f} s is used; waiting for: {waits}"
                 self.escalations.append(Escalation(percent=percent, at=workflow.now(), text=text))
                 self.note(text)
+                self.tell("escalation", text)
             passed = [each.percent for each in self.escalations]
             at = clock.next_at(self.outage_started, self.rto_s, passed)
             if at is None:

@@ -35,7 +35,8 @@ with workflow.unsafe.imports_passed_through():
     from schemas.requests import FailoverRequest, Suspicion, WatchRequest
     from schemas.topology import Detection
     from workflows.policy.voters import next_set, parse_names, render_names
-    from workflows.runbook import RETRY, kind_of, reason_of
+    from workflows.reasons import kind_of, reason_of
+    from workflows.runbook import RETRY
 
 FOR_EVER = timedelta(days=3650)
 HEARTBEAT = timedelta(seconds=3)

@@ -29,7 +29,6 @@ ACTIVITIES = (
     "follow_leader",
     "write_record",
     "checkpoint",
-    "announce",
     "read_journey",
 )
 CELLS = [(activity, when, who) for activity in ACTIVITIES for when in ("before", "after") for who in ("kill", "pid")]

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
+from lab import lab as labs
 from lab.lab import fault, start_watch
 from lab.model import Lab
 from lab.observe import until_protected
@@ -238,6 +239,48 @@ async def test_a_standby_that_can_not_follow_is_named(scene: Scene) -> None:
     assert report.outcome == "recovered, unprotected", report
     assert any(line.startswith("pg-east-4 does not follow") for line in report.unprotected), report.unprotected
     await scene.safe()
+
+
+@contextlib.asynccontextmanager
+async def silent_server() -> AsyncIterator[int]:
+    """A port that takes connections and never answers."""
+
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(-1)
+        writer.close()
+
+    server = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
+    async with server:
+        yield server.sockets[0].getsockname()[1]
+        server.close()
+
+
+@pytest.mark.estate(watch=False)
+async def test_a_webhook_that_is_slow_and_a_mail_server_that_refuses_delay_no_step(shared_lab: Lab) -> None:
+    async with silent_server() as port:
+        targets = [
+            {"kind": "webhook", "name": "slow", "url": f"http://127.0.0.1:{port}/"},
+            {
+                "kind": "smtp",
+                "name": "refuses",
+                "host": "127.0.0.1",
+                "port": 9,
+                "sender": "a@x.test",
+                "recipients": ["b@x.test"],
+            },
+            {"kind": "log", "name": "log"},
+        ]
+        lab = await labs.reset(shared_lab, overrides={"notify": targets})
+        scene = Scene(lab, await labs.connect(lab))
+        await scene.traffic()
+        await fault(lab, "kill", "pg-east-1")
+        report = await scene.report(await scene.run_of_watch(), 20)
+        assert report.outcome == "recovered, unprotected", report
+        assert report.outage_s is not None
+        assert report.outage_s < 5, report
+        told = "ExecutionStatus = 'Running' AND WorkflowType = 'Notify'"
+        assert [run.id async for run in scene.client.list_workflows(told)], "the notices are tried on, beside the run"
+        await scene.safe()
 
 
 async def test_second_fault_the_new_primary_dies_too(scene: Scene) -> None:
