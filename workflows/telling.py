@@ -46,7 +46,7 @@ class Telling(Journal):
         for orders in notices:
             started = workflow.start_child_workflow(
                 "Notify",
-                [orders],
+                orders,
                 id=f"notify/{orders[0].notice.key}",
                 task_queue=attributes.TASK_QUEUE,
                 parent_close_policy=workflow.ParentClosePolicy.ABANDON,

@@ -278,8 +278,12 @@ async def test_a_webhook_that_is_slow_and_a_mail_server_that_refuses_delay_no_st
         assert report.outcome == "recovered, unprotected", report
         assert report.outage_s is not None
         assert report.outage_s < 5, report
-        told = "ExecutionStatus = 'Running' AND WorkflowType = 'Notify'"
-        assert [run.id async for run in scene.client.list_workflows(told)], "the notices are tried on, beside the run"
+
+        async def told() -> list[str]:
+            query = "ExecutionStatus = 'Running' AND WorkflowType = 'Notify'"
+            return [run.id async for run in scene.client.list_workflows(query)]
+
+        await scene.until("the notices are tried on, beside the run", told)
         await scene.safe()
 
 
