@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -43,6 +44,29 @@ def check(
         print_json({"file": str(file), "valid": True, "problems": [], "services": services})
     else:
         out().print("\n".join(summary(file, found)), markup=False, soft_wrap=True)
+
+
+class Drawing(StrEnum):
+    tree = "tree"
+    mermaid = "mermaid"
+
+
+@app.command()
+def graph(
+    file: Annotated[Path, typer.Argument(metavar="[FILE]", help="A topology.")] = Path("topology.yaml"),
+    drawing: Annotated[
+        Drawing, typer.Option("--as", help="A tree for the terminal, or a Mermaid flowchart.")
+    ] = Drawing.tree,
+) -> None:
+    """Draw what FILE declares: regions, members, who acknowledges, routes."""
+    from activities.topology import load_topology
+    from cli import graph as graphs
+
+    found = load_topology(file)
+    if drawing is Drawing.tree:
+        out().print(graphs.tree(found))
+    else:
+        out().print(graphs.mermaid(found), end="", markup=False, soft_wrap=True)
 
 
 def summary(file: Path, found: Topology) -> list[str]:

@@ -17,6 +17,8 @@ class Region(Declared):
     name: Name
     role: Literal["primary", "standby", "dr"]
     tier: Literal["primary", "secondary", "tertiary", "dr"] = "primary"
+    geography: Name | None = None
+    """Between geographies replication is asynchronous."""
 
 
 class CommandControl(Declared):

@@ -1,0 +1,98 @@
+"""`topology graph`: the estate as a tree for the terminal, or as a Mermaid flowchart for a page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.text import Text
+from rich.tree import Tree
+
+from schemas.topology import DatabaseService, DnsRoute, Member, PgBouncerRoute, Region, Topology
+
+
+def tree(topology: Topology) -> Tree:
+    """Geography, region, and what stands there; names and epochs, which lie in no region's hands, come last."""
+    root = Tree(Text("the estate", style="bold"))
+    branches: dict[str | None, Tree] = {None: root}
+    for region in topology.regions:
+        if region.geography not in branches:
+            branches[region.geography] = root.add(Text(str(region.geography), style="bold cyan"))
+        branch = branches[region.geography].add(Text.assemble((region.name, "bold"), f"  tier {region.tier}, role {region.role}"))
+        for service in topology.services:
+            for member in service.members:
+                if member.region == region.name:
+                    branch.add(f"{member.name}  {role_of(service, member)}")
+            for route in service.poolers():
+                if route.region == region.name:
+                    branch.add(f"{route.name}  PgBouncer of {service.name}")
+            if region.name in topology.vantages(service):
+                branch.add(Text(f"a worker probes {service.name} from here", style="dim"))
+    zone = root.add(
+        Text.assemble(("zone ", ""), (topology.zone.name, "bold"), f"  at {', '.join(topology.zone.servers)}")
+    )
+    for service in topology.services:
+        zone.add(f"epoch of {service.name}")
+        for name in service.dns_routes():
+            zone.add(f"{name.record}  leads to its leader, TTL {name.ttl_s} s")
+    return root
+
+
+def role_of(service: DatabaseService, member: Member) -> str:
+    """What the member is to its service."""
+    parts = ["leads when all is well"] if member.name == service.home else []
+    if member.name in service.synchronous.voters and member.name != service.home:
+        parts.append("voter")
+    if member.follows is not None:
+        parts.append(f"cascades from {member.follows}")
+    elif member.name not in (service.home, *service.synchronous.voters):
+        parts.append("asynchronous")
+    if member.name not in (service.home, *service.may_be_promoted()):
+        parts.append("never promoted")
+    return ", ".join(parts)
+
+
+def mermaid(topology: Topology) -> str:
+    """A flowchart: solid arrows acknowledge a commit, dotted ones don't."""
+    return "\n".join(["flowchart LR", *(f"  {line}" for line in _chart(topology))]) + "\n"
+
+
+def _chart(topology: Topology) -> Iterator[str]:
+    places: dict[str | None, list[Region]] = {}
+    for region in topology.regions:
+        places.setdefault(region.geography, []).append(region)
+    for geography, regions in places.items():
+        if geography is not None:
+            yield f'subgraph {_id("geo", geography)}["{geography}"]'
+        for region in regions:
+            yield f'subgraph {_id("region", region.name)}["{region.name} · {region.tier}"]'
+            yield f'{_id("worker", region.name)}(["worker"])'
+            for service in topology.services:
+                for member in service.members:
+                    if member.region == region.name:
+                        yield f'{_id("member", member.name)}[("{member.name}")]'
+                for pooler in service.poolers():
+                    if pooler.region == region.name:
+                        yield f'{_id("route", pooler.name)}["{pooler.name}"]'
+            yield "end"
+        if geography is not None:
+            yield "end"
+    for service in topology.services:
+        yield from _arrows(service)
+
+
+def _arrows(service: DatabaseService) -> Iterator[str]:
+    for member in service.members:
+        if member.name != service.home:
+            sender = member.follows or service.home
+            arrow = "-->" if member.name in service.synchronous.voters else "-.->"
+            yield f"{_id('member', sender)} {arrow} {_id('member', member.name)}"
+    for route in service.routes:
+        if isinstance(route, DnsRoute):
+            yield f'{_id("route", route.name)}(["{route.record}"])'
+        if isinstance(route, DnsRoute | PgBouncerRoute):
+            yield f"{_id('route', route.name)} ==> {_id('member', service.home)}"
+
+
+def _id(kind: str, name: str) -> str:
+    """Mermaid takes letters, digits and underscores; a name's other characters are spelt out, so that none collide."""
+    return kind + "_" + "".join(char if char.isalnum() else f"_{ord(char):x}_" for char in name)
