@@ -17,7 +17,9 @@ def tree(topology: Topology) -> Tree:
     for region in topology.regions:
         if region.geography not in branches:
             branches[region.geography] = root.add(Text(str(region.geography), style="bold cyan"))
-        branch = branches[region.geography].add(Text.assemble((region.name, "bold"), f"  tier {region.tier}, role {region.role}"))
+        branch = branches[region.geography].add(
+            Text.assemble((region.name, "bold"), f"  tier {region.tier}, role {region.role}")
+        )
         for service in topology.services:
             for member in service.members:
                 if member.region == region.name:
