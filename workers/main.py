@@ -86,6 +86,7 @@ SANDBOX = SandboxedWorkflowRunner(
         "workflows.reporting",
         "workflows.doors",
         "workflows.journal",
+        "workflows.looking",
         "workflows.plan",
         "workflows.reasons",
         "workflows.runbook",

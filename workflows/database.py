@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Any, TypeVar
 
 from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
-    from activities import dns, epoch, estate, probes, survey
+    from activities import dns, epoch, estate
     from schemas.decisions import Assessment, Choice, Death, Fence, Go
-    from schemas.facts import EpochRecord, MemberFacts, Probe, RouteWrite
+    from schemas.facts import EpochRecord, MemberFacts, RouteWrite
     from schemas.failures import EpochSuperseded, EpochUnavailable, UnknownMember
     from schemas.orders import (
         ClaimOrder,
@@ -21,29 +19,20 @@ with workflow.unsafe.imports_passed_through():
         EstablishOrder,
         JourneyQuestion,
         Observation,
-        ProbeOrder,
         PromoteResult,
     )
     from schemas.reports import DecisionReport, Outcome, Report
-    from schemas.requests import FailoverRequest, Suspicion
+    from schemas.requests import FailoverRequest
     from schemas.topology import DatabaseService
+    from workflows.looking import Looking
     from workflows.policy import clock
     from workflows.policy.assess import assess
-    from workflows.policy.death import judge_death
     from workflows.reasons import reason_of
     from workflows.reporting import build_report, report_line
-    from workflows.runbook import RETRY, Ended, Runbook
-
-Order = TypeVar("Order")
-Result = TypeVar("Result")
-
-CONFIRM_ROUNDS = 8
-"""How often the vantages and the standbys are asked again while a receiver is not yet silent for long enough."""
-NO_WORKER_S = 1.5
-"""A region whose workers don't take a task within this has no vote."""
+    from workflows.runbook import RETRY, Ended
 
 
-class DatabaseRunbook(Runbook):
+class DatabaseRunbook(Looking):
     """A runbook on one PostgreSQL service, behind its epoch."""
 
     assessment: Assessment
@@ -52,8 +41,6 @@ class DatabaseRunbook(Runbook):
 
     def __init__(self) -> None:
         super().__init__()
-        self.suspect = ""
-        self.detected: datetime | None = None
         self.decided: datetime | None = None
         self.recovered: datetime | None = None
         self.decided_by_person = False
@@ -171,120 +158,7 @@ class DatabaseRunbook(Runbook):
         self.past_no_return = True
         self.note("point of no return: from here the run only goes forward")
 
-    # Looking
-
-    async def probe_from(self, region: str, member: str) -> Probe | None:
-        """One region's probe; None when no worker of the region took it in time."""
-        order = ProbeOrder(service=self.estate.service, member=member, region=region)
-        return await self.from_region(region, probes.probe, order, limit=5)
-
-    async def from_region(
-        self, region: str, act: Callable[[Order], Awaitable[Result]], order: Order, *, limit: float
-    ) -> Result | None:
-        """Once, by a worker of one region; None where none took it in time, or it failed."""
-        try:
-            return await self.do(
-                act,
-                order,
-                region=region,
-                limit=limit,
-                total=limit + 1,
-                attempts=1,
-                waits_for_worker=NO_WORKER_S,
-                heartbeat=None,
-            )
-        except ActivityError:
-            return None
-
-    async def from_everywhere(
-        self, act: Callable[[Order], Awaitable[Result]], order: Order, *, limit: float
-    ) -> list[Result]:
-        """What each region's worker gives, from all of them at once."""
-        asked = (self.from_region(region, act, order, limit=limit) for region in self.estate.vantages)
-        return [answer for answer in await asyncio.gather(*asked) if answer is not None]
-
-    async def observe(self) -> Observation:
-        return await self.do(survey.observe, self.estate, limit=4, total=20, heartbeat=None)
-
-    async def observe_everywhere(self) -> Observation:
-        """From every region: a worker that is cut off from a part of the estate would call it dead."""
-        views = await self.from_everywhere(survey.observe, self.estate, limit=4)
-        return merge_observations(views or [await self.observe()])
-
-    def suspect_of(self, seen: Observation) -> str:
-        """Who leads by the record; without one, the only member that is no standby; else the declared home."""
-        if seen.record is not None:
-            return seen.record.leader
-        leading = [facts.member for facts in seen.members if facts.reachable and not facts.in_recovery]
-        return leading[0] if len(leading) == 1 else self.estate.service.home
-
-    async def confirm(self, request: FailoverRequest) -> tuple[Death, Observation]:
-        """Probes from every region beside the standbys' testimony; judged as soon as enough has come in."""
-        suspicion = request.suspicion
-        if suspicion is None:
-            self.suspect = self.suspect_of(await self.observe_everywhere())
-            death, seen, first_failure = await self.ask_around([], None)
-        else:
-            self.suspect = suspicion.member
-            death, seen, first_failure = await self.hear_watch(suspicion)
-        if seen.record is not None and suspicion is not None and seen.record.leader != self.suspect:
-            raise Ended("not needed", f"{self.suspect} leads no more; {seen.record.leader} does")
-        if death.state != "alive" and first_failure is not None:
-            self.start_clock(first_failure)
-        if self.detected is None:
-            self.detected = workflow.now()
-        return death, seen
-
-    async def hear_watch(self, suspicion: Suspicion) -> tuple[Death, Observation, datetime | None]:
-        """What the watch saw a moment ago is enough where it settles the question; else everybody is asked again."""
-        detection = self.estate.service.detection
-        limit = timedelta(seconds=2 * (detection.interval_s + detection.probe_timeout_s))
-        # The watch may have waited since, for the end of a block period or of another run.
-        votes = [vote for vote in suspicion.votes if workflow.now() - vote.at <= limit]
-        if suspicion.seen is not None and len(votes) >= detection.quorum:
-            death = self.judge(votes, suspicion.seen, suspicion.first_failure)
-            if death.state == "dead":
-                return death, suspicion.seen, suspicion.first_failure
-        return await self.ask_around(votes, suspicion.first_failure)
-
-    async def ask_around(
-        self, votes: Sequence[Probe], first_failure: datetime | None
-    ) -> tuple[Death, Observation, datetime | None]:
-        """Every region and every standby, again while a receiver is not yet silent for long enough."""
-        self.estate.service.member(self.suspect)
-        seen: Observation | None = None
-        death = Death(state="ask", reason="nothing was seen")
-        for _ in range(CONFIRM_ROUNDS):
-            looking = asyncio.ensure_future(self.observe_everywhere())
-            # The watch's own votes are a moment old: they are heard first, and every region is asked again only if
-            # they, with what the standbys say, do not settle it.
-            asking = [
-                asyncio.ensure_future(self.probe_from(region, self.suspect))
-                for region in (self.estate.vantages if len(votes) < self.estate.service.detection.quorum else [])
-            ]
-            pending: Sequence[asyncio.Future[Any]] = [looking, *asking]
-            while pending and death.state != "dead":
-                _, pending = await workflow.wait(list(pending), return_when=asyncio.FIRST_COMPLETED)
-                if looking.done():
-                    seen = looking.result()
-                    answers = [each.result() for each in asking if each.done()]
-                    known = [*votes, *(answer for answer in answers if answer is not None)]
-                    death = self.judge(known, seen, first_failure)
-                    failed = [vote.at for vote in known if vote.outcome in ("refused", "timeout")]
-                    if first_failure is None and failed:
-                        first_failure = min(failed)
-            if death.state == "dead" or (not votes and death.state != "wait"):
-                break
-            votes = []
-            if death.state == "wait":
-                await workflow.sleep(timedelta(seconds=max(death.wait_s, 0.05)), summary="until silence is proof")
-        if death.state == "wait":
-            death = death.model_copy(update={"state": "ask"})
-        assert seen is not None
-        return death, seen, first_failure
-
-    def judge(self, votes: Sequence[Probe], seen: Observation, first_failure: datetime | None) -> Death:
-        return judge_death(self.estate.service, self.suspect, votes, seen.members, first_failure=first_failure)
+    # Weighing and asking
 
     def weigh(
         self,
@@ -412,10 +286,3 @@ class DatabaseRunbook(Runbook):
         )
         self.record = await self.do(dns.choose_and_lead, order, limit=4, heartbeat=None)
         self.recorded = True
-
-    async def is_dead(self, member: str) -> bool:
-        """Whether a member is dead by the same rule as a primary."""
-        seen = await self.observe_everywhere()
-        votes = await asyncio.gather(*(self.probe_from(region, member) for region in self.estate.vantages))
-        known = [vote for vote in votes if vote is not None]
-        return judge_death(self.estate.service, member, known, seen.members, first_failure=None).state == "dead"

@@ -108,11 +108,11 @@ class DatabaseFailover(Planning, Fencing, Routing):
 
     async def plan(self, request: FailoverRequest) -> None:
         """The same steps, of which only those that read are carried out."""
-        death, seen = await self.step(CONFIRM, lambda: self.confirm(request), told=lambda r: r[0].reason)
-        self.assessment = await self.step(
+        death, first = await self.step(CONFIRM, lambda: self.confirm(request), told=lambda r: r[0].reason)
+        self.assessment, seen = await self.step(
             ASSESS,
-            lambda: self.assess(request, death, seen),
-            told=lambda a: f"{a.choice.reason}; {a.verdict.reason}",
+            lambda: self.assess(request, death, first),
+            told=lambda r: f"{r[0].choice.reason}; {r[0].verdict.reason}",
         )
         self.record = seen.record or self._record_of_stamps(seen, 0, "none")
         candidate = self.assessment.choice.candidate or "nobody"

@@ -97,7 +97,7 @@ def test_unknown_field_within_a_kind_of_route(problems):
 def test_unknown_field_like_no_other_lists_what_is_known(problems):
     (problem,) = problems(("{ name: us-west-2, role: standby }", "{ name: us-west-2, role: standby, colour: red }"))
     assert problem == (
-        "topology.yaml:3: regions.1.colour: is no field that is known here; known here: name, role, tier"
+        "topology.yaml:3: regions.1.colour: is no field that is known here; known here: geography, name, role, tier"
     )
 
 
