@@ -14,7 +14,7 @@ from activities import rfc2136
 from schemas.facts import EpochRecord
 from schemas.failures import EpochSuperseded, EpochUnavailable, RouteUnavailable
 from schemas.orders import ClaimOrder, EstablishOrder, Estate, RecordOrder
-from schemas.topology import Zone
+from schemas.zones import Zone
 
 _TTL = 0
 RESERVE = "watch/"

@@ -11,7 +11,8 @@ from activities import epoch as epochs
 from activities.beating import beating
 from schemas.failures import EpochSuperseded, EpochUnavailable, NodeControlFailed
 from schemas.orders import NodeOrder, NodeResult
-from schemas.topology import Member, Zone
+from schemas.topology import Member
+from schemas.zones import Zone
 
 
 async def run_command(argv: list[str], limit: float) -> tuple[int, str]:

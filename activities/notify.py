@@ -20,7 +20,7 @@ from activities.beating import beating
 from activities.secrets import resolve
 from schemas.failures import NoticeUndelivered
 from schemas.orders import Notice, NoticeOrder
-from schemas.topology import LogTarget, SlackTarget, SmtpTarget, WebhookTarget
+from schemas.targets import LogTarget, SlackTarget, SmtpTarget, WebhookTarget
 
 LIMIT_S = 10.0
 """Of one delivery to a target that may be slow."""

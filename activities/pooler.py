@@ -26,7 +26,8 @@ from activities.secrets import resolve
 from activities.sessions import BROKEN, session
 from schemas.failures import EpochSuperseded, MemberUnreachable, NotYet, RouteUnavailable
 from schemas.orders import PoolerOrder, ProofResult
-from schemas.topology import DatabaseService, Member, PgBouncerRoute
+from schemas.routes import PgBouncerRoute
+from schemas.topology import DatabaseService, Member
 
 Console = psycopg.AsyncConnection[dict[str, Any]]
 _EPOCH = "; lifeboat.epoch = "

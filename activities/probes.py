@@ -24,7 +24,8 @@ from activities.survey import look, look_around
 from schemas.facts import Probe, RouteWrite
 from schemas.failures import MemberUnreachable, RouteUnavailable, SecretUnavailable
 from schemas.orders import Observation, ProbeOrder, Sighting, VerifyOrder, WatchOrder
-from schemas.topology import DatabaseService, DnsRoute, Member, Route
+from schemas.routes import DnsRoute, Route
+from schemas.topology import DatabaseService, Member
 
 _SSL_REQUEST = struct.pack("!II", 8, 80877103)
 """PostgreSQL's frontend protocol, "SSLRequest"."""

@@ -14,7 +14,7 @@ import dns.update
 
 from activities.secrets import resolve
 from schemas.failures import RouteUnavailable
-from schemas.topology import Zone
+from schemas.zones import Zone
 
 LIMIT_S = 1.0
 """Limit of one exchange with a server, which is in another region at most."""

@@ -15,7 +15,8 @@ from activities.stamp import STAMP
 from schemas.facts import MemberFacts, Receiver, Standby
 from schemas.failures import EpochUnavailable, MemberUnreachable
 from schemas.orders import Estate, Observation
-from schemas.topology import DatabaseService, Member, Zone
+from schemas.topology import DatabaseService, Member
+from schemas.zones import Zone
 
 # pg_control_checkpoint() is stale, and a standby may have no receiver: its timeline is the highest that it holds WAL of
 # (the names in pg_wal), a primary's that of the WAL file that it writes.

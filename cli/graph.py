@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from rich.text import Text
 from rich.tree import Tree
 
-from schemas.topology import DatabaseService, DnsRoute, Member, PgBouncerRoute, Region, Topology
+from schemas.routes import DnsRoute, PgBouncerRoute
+from schemas.topology import DatabaseService, Member, Region, Topology
 
 
 def tree(topology: Topology) -> Tree:

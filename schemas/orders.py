@@ -7,7 +7,10 @@ from typing import Literal
 
 from schemas.base import Fact
 from schemas.facts import EpochRecord, MemberFacts, Probe
-from schemas.topology import DatabaseService, PgBouncerRoute, Target, Zone
+from schemas.routes import PgBouncerRoute
+from schemas.targets import Target
+from schemas.topology import DatabaseService
+from schemas.zones import Zone
 
 
 class Estate(Fact):

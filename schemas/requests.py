@@ -20,6 +20,8 @@ class Suspicion(Fact):
     regions: list[str]
     votes: list[Probe] = []
     """The last failed probe of each of them, made while the watch counted."""
+    cut_off: list[str] = []
+    """Regions that had lost sight of it long before the others: their workers can't reach a part of the estate."""
     seen: Observation | None = None
     """The whole service as a region saw it before its last failed probe."""
     epoch: int | None = None

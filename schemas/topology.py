@@ -6,11 +6,15 @@ the place of an error is `load_topology`'s work (activities/topology.py).
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from schemas.base import Declared, Name, SecretRef
+from schemas.control import CommandControl
+from schemas.routes import DnsRoute, PgBouncerRoute, Route
+from schemas.targets import LogTarget, Target
+from schemas.zones import Zone
 
 
 class Region(Declared):
@@ -19,20 +23,6 @@ class Region(Declared):
     tier: Literal["primary", "secondary", "tertiary", "dr"] = "primary"
     geography: Name | None = None
     """Between geographies replication is asynchronous."""
-
-
-class CommandControl(Declared):
-    """Node control by commands that run where the worker runs: systemctl, pg_ctlcluster, supervisorctl …
-
-    Each is an argument vector, never a shell line, and must return 0 once its effect is complete.
-    """
-
-    kind: Literal["command"] = "command"
-    start: list[str] = Field(min_length=1)
-    stop: list[str] = Field(min_length=1)
-    autostart_on: list[str] | None = None
-    autostart_off: list[str] | None = None
-    timeout_s: PositiveFloat = 10.0
 
 
 class Member(Declared):
@@ -75,91 +65,6 @@ class DatabaseAccess(Declared):
     replication_passfile: str | None = None
     sslmode: Literal["disable", "prefer", "require", "verify-ca", "verify-full"] = "prefer"
     sslrootcert: str | None = None
-
-
-class DnsRoute(Declared):
-    """A name in the estate's zone that clients resolve to the leader's address."""
-
-    kind: Literal["dns"] = "dns"
-    name: Name
-    record: str
-    """Fully qualified name, for instance `counting-db.example.com`."""
-    port: int = Field(ge=1, le=65535)
-    ttl_s: int = Field(default=5, ge=0)
-
-
-class PgBouncerRoute(Declared):
-    """A PgBouncer whose `databases_file` (its `%include`) Lifeboat rewrites and reloads."""
-
-    kind: Literal["pgbouncer"] = "pgbouncer"
-    name: Name
-    host: str
-    port: int = Field(ge=1, le=65535)
-    region: Name
-    admin_user: str = "lifeboat"
-    admin_password: SecretRef | None = None
-    databases: dict[str, str]
-    """Name that clients use → options after host and port, for instance `{"counting": "dbname=counting"}`."""
-    databases_file: str
-
-
-Route = Annotated[DnsRoute | PgBouncerRoute, Field(discriminator="kind")]
-
-
-class LogTarget(Declared):
-    """The worker's own log."""
-
-    kind: Literal["log"] = "log"
-    name: Name = "log"
-
-
-class WebhookTarget(Declared):
-    """A POST of JSON, signed where there is a secret (docs/adopting.md says how to check the signature)."""
-
-    kind: Literal["webhook"] = "webhook"
-    name: Name
-    url: str = Field(pattern=r"^https?://")
-    secret: SecretRef | None = None
-
-
-class SmtpTarget(Declared):
-    """A mail to each recipient."""
-
-    kind: Literal["smtp"] = "smtp"
-    name: Name
-    host: str
-    port: int = Field(default=587, ge=1, le=65535)
-    tls: Literal["starttls", "implicit", "none"] = "starttls"
-    sender: str
-    recipients: list[str] = Field(min_length=1)
-    user: str | None = None
-    password: SecretRef | None = None
-
-
-class SlackTarget(Declared):
-    """A message in a channel, by the Web API (`chat.postMessage`)."""
-
-    kind: Literal["slack"] = "slack"
-    name: Name
-    channel: str
-    token: SecretRef
-    api: str = "https://slack.com/api/"
-
-
-Target = Annotated[LogTarget | WebhookTarget | SmtpTarget | SlackTarget, Field(discriminator="kind")]
-
-
-class Zone(Declared):
-    """The authoritative zone that holds routes and epochs, updated by RFC 2136 with TSIG.
-
-    `servers` are all authoritative servers as `host:port`, the one that takes updates first.
-    """
-
-    name: str
-    servers: list[str] = Field(min_length=1)
-    key_name: str
-    key_algorithm: str = "hmac-sha256"
-    key_secret: SecretRef
 
 
 class Detection(Declared):

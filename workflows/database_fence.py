@@ -49,7 +49,8 @@ class Fencing(DatabaseRunbook):
     async def disconnect_everywhere(self, suspect: str) -> FenceResult:
         """The same from every region at once: the worker that did it may itself be cut off."""
         order = self._fence_order(suspect, None)
-        return merge_fences(await self.from_everywhere(fencing.disconnect_standbys, order, limit=6))
+        parts = await self.from_everywhere(fencing.disconnect_standbys, order, limit=6)
+        return merge_fences(list(parts.values()))
 
     def _fence_order(self, suspect: str, likely: Assessment | None) -> FenceOrder:
         bound = {*self.record.voters, *self.record.candidate_voters, *self.estate.service.synchronous.voters}

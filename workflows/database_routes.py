@@ -21,8 +21,9 @@ with workflow.unsafe.imports_passed_through():
         RecordOrder,
         VerifyOrder,
     )
-    from schemas.topology import PgBouncerRoute
+    from schemas.routes import PgBouncerRoute
     from workflows.database import DatabaseRunbook
+    from workflows.policy.merge import merge_follows
     from workflows.reasons import reason_of
     from workflows.runbook import STEP
 
@@ -200,4 +201,10 @@ class Routing(DatabaseRunbook):
             if m.name not in (leader, self.suspect) and m.follows in (None, leader, self.suspect)
         ]
         order = FollowOrder(service=self.estate.service, leader=leader, members=members, epoch=self.record.epoch)
-        return await self.do(fencing.follow_leader, order, limit=30, total=60)
+        result = await self.do(fencing.follow_leader, order, limit=30, total=60)
+        if not result.unreachable:
+            return result
+        # Perhaps only from where it was tried.
+        order = order.model_copy(update={"members": sorted(result.unreachable)})
+        again = await self.from_everywhere(fencing.follow_leader, order, limit=15)
+        return merge_follows([result, *again.values()])

@@ -17,16 +17,14 @@ with workflow.unsafe.imports_passed_through():
     from schemas.orders import Observation, ProbeOrder
     from schemas.requests import FailoverRequest, Suspicion
     from workflows.policy.death import judge_death
-    from workflows.policy.merge import merge_observations
-    from workflows.runbook import Ended, Runbook
+    from workflows.policy.merge import clearest, merge_observations
+    from workflows.runbook import NO_WORKER_S, Ended, Runbook
 
 Order = TypeVar("Order")
 Result = TypeVar("Result")
 
 CONFIRM_ROUNDS = 8
 """How often the vantages and the standbys are asked again while a receiver is not yet silent for long enough."""
-NO_WORKER_S = 1.5
-"""A region whose workers don't take a task within this has no vote."""
 
 
 class Looking(Runbook):
@@ -62,10 +60,11 @@ class Looking(Runbook):
 
     async def from_everywhere(
         self, act: Callable[[Order], Awaitable[Result]], order: Order, *, limit: float
-    ) -> list[Result]:
+    ) -> dict[str, Result]:
         """What each region's worker gives, from all of them at once."""
-        asked = (self.from_region(region, act, order, limit=limit) for region in self.estate.vantages)
-        return [answer for answer in await asyncio.gather(*asked) if answer is not None]
+        regions = self.estate.vantages
+        answers = await asyncio.gather(*(self.from_region(region, act, order, limit=limit) for region in regions))
+        return {region: answer for region, answer in zip(regions, answers, strict=True) if answer is not None}
 
     async def observe(self) -> Observation:
         return await self.do(survey.observe, self.estate, limit=4, total=20, heartbeat=None)
@@ -73,7 +72,8 @@ class Looking(Runbook):
     async def observe_everywhere(self) -> Observation:
         """From every region: a worker that is cut off from a part of the estate would call it dead."""
         views = await self.from_everywhere(survey.observe, self.estate, limit=4)
-        return merge_observations(views or [await self.observe()])
+        self.effects_from = clearest(views) or self.effects_from
+        return merge_observations(list(views.values()) or [await self.observe()])
 
     def suspect_of(self, seen: Observation) -> str:
         """Who leads by the record; without one, the only member that is no standby; else the declared home."""
@@ -90,6 +90,9 @@ class Looking(Runbook):
             death, seen, first_failure = await self.ask_around([], None)
         else:
             self.suspect = suspicion.member
+            if suspicion.cut_off:
+                whole = [region for region in self.estate.vantages if region not in suspicion.cut_off]
+                self.effects_from = next(iter(whole), None)
             death, seen, first_failure = await self.hear_watch(suspicion)
         if seen.record is not None and suspicion is not None and seen.record.leader != self.suspect:
             raise Ended("not needed", f"{self.suspect} leads no more; {seen.record.leader} does")

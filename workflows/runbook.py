@@ -53,6 +53,10 @@ STEP: ContextVar[str] = ContextVar("step", default="")
 """The step that this task works for: steps may run side by side, and each activity carries the title of its own."""
 
 
+NO_WORKER_S = 1.5
+"""A region whose workers don't take a task within this has no vote, and no part in the run."""
+
+
 class Ended(Exception):
     """The runbook ends here, with this outcome, before the point of no return; what was done is undone."""
 
@@ -71,6 +75,8 @@ class Runbook(Telling):
     def __init__(self) -> None:
         super().__init__()
         self.waiting = timedelta()
+        self.effects_from: str | None = None
+        """The region whose workers act, since others are cut off from a part of the estate; None: any region's."""
         self._undos: list[tuple[str, Callable[[], Awaitable[object]]]] = []
         self._parking = asyncio.Lock()
         self._beside: list[asyncio.Future[object]] = []
@@ -89,23 +95,37 @@ class Runbook(Telling):
         waits_for_worker: float | None = None,
     ) -> T:
         """One activity: `limit` seconds an attempt, `total` for all of them. `region`: must be seen from there."""
-        return await workflow.execute_activity(
-            activity,
-            order,
-            task_queue=attributes.region_queue(region) if region else attributes.TASK_QUEUE,
-            start_to_close_timeout=timedelta(seconds=limit),
-            schedule_to_close_timeout=timedelta(seconds=total) if total else None,
-            schedule_to_start_timeout=timedelta(seconds=waits_for_worker) if waits_for_worker else None,
-            heartbeat_timeout=timedelta(seconds=heartbeat) if heartbeat else None,
-            retry_policy=RetryPolicy(
-                initial_interval=RETRY.initial_interval,
-                backoff_coefficient=RETRY.backoff_coefficient,
-                maximum_interval=RETRY.maximum_interval,
-                maximum_attempts=attempts,
-                non_retryable_error_types=NEVER_AGAIN,
-            ),
-            summary=STEP.get() or None,
-        )
+
+        async def on(queue: str, waits: float | None) -> T:
+            return await workflow.execute_activity(
+                activity,
+                order,
+                task_queue=queue,
+                start_to_close_timeout=timedelta(seconds=limit),
+                schedule_to_close_timeout=timedelta(seconds=total) if total else None,
+                schedule_to_start_timeout=timedelta(seconds=waits) if waits else None,
+                heartbeat_timeout=timedelta(seconds=heartbeat) if heartbeat else None,
+                retry_policy=RetryPolicy(
+                    initial_interval=RETRY.initial_interval,
+                    backoff_coefficient=RETRY.backoff_coefficient,
+                    maximum_interval=RETRY.maximum_interval,
+                    maximum_attempts=attempts,
+                    non_retryable_error_types=NEVER_AGAIN,
+                ),
+                summary=STEP.get() or None,
+            )
+
+        if region is not None:
+            return await on(attributes.region_queue(region), waits_for_worker)
+        if self.effects_from is not None:
+            try:
+                return await on(attributes.region_queue(self.effects_from), NO_WORKER_S)
+            except ActivityError as error:
+                if kind_of(error) in NEVER_AGAIN:
+                    raise
+                # It has no workers any more, or is cut off as well: any region's are better than none.
+                self.effects_from = None
+        return await on(attributes.TASK_QUEUE, waits_for_worker)
 
     async def step_or_skip(
         self, title: str, action: Callable[[], Awaitable[T]], *, told: Callable[[T], str] = lambda _: ""

@@ -121,6 +121,7 @@ class Watch:
                 first_failure=first,
                 regions=sorted(self.down),
                 votes=[sighting.last for sighting in recent],
+                cut_off=sorted(set(self.down) - {sighting.region for sighting in recent}),
                 seen=next((sighting.seen for sighting in recent if sighting.seen), None),
                 epoch=self.record.epoch if reserved else None,
                 holder=self.record.run if reserved else "",

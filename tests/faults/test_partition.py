@@ -61,6 +61,7 @@ async def test_a_region_that_was_cut_off_long_before_does_not_date_the_outage(sc
     report = await scene.report(await scene.run_of_watch(), 120)
     assert report.outage_s is not None
     assert report.outage_s < 8, report
+    assert not any("does not follow" in line for line in report.unprotected), report
     await labs.heal(lab)
     await scene.safe()
 

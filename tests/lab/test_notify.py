@@ -21,7 +21,7 @@ from temporalio.testing import ActivityEnvironment
 from activities import notify
 from schemas.failures import NoticeUndelivered
 from schemas.orders import Notice, NoticeOrder
-from schemas.topology import LogTarget, SlackTarget, SmtpTarget, WebhookTarget
+from schemas.targets import LogTarget, SlackTarget, SmtpTarget, WebhookTarget
 
 NOTICE = Notice(
     key="run-1/r/1",

@@ -8,7 +8,7 @@ import pytest
 
 from schemas.facts import EpochRecord, MemberFacts
 from schemas.orders import FenceResult, Observation
-from workflows.policy.merge import merge_fences, merge_observations
+from workflows.policy.merge import clearest, merge_fences, merge_observations
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -61,3 +61,13 @@ def test_only_what_was_read_behind_the_disconnection_is_final() -> None:
     before = FenceResult(disconnected=[], missed={"b": "slow"}, members=[seen("b", 60, received=5)])
     behind = FenceResult(disconnected=["b"], members=[seen("b", received=9)])
     assert [facts.received for facts in merge_fences([before, behind]).members] == [9]
+
+
+def test_the_clearest_region_reached_all_that_any_reached() -> None:
+    whole = Observation(record=record(1), members=[seen("a"), seen("b")])
+    part = Observation(record=record(1), members=[seen("a", reachable=False), seen("b")])
+    other = Observation(record=None, epoch_error="no answer", members=[seen("a"), seen("b")])
+    assert clearest({"x": part, "y": other, "z": whole}) == "z"
+    assert clearest({"y": whole, "z": whole}) is None
+    assert clearest({"x": part, "y": other}) is None
+    assert clearest({}) is None

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from schemas.facts import MemberFacts
-from schemas.orders import FenceResult, Observation
+from schemas.orders import FenceResult, FollowResult, Observation
 
 
 def merge_facts(seen: Iterable[MemberFacts]) -> list[MemberFacts]:
@@ -31,6 +31,15 @@ def merge_observations(views: Sequence[Observation]) -> Observation:
     )
 
 
+def clearest(views: Mapping[str, Observation]) -> str | None:
+    """The first region that reached all that any region reached; None where none did, or all did alike."""
+    reached = {region: {each.member for each in view.members if each.reachable} for region, view in views.items()}
+    reached = {region: found | {"record"} if views[region].record else found for region, found in reached.items()}
+    everything = set().union(*reached.values())
+    whole = [region for region, found in reached.items() if found == everything]
+    return whole[0] if whole and len(whole) < len(reached) else None
+
+
 def merge_fences(parts: Sequence[FenceResult]) -> FenceResult:
     """Whoever was disconnected from anywhere is; missed is only who was reached from nowhere."""
     done = sorted({name for part in parts for name in part.disconnected})
@@ -38,3 +47,16 @@ def merge_fences(parts: Sequence[FenceResult]) -> FenceResult:
     # Only what was read after the disconnection is final, whatever another region's clock says.
     told = [f for part in parts for f in part.members if f.member in part.disconnected or f.member not in done]
     return FenceResult(disconnected=done, missed=missed, members=merge_facts(told))
+
+
+def merge_follows(parts: Sequence[FollowResult]) -> FollowResult:
+    """Whoever was seen to follow does; unreachable is only who was reached from nowhere."""
+    following = sorted({name for part in parts for name in part.following})
+    diverged = {name: why for part in parts for name, why in part.diverged.items() if name not in following}
+    unreachable = {
+        name: why
+        for part in parts
+        for name, why in part.unreachable.items()
+        if name not in following and name not in diverged
+    }
+    return FollowResult(following=following, diverged=diverged, unreachable=unreachable)
