@@ -1,113 +1,30 @@
-"""A service's epoch: one TXT record in the routing zone, changed only by compare-and-set (safety.md, "The epoch").
+"""A service's epoch: one record, changed only by compare-and-set (safety.md, "The epoch").
 
-claim (epoch, run) → choose (candidate) → route (leader, in the same update as the address). A refusal may be the
-answer to our own update whose reply was lost: the record is read, and it's done if it is ours.
+claim (epoch, run) → choose (candidate) → route (leader, in the same change as the address, activities/dns.py).
 """
 
 from __future__ import annotations
 
-import dns.rcode
-import dns.update
 from temporalio import activity
 
-from activities import rfc2136
+from activities.epoch_stores import store_of
 from schemas.facts import EpochRecord
-from schemas.failures import EpochSuperseded, EpochUnavailable, RouteUnavailable
+from schemas.failures import EpochSuperseded, EpochUnavailable
 from schemas.orders import ClaimOrder, EstablishOrder, Estate, RecordOrder
 from schemas.zones import Zone
 
-_TTL = 0
 RESERVE = "watch/"
 """How the name of a holder begins that has only reserved the epoch (docs/adr/0015)."""
 
 
-def record_name(zone: Zone, service: str) -> str:
-    return rfc2136.absolute(f"_lifeboat-{service}.{zone.name}")
-
-
-def to_text(record: EpochRecord) -> str:
-    """The record as one TXT record: quoted key=value strings, each of at most 255 bytes (RFC 1035 §3.3)."""
-    values = {
-        "v": "lifeboat1",
-        "epoch": str(record.epoch),
-        "run": record.run,
-        "leader": record.leader,
-        "w": str(record.w),
-        "voters": ",".join(record.voters),
-        "candidate": record.candidate or "",
-        "candidate-voters": ",".join(record.candidate_voters),
-        "verdict": record.verdict[:200],
-    }
-    return " ".join(f'"{_plain(key, value)}"' for key, value in values.items())
-
-
-def _plain(key: str, value: str) -> str:
-    """Without what a zone file would escape, so that text and record are the same to the byte."""
-    text = "".join(char if " " <= char <= "~" and char not in '"\\' else "'" for char in value)
-    return f"{key}={text}"[:255]
-
-
-def from_text(text: str) -> EpochRecord:
-    """The inverse of `to_text`; EpochUnavailable for a record that is not ours."""
-    values: dict[str, str] = {}
-    for part in text.strip('"').split('" "'):
-        key, _, value = part.partition("=")
-        values[key] = value
-    if values.get("v") != "lifeboat1":
-        raise EpochUnavailable(f"the record is not Lifeboat's: {text}")
-    try:
-        return EpochRecord(
-            epoch=int(values["epoch"]),
-            run=values["run"],
-            leader=values["leader"],
-            w=int(values["w"]),
-            voters=[name for name in values["voters"].split(",") if name],
-            candidate=values["candidate"] or None,
-            candidate_voters=[name for name in values["candidate-voters"].split(",") if name],
-            verdict=values["verdict"],
-        )
-    except (KeyError, ValueError) as error:
-        raise EpochUnavailable(f"the record can't be read: {text}: {error}") from error
-
-
 async def read(zone: Zone, service: str) -> EpochRecord | None:
-    """The record at the server that takes updates; None when there is none yet."""
-    try:
-        found = await rfc2136.ask(zone.servers[0], record_name(zone, service), "TXT")
-    except RouteUnavailable as error:
-        raise EpochUnavailable(error.detail) from error
-    return from_text(found[0]) if found else None
-
-
-def compare_and_set(
-    update: dns.update.UpdateMessage, zone: Zone, service: str, seen: EpochRecord | None, wanted: EpochRecord
-) -> None:
-    """Add to `update`: only if the record is still `seen` (None: absent), it becomes `wanted` (RFC 2136 §2.4)."""
-    name = record_name(zone, service)
-    if seen is None:
-        update.absent(name, "TXT")
-    else:
-        update.present(name, "TXT", to_text(seen))
-    update.replace(name, _TTL, "TXT", to_text(wanted))
+    """The record as it stands; None when there is none yet. EpochUnavailable when nobody answers."""
+    return await store_of(zone).read(service)
 
 
 async def replace(zone: Zone, service: str, seen: EpochRecord | None, wanted: EpochRecord) -> EpochRecord:
     """Make the record `wanted`. EpochSuperseded when another changed it first; EpochUnavailable when nobody answers."""
-    wanted = from_text(to_text(wanted))
-    if await read(zone, service) == wanted:
-        return wanted
-    update = rfc2136.new_update(zone)
-    compare_and_set(update, zone, service, seen, wanted)
-    try:
-        rcode = await rfc2136.send(zone, update)
-    except RouteUnavailable as error:
-        raise EpochUnavailable(error.detail) from error
-    found = await read(zone, service)
-    if found == wanted:
-        return wanted
-    if rcode == dns.rcode.NOERROR or found is None or found == seen:
-        raise EpochUnavailable(f"the update was answered {dns.rcode.to_text(dns.rcode.Rcode(rcode))}")
-    raise EpochSuperseded(f"epoch {found.epoch} is held by {found.run}")
+    return await store_of(zone).replace(service, seen, wanted)
 
 
 @activity.defn

@@ -46,7 +46,7 @@ async def describe_estate(service: str) -> Estate:
     except KeyError:
         known = ", ".join(each.name for each in topology.services)
         raise UnknownService(f"{service}; there is: {known}") from None
-    return Estate(service=found, zone=topology.zone, vantages=topology.vantages(found))
+    return Estate(service=found, zone=topology.zone, vantages=topology.vantages(found), reports=topology.reports)
 
 
 @activity.defn

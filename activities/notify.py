@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import hmac
 import json
 import logging
 import smtplib
@@ -18,6 +17,7 @@ from temporalio import activity
 
 from activities.beating import beating
 from activities.secrets import resolve
+from activities.signing import signature
 from schemas.failures import NoticeUndelivered
 from schemas.orders import Notice, NoticeOrder
 from schemas.targets import LogTarget, SlackTarget, SmtpTarget, WebhookTarget
@@ -35,11 +35,6 @@ def subject(notice: Notice) -> str:
 def lines(notice: Notice) -> list[str]:
     """The notice as text, a fact a line."""
     return [notice.text, "", *(f"{name}: {value}" for name, value in notice.more.items()), f"run: {notice.run}"]
-
-
-def signature(secret: str, timestamp: str, body: bytes) -> str:
-    """HMAC-SHA256 over `timestamp.body`, as hexadecimal digits: a repeated old message shows by its timestamp."""
-    return hmac.new(secret.encode(), timestamp.encode() + b"." + body, hashlib.sha256).hexdigest()
 
 
 @activity.defn

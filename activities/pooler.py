@@ -12,27 +12,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 import psycopg
 from psycopg.rows import dict_row
 from temporalio import activity
 
+from activities.files import replace_file
+from activities.leading import until_it_leads
 from activities.secrets import resolve
-from activities.sessions import BROKEN, session
-from schemas.failures import EpochSuperseded, MemberUnreachable, NotYet, RouteUnavailable
+from schemas.failures import EpochSuperseded, NotYet, RouteUnavailable
 from schemas.orders import PoolerOrder, ProofResult
 from schemas.routes import PgBouncerRoute
-from schemas.topology import DatabaseService, Member
+from schemas.topology import DatabaseService
 
 Console = psycopg.AsyncConnection[dict[str, Any]]
 _EPOCH = "; lifeboat.epoch = "
-LEADS_S = 25.0
-"""How long a pooler that is led to a candidate waits for its promotion, an attempt."""
 
 
 @contextlib.asynccontextmanager
@@ -125,26 +122,6 @@ def file_epoch(path: Path) -> int:
     return int(first.removeprefix(_EPOCH)) if first.startswith(_EPOCH) else 0
 
 
-def _write(path: Path, text: str) -> None:
-    """Replace the file whole, keeping its owner and mode: PgBouncer may run as another user."""
-    before = path.stat() if path.exists() else None
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".lifeboat-")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        if before is not None:
-            os.chmod(temporary, before.st_mode & 0o777)
-            if os.geteuid() == 0:
-                os.chown(temporary, before.st_uid, before.st_gid)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
-
-
 def _refuse_older(order: PoolerOrder) -> None:
     held = file_epoch(Path(order.route.databases_file))
     if held > order.epoch:
@@ -197,19 +174,6 @@ async def _let_in(conn: Console, route: PgBouncerRoute) -> None:
             await conn.execute(f'ENABLE "{name}"')
 
 
-async def _until_it_leads(service: DatabaseService, member: Member) -> None:
-    """Return the moment that the member is seen to lead; NotYet after LEADS_S."""
-    try:
-        async with asyncio.timeout(LEADS_S), session(service, member) as conn:
-            while await conn.fetchval("SELECT pg_is_in_recovery()"):
-                activity.heartbeat(f"{member.name} does not lead yet")
-                await asyncio.sleep(0.01)
-    except TimeoutError:
-        raise NotYet(f"{member.name} does not lead yet, so its clients are not let in") from None
-    except (*BROKEN, asyncpg.PostgresError) as error:
-        raise MemberUnreachable(f"{member.name}: {error}") from error
-
-
 @activity.defn
 async def point_pooler(order: PoolerOrder) -> ProofResult:
     """Lead the route to the target and let clients in: file, RELOAD, RESUME where held, observed in SHOW DATABASES.
@@ -222,7 +186,7 @@ async def point_pooler(order: PoolerOrder) -> ProofResult:
     text = file_text(order.service, order.route, order.target, order.epoch)
     if not path.exists() or path.read_text(encoding="utf-8") != text:
         try:
-            _write(path, text)
+            replace_file(path, text)
         except OSError as error:
             raise RouteUnavailable(f"{path}: {error.strerror}") from error
     async with console(order.route) as conn:
@@ -232,7 +196,7 @@ async def point_pooler(order: PoolerOrder) -> ProofResult:
             await _cut(conn, order.route)
             await conn.execute("RELOAD")
     if order.once_it_leads:
-        await _until_it_leads(order.service, member)
+        await until_it_leads(order.service, member)
         _refuse_older(order)
     async with console(order.route) as conn:
         await _let_in(conn, order.route)

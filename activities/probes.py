@@ -16,15 +16,16 @@ from datetime import UTC, datetime, timedelta
 import asyncpg
 from temporalio import activity
 
-from activities import rfc2136
 from activities.beating import beating
+from activities.names import ask
 from activities.secrets import resolve
 from activities.sessions import BROKEN, Session, open_session
 from activities.survey import look, look_around
+from activities.zones import names_of
 from schemas.facts import Probe, RouteWrite
 from schemas.failures import MemberUnreachable, RouteUnavailable, SecretUnavailable
 from schemas.orders import Observation, ProbeOrder, Sighting, VerifyOrder, WatchOrder
-from schemas.routes import DnsRoute, Route
+from schemas.routes import DnsRoute, HAProxyRoute, PgBouncerRoute, Route
 from schemas.topology import DatabaseService, Member
 
 _SSL_REQUEST = struct.pack("!II", 8, 80877103)
@@ -209,11 +210,16 @@ async def watch_member(order: WatchOrder) -> Sighting:
 async def _address(order: VerifyOrder, route: Route) -> tuple[str, int, str]:
     """Where a client of the route connects: host, port, database."""
     if isinstance(route, DnsRoute):
-        found = await rfc2136.ask(order.zone.servers[-1], rfc2136.absolute(route.record), "A")
+        servers = await names_of(order.zone).servers()
+        found = await ask(servers[-1], route.record, "A")
         if not found:
             raise RouteUnavailable(f"{route.record} has no address")
         return found[0], route.port, order.service.access.database
-    return route.host, route.port, next(iter(route.databases))
+    if isinstance(route, HAProxyRoute):
+        return route.host, route.port, route.database or order.service.access.database
+    if isinstance(route, PgBouncerRoute):
+        return route.host, route.port, next(iter(route.databases))
+    raise RouteUnavailable(f"{route.name} carries no writes")
 
 
 _WRITE = """
@@ -277,7 +283,9 @@ async def verify_routes(order: VerifyOrder) -> list[RouteWrite]:
     """Write and read back through every route from this region, again for up to 3 s where it failed."""
     results: dict[str, RouteWrite] = {}
     until = datetime.now(UTC) + timedelta(seconds=3)
-    waiting = list(order.service.routes)
+    told = order.service.told()
+    through = [route for route in order.service.routes if route not in told]
+    waiting = through
     async with beating("writing through every route"):
         while waiting:
             for write in await asyncio.gather(*(write_through(order, route) for route in waiting)):
@@ -287,4 +295,4 @@ async def verify_routes(order: VerifyOrder) -> list[RouteWrite]:
                 break
             if waiting:
                 await asyncio.sleep(0.05)
-    return [results[route.name] for route in order.service.routes]
+    return [results[route.name] for route in through]

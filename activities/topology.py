@@ -15,6 +15,13 @@ from schemas.failures import TopologyInvalid
 from schemas.topology import Topology
 
 Loc = tuple[int | str, ...]
+_SHAPES = {
+    "^https?": "write a URL that begins with http:// or https://",
+    "^(/.+|": "write host:port, or the absolute path of a Unix socket",
+    "^/": "write an absolute path",
+    "^[A-Za-z0-9_": "write it as HAProxy's configuration has it: letters, digits, `_`, `.`, `:` and `-`",
+}
+"""What would be right, by how a field's pattern begins."""
 
 
 def load_topology(path: str | Path) -> Topology:
@@ -102,6 +109,9 @@ def _explain(root: yaml.Node, error: ErrorDetails) -> Iterator[tuple[int, str, s
     if kind != "value_error":
         yield line, ".".join(map(str, path)) or "the file", _text(error, path)
         return
+    if isinstance(error["input"], str):  # one field's own check, which can't know where it stands
+        yield line, ".".join(map(str, path)), str(error["ctx"]["error"])
+        return
     for problem in str(error["ctx"]["error"]).splitlines():
         place, _, text = problem.partition(": ")
         parts: Loc = tuple(int(part) if part.isdigit() else part for part in place.split("."))
@@ -118,12 +128,17 @@ def _locate(root: yaml.Node, loc: Loc) -> tuple[Loc, int]:
         children = _children(node)
         if part in children:
             line, node = children[part]
-        elif "kind" in children and children["kind"][1].value == part:
+        elif part == _kind_in(children):
             continue
         else:
             node = None
         path.append(part)
     return tuple(path), line
+
+
+def _kind_in(children: dict[int | str, tuple[int, yaml.Node]]) -> str:
+    """The group's own kind; a zone that names none is one of RFC 2136."""
+    return str(children["kind"][1].value) if "kind" in children else "rfc2136"
 
 
 def _children(node: yaml.Node | None) -> dict[int | str, tuple[int, yaml.Node]]:
@@ -145,6 +160,9 @@ def _text(error: ErrorDetails, path: Loc) -> str:
     if kind == "string_pattern_mismatch":
         if "env|file" in context["pattern"]:
             return "is no reference to a secret; write env:NAME, file:PATH or aws-sm:NAME, never the secret itself"
+        for beginning, told in _SHAPES.items():
+            if context["pattern"].startswith(beginning):
+                return f"{given} is not allowed; {told}"
         return (
             f"{given} is no name; use at most 63 lower-case letters, digits, `-`, `_` and `.`, a letter or digit first"
         )

@@ -7,8 +7,12 @@ from collections.abc import Iterator
 from rich.text import Text
 from rich.tree import Tree
 
-from schemas.routes import DnsRoute, PgBouncerRoute
+from schemas.routes import DnsRoute, FileRoute, HAProxyRoute, PgBouncerRoute, WebhookRoute
 from schemas.topology import DatabaseService, Member, Region, Topology
+from schemas.zones import Route53Zone, Zone
+
+WHAT = {PgBouncerRoute: "PgBouncer", HAProxyRoute: "HAProxy", FileRoute: "configuration"}
+"""What a route is that stands in a region."""
 
 
 def tree(topology: Topology) -> Tree:
@@ -25,19 +29,24 @@ def tree(topology: Topology) -> Tree:
             for member in service.members:
                 if member.region == region.name:
                     branch.add(f"{member.name}  {role_of(service, member)}")
-            for route in service.poolers():
-                if route.region == region.name:
-                    branch.add(f"{route.name}  PgBouncer of {service.name}")
+            for route in service.routes:
+                if not isinstance(route, DnsRoute | WebhookRoute) and route.region == region.name:
+                    branch.add(f"{route.name}  {WHAT[type(route)]} of {service.name}")
             if region.name in topology.vantages(service):
                 branch.add(Text(f"a worker probes {service.name} from here", style="dim"))
-    zone = root.add(
-        Text.assemble(("zone ", ""), (topology.zone.name, "bold"), f"  at {', '.join(topology.zone.servers)}")
-    )
+    zone = root.add(Text.assemble(("zone ", ""), (topology.zone.name, "bold"), f"  {where(topology.zone)}"))
+    epochs = topology.zone.epochs
     for service in topology.services:
-        zone.add(f"epoch of {service.name}")
+        zone.add(f"epoch of {service.name}" + (f"  in s3://{epochs.bucket}" if epochs is not None else ""))
         for name in service.dns_routes():
             zone.add(f"{name.record}  leads to its leader, TTL {name.ttl_s} s")
     return root
+
+
+def where(zone: Zone) -> str:
+    if isinstance(zone, Route53Zone):
+        return f"Route 53, hosted zone {zone.hosted_zone_id}"
+    return f"at {', '.join(zone.servers)}"
 
 
 def role_of(service: DatabaseService, member: Member) -> str:
@@ -73,9 +82,9 @@ def _chart(topology: Topology) -> Iterator[str]:
                 for member in service.members:
                     if member.region == region.name:
                         yield f'{_id("member", member.name)}[("{member.name}")]'
-                for pooler in service.poolers():
-                    if pooler.region == region.name:
-                        yield f'{_id("route", pooler.name)}["{pooler.name}"]'
+                for route in service.routes:
+                    if not isinstance(route, DnsRoute | WebhookRoute) and route.region == region.name:
+                        yield f'{_id("route", route.name)}["{route.name}"]'
             yield "end"
         if geography is not None:
             yield "end"
@@ -92,7 +101,11 @@ def _arrows(service: DatabaseService) -> Iterator[str]:
     for route in service.routes:
         if isinstance(route, DnsRoute):
             yield f'{_id("route", route.name)}(["{route.record}"])'
-        if isinstance(route, DnsRoute | PgBouncerRoute):
+        if isinstance(route, WebhookRoute):
+            yield f'{_id("route", route.name)}(["{route.name}"])'
+        if isinstance(route, FileRoute | WebhookRoute):
+            yield f"{_id('member', service.home)} -. told .-> {_id('route', route.name)}"
+        else:
             yield f"{_id('route', route.name)} ==> {_id('member', service.home)}"
 
 

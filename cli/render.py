@@ -74,6 +74,8 @@ def _facts(report: Report) -> Table:
     for route in _routes(report):
         table.add_row("route", route)
     table.add_row("reason", report.reason)
+    if report.kept:
+        table.add_row("page", report.kept)
     return table
 
 

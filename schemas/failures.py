@@ -91,6 +91,10 @@ class NoticeUndelivered(LifeboatError):
     """A notification did not reach its target; it is tried again by itself, and the target's owner should look."""
 
 
+class ReportNotKept(LifeboatError):
+    """The report is not in its storage yet; it is tried again by itself, and the storage's owner should look."""
+
+
 class ServiceLocked(LifeboatError):
     """Another run works on this service; wait for it, or abort it, then start again."""
 

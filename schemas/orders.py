@@ -7,7 +7,9 @@ from typing import Literal
 
 from schemas.base import Fact
 from schemas.facts import EpochRecord, MemberFacts, Probe
-from schemas.routes import PgBouncerRoute
+from schemas.keeping import ReportStore
+from schemas.reports import Report
+from schemas.routes import FileRoute, HAProxyRoute, PgBouncerRoute, WebhookRoute
 from schemas.targets import Target
 from schemas.topology import DatabaseService
 from schemas.zones import Zone
@@ -19,6 +21,7 @@ class Estate(Fact):
     service: DatabaseService
     zone: Zone
     vantages: list[str]
+    reports: ReportStore | None = None
 
 
 class ProbeOrder(Fact):
@@ -152,15 +155,30 @@ class PromoteResult(Fact):
     already: bool = False
 
 
-class PoolerOrder(Fact):
-    """`target` is the member that the pooler leads to; `epoch` is written beside it."""
+class RouteOrder(Fact):
+    """`target` is the member that the route leads to; `epoch` is written beside it."""
 
     service: DatabaseService
-    route: PgBouncerRoute
     target: str
     epoch: int
     once_it_leads: bool = False
     """The target is being promoted: clients are let in only once it is seen to lead."""
+
+
+class PoolerOrder(RouteOrder):
+    route: PgBouncerRoute
+
+
+class ProxyOrder(RouteOrder):
+    route: HAProxyRoute
+
+
+class FileOrder(RouteOrder):
+    route: FileRoute
+
+
+class HookOrder(RouteOrder):
+    route: WebhookRoute
 
 
 class DnsOrder(Fact):
@@ -281,3 +299,11 @@ class Notice(Fact):
 class NoticeOrder(Fact):
     notice: Notice
     target: Target
+
+
+class ReportOrder(Fact):
+    """Keep the report as `name`.json and `name`.html."""
+
+    report: Report
+    store: ReportStore
+    name: str

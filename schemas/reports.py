@@ -128,6 +128,8 @@ class Report(Fact):
     """What a person must do now."""
     blockers: list[str] = []
     """Of a plan: what would stop the run or make it ask, and who must act."""
+    kept: str = ""
+    """Where the topology keeps reports: this one's page; beside it the same as JSON."""
     expected_s: float | None = None
     """Of a plan: from the decision to the first good write, when all goes well."""
 

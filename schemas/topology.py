@@ -12,7 +12,8 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from schemas.base import Declared, Name, SecretRef
 from schemas.control import CommandControl
-from schemas.routes import DnsRoute, PgBouncerRoute, Route
+from schemas.keeping import ReportStore
+from schemas.routes import DnsRoute, FileRoute, Gate, HAProxyRoute, PgBouncerRoute, Route, Told, WebhookRoute
 from schemas.targets import LogTarget, Target
 from schemas.zones import Zone
 
@@ -134,8 +135,13 @@ class DatabaseService(Declared):
     def dns_routes(self) -> list[DnsRoute]:
         return [route for route in self.routes if isinstance(route, DnsRoute)]
 
-    def poolers(self) -> list[PgBouncerRoute]:
-        return [route for route in self.routes if isinstance(route, PgBouncerRoute)]
+    def gates(self) -> list[Gate]:
+        """Poolers and proxies: they hold clients while nobody leads."""
+        return [route for route in self.routes if isinstance(route, PgBouncerRoute | HAProxyRoute)]
+
+    def told(self) -> list[Told]:
+        """Applications whose own configuration says who leads."""
+        return [route for route in self.routes if isinstance(route, FileRoute | WebhookRoute)]
 
     def may_be_promoted(self) -> list[str]:
         """Candidates in order of preference."""
@@ -183,6 +189,23 @@ class DatabaseService(Declared):
         for index, name in enumerate(routes):
             if name in routes[:index]:
                 problems.append(f"routes.{index}.name: {name} is declared twice; give each route its own name")
+        for index, route in enumerate(self.routes):
+            if isinstance(route, DnsRoute) and route.ttl_s >= self.rto_s:
+                problems.append(
+                    f"routes.{index}.ttl_s: clients may keep the old address for {route.ttl_s} s, and the RTO is"
+                    f" {self.rto_s:g} s; lower it, to a few seconds"
+                )
+            if isinstance(route, HAProxyRoute):
+                problems += [
+                    f"routes.{index}.servers.{name}: {name} is not a member; one of: {known}"
+                    for name in route.servers
+                    if name not in names
+                ]
+                problems += [
+                    f"routes.{index}.servers: {name} may lead, and no server stands for it; add one"
+                    for name in dict.fromkeys((self.home, *self.may_be_promoted()))
+                    if name in names and name not in route.servers
+                ]
         targets = [target.name for target in self.notify]
         for index, name in enumerate(targets):
             if name in targets[:index]:
@@ -197,6 +220,8 @@ class Topology(Declared):
 
     regions: list[Region] = Field(min_length=1)
     zone: Zone
+    reports: ReportStore | None = None
+    """Where the report of every run is kept, beside the run itself."""
     services: list[DatabaseService] = Field(min_length=1)
 
     def service(self, name: str) -> DatabaseService:
@@ -232,7 +257,7 @@ class Topology(Declared):
                         f"{place}.detection.vantages.{position}: {vantage} is not a region; one of: {known}"
                     )
             for position, route in enumerate(service.routes):
-                if isinstance(route, PgBouncerRoute) and route.region not in regions:
+                if not isinstance(route, DnsRoute | WebhookRoute) and route.region not in regions:
                     problems.append(
                         f"{place}.routes.{position}.region: {route.region} is not a region; one of: {known}"
                     )

@@ -18,30 +18,36 @@ from temporalio.worker import Interceptor, PollerBehaviorSimpleMaximum, Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
 from activities import (
+    application,
     dns,
     epoch,
     estate,
     fencing,
+    haproxy,
     keeper,
     node,
     notify,
     pooler,
     probes,
     promotion,
+    reports,
     survey,
 )
 from schemas.attributes import TASK_QUEUE, region_queue
 from schemas.failures import LifeboatError
 from workers.connect import connect
 from workflows.database_failover import DatabaseFailover
+from workflows.keeping import KeepReport
 from workflows.lock import Lock
 from workflows.notify import Notify
 from workflows.watch import Watch
 
 log = logging.getLogger("lifeboat.worker")
 
-WORKFLOWS: list[type] = [DatabaseFailover, Lock, Notify, Watch]
+WORKFLOWS: list[type] = [DatabaseFailover, KeepReport, Lock, Notify, Watch]
 ACTIVITIES: list[Any] = [
+    application.tell_application,
+    application.write_configuration,
     dns.choose_and_lead,
     dns.confirm_names,
     epoch.claim_epoch,
@@ -58,6 +64,9 @@ ACTIVITIES: list[Any] = [
     fencing.reconnect_standbys,
     fencing.stall_primary,
     fencing.unstall_primary,
+    haproxy.hold_proxy,
+    haproxy.point_proxy,
+    haproxy.read_proxy,
     keeper.keep_watch_of_set,
     node.start_node,
     node.stop_node,
@@ -72,6 +81,7 @@ ACTIVITIES: list[Any] = [
     promotion.checkpoint,
     promotion.confirm_commit,
     promotion.promote_candidate,
+    reports.keep_report,
     survey.observe,
 ]
 

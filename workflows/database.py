@@ -24,6 +24,7 @@ with workflow.unsafe.imports_passed_through():
     from schemas.reports import DecisionReport, Outcome, Report
     from schemas.requests import FailoverRequest
     from schemas.topology import DatabaseService
+    from workflows.keeping import keep
     from workflows.looking import Looking
     from workflows.policy import clock
     from workflows.policy.assess import assess
@@ -100,6 +101,8 @@ class DatabaseRunbook(Looking):
         self.note(f"ended: {report.outcome}")
         if not self.end_told and not request.dry_run:
             self.tell_end(report)
+        if report.kept and self.estate.reports is not None and (failed := await keep(report, self.estate.reports)):
+            self.note(f"the report is not kept: {failed}")
         await self.all_told()
         await workflow.wait_condition(workflow.all_handlers_finished)
         return report
@@ -112,6 +115,7 @@ class DatabaseRunbook(Looking):
             "loss": report.receipt or "nothing was promoted",
             "not protected": "; ".join(report.unprotected),
             "a person must": "; ".join(report.tasks),
+            "report": report.kept,
         }
         self.tell("ended", report_line(report), {name: value for name, value in more.items() if value})
 

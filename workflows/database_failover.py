@@ -117,7 +117,8 @@ class DatabaseFailover(Planning, Fencing, Routing):
         self.record = seen.record or self._record_of_stamps(seen, 0, "none")
         candidate = self.assessment.choice.candidate or "nobody"
         names = ", ".join(route.record for route in self.estate.service.dns_routes()) or "no name"
-        poolers = ", ".join(route.name for route in self.estate.service.poolers()) or "no pooler"
+        poolers = ", ".join(route.name for route in self.estate.service.gates()) or "no pooler"
+        told = self.would_tell()
         await self.plan_rest(
             {
                 DECIDE: self.would_decide(self.judge_go(request)),
@@ -126,7 +127,7 @@ class DatabaseFailover(Planning, Fencing, Routing):
                 FENCE: self.would_fence(),
                 COMPARE: f"the furthest, by now {candidate}, goes into the record, and {names} leads to it",
                 PROMOTE: self.would_promote(self.assessment),
-                ROUTE: f"{poolers} and {names} lead to {candidate}",
+                ROUTE: f"{poolers} and {names} lead to {candidate}" + (f"; {told}" if told else ""),
                 VERIFY: f"a write and its reading back through every route from {', '.join(self.estate.vantages)}",
                 FOLLOW: f"the other standbys stream from {candidate}; CHECKPOINT; the record names the new leader",
                 NOTIFY: f"told: {', '.join(target.name for target in self.estate.service.notify) or 'nobody'}",

@@ -1,94 +1,36 @@
-"""Routes: holding them, leading them to a new primary, and writing through them; and the standbys that follow it."""
+"""Routes: leading every one to a new primary, and writing through them; and the standbys that follow it."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
 from datetime import datetime
+from typing import Any
 
 from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
-    from activities import dns, epoch, fencing, pooler, probes
+    from activities import application, dns, epoch, fencing, probes
     from schemas.facts import EpochRecord, RouteWrite
     from schemas.orders import (
         DnsOrder,
+        FileOrder,
         FollowOrder,
         FollowResult,
-        PoolerOrder,
+        HookOrder,
         ProofResult,
         RecordOrder,
         VerifyOrder,
     )
-    from schemas.routes import PgBouncerRoute
-    from workflows.database import DatabaseRunbook
+    from schemas.routes import FileRoute, Told
+    from workflows.database_gates import Gating
     from workflows.policy.merge import merge_follows
     from workflows.reasons import reason_of
-    from workflows.runbook import STEP
 
 
-class Routing(DatabaseRunbook):
-    """Hold, open, confirm, verify; follow."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._holds: dict[str, asyncio.Future[str]] = {}
-        self._openings: dict[str, asyncio.Future[ProofResult]] = {}
-
-    async def hold_poolers(self) -> list[str]:
-        """Poolers cut and refuse their clients. One out of reach serves nobody, and doesn't hold the run up."""
-        if self.outage_started is None:
-            self.start_clock(workflow.now())
-
-        self._holds = {route.name: asyncio.ensure_future(self._hold(route)) for route in self.estate.service.poolers()}
-        return list(await asyncio.gather(*self._holds.values()))
-
-    async def _hold(self, route: PgBouncerRoute) -> str:
-        try:
-            held = await self.do(pooler.hold_pooler, self._pooler_order(route, self.suspect), limit=4, total=4)
-        except ActivityError as error:
-            return f"{route.name} not held: {reason_of(error)}"
-        return held.evidence
-
-    def _pooler_order(self, route: PgBouncerRoute, target: str, *, once_it_leads: bool = False) -> PoolerOrder:
-        return PoolerOrder(
-            service=self.estate.service,
-            route=route,
-            target=target,
-            epoch=self.epoch or 0,
-            once_it_leads=once_it_leads,
-        )
-
-    async def resume_poolers(self) -> None:
-        """Undo of the hold: every pooler leads to the old primary again, the others even where one fails."""
-        await self.together(
-            *(
-                self.do(pooler.point_pooler, self._pooler_order(route, self.suspect), limit=10, total=60)
-                for route in self.estate.service.poolers()
-            )
-        )
-
-    def open_poolers(self, leader: str, title: str) -> None:
-        """Begin to lead the poolers to a member that is being promoted: each lets its clients in once it leads."""
-        self._openings = {
-            route.name: asyncio.ensure_future(self._open(route, leader, title))
-            for route in self.estate.service.poolers()
-        }
-
-    async def _open(self, route: PgBouncerRoute, leader: str, title: str) -> ProofResult:
-        STEP.set(title)
-        if route.name in self._holds:
-            # A hold that is still under way would cut the clients that are let in.
-            await self._holds[route.name]
-        order = self._pooler_order(route, leader, once_it_leads=True)
-        return await self.do(pooler.point_pooler, order, limit=30, total=30, attempts=1)
-
-    def give_up_openings(self) -> None:
-        """The member will not lead. What is under way is refused by the pooler's epoch, should it go on."""
-        for opening in self._openings.values():
-            opening.cancel()
-        self._openings.clear()
+class Routing(Gating):
+    """Lead, tell, confirm, verify; follow."""
 
     def final_record(self) -> EpochRecord:
         """The record once the candidate leads: its own set binds, and the old one no more."""
@@ -103,28 +45,41 @@ class Routing(DatabaseRunbook):
         )
 
     async def move_routes(self, leader: str) -> list[str]:
-        """Poolers are led to the new leader, and the names, which moved with the choice, seen at every server."""
+        """Poolers and proxies lead to the new leader, applications are told of it, and the names, which moved with the
+        choice, are seen at every server."""
         service = self.estate.service
-        works: list[Awaitable[ProofResult]] = [self._opened(route, leader) for route in service.poolers()]
+        works: list[Awaitable[ProofResult]] = [self.opened(route, leader) for route in service.gates()]
+        works += [self._tell_application(route, leader) for route in service.told()]
         works.append(self._move_names(leader))
         results = await asyncio.gather(*works, return_exceptions=True)
         failed = [result for result in results if isinstance(result, BaseException)]
         for failure in failed:
             if not isinstance(failure, ActivityError | ApplicationError):
                 raise failure
+        moved = [result.evidence for result in results if isinstance(result, ProofResult)]
         if failed:
-            raise ApplicationError("; ".join(reason_of(failure) for failure in failed), type="RouteUnavailable")
-        return [result.evidence for result in results if isinstance(result, ProofResult)]
+            told = "; ".join(reason_of(failure) for failure in failed)
+            if moved:
+                told += f"; done: {'; '.join(moved)}"
+            raise ApplicationError(told, type="RouteUnavailable")
+        return moved
 
-    async def _opened(self, route: PgBouncerRoute, leader: str) -> ProofResult:
-        """What was begun during the promotion, or, where that failed, anew."""
-        begun = self._openings.pop(route.name, None)
-        if begun is not None:
-            try:
-                return await begun
-            except ActivityError as error:
-                self.note(f"{route.name} did not open by itself: {reason_of(error)}")
-        return await self.do(pooler.point_pooler, self._pooler_order(route, leader), limit=8, total=20)
+    async def _tell_application(self, route: Told, leader: str) -> ProofResult:
+        """Its own configuration names the new leader, where its hosts are."""
+        at: dict[str, Any] = {"service": self.estate.service, "target": leader, "epoch": self.epoch or 0}
+        longest = 3 * route.timeout_s + 5
+        if isinstance(route, FileRoute):
+            return await self.do(
+                application.write_configuration,
+                FileOrder(route=route, **at),
+                limit=longest,
+                total=longest + 15,
+                region=route.region,
+                waits_for_worker=10,
+            )
+        return await self.do(
+            application.tell_application, HookOrder(route=route, **at), limit=longest, total=longest + 15
+        )
 
     async def _move_names(self, leader: str) -> ProofResult:
         if not self.recorded:

@@ -9,11 +9,13 @@ from temporalio import workflow
 from temporalio.exceptions import ActivityError
 
 with workflow.unsafe.imports_passed_through():
-    from activities import dns, estate, pooler
+    from activities import dns, estate
     from schemas.decisions import Assessment, Go
-    from schemas.orders import DnsOrder, LockQuestion, Observation, PoolerOrder
+    from schemas.orders import DnsOrder, LockQuestion, Observation
     from schemas.reports import StepReport
-    from workflows.database import DatabaseRunbook
+    from schemas.routes import FileRoute, Gate
+    from workflows.database_gates import READS, Gating
+    from workflows.policy import clock
     from workflows.policy.voters import follower_names
     from workflows.reasons import reason_of
 
@@ -21,7 +23,7 @@ RECEIVER_TIMEOUT_S = 10.0
 """A standby denies its primary's death for half of its wal_receiver_timeout, and so holds up every failover."""
 
 
-class Planning(DatabaseRunbook):
+class Planning(Gating):
     """What a run would do, what stands in its way, and how long it would take."""
 
     async def plan_rest(self, would: Mapping[str, str]) -> None:
@@ -42,8 +44,9 @@ class Planning(DatabaseRunbook):
 
     async def find_blockers(self, seen: Observation, assessment: Assessment) -> list[str]:
         """Everything that would stop a failover or make it ask a person, each with who must act."""
-        found = await asyncio.gather(self._lock(), self._poolers(), self._names(), self._regions(assessment))
-        return [*self._record(seen), *self._members(seen, assessment), *(text for texts in found for text in texts)]
+        found = await asyncio.gather(self._lock(), self._gates(), self._names(), self._regions(assessment))
+        early = [*self._record(seen), *self._members(seen, assessment), *self._deadline()]
+        return [*early, *(text for texts in found for text in texts)]
 
     def _record(self, seen: Observation) -> list[str]:
         if seen.epoch_error:
@@ -80,19 +83,26 @@ class Planning(DatabaseRunbook):
         holder = await self.do(estate.lock_holder, LockQuestion(service=self.service_name), total=10)
         return [f"{holder} works on this service now: wait for its end, or abort it"] if holder else []
 
-    async def _poolers(self) -> list[str]:
-        async def look(order: PoolerOrder) -> str | None:
+    async def _gates(self) -> list[str]:
+        async def look(route: Gate) -> str | None:
             try:
-                await self.do(pooler.read_pooler, order, limit=4, total=6, attempts=2)
+                await self.gate(READS, route, self.suspect, limit=4, total=6, attempts=2)
             except ActivityError as error:
                 return reason_of(error)
             return None
 
-        orders = [
-            PoolerOrder(service=self.estate.service, route=route, target=self.suspect, epoch=0)
-            for route in self.estate.service.poolers()
+        found = await asyncio.gather(*map(look, self.estate.service.gates()))
+        return [text for text in found if text is not None]
+
+    def _deadline(self) -> list[str]:
+        """Clients that keep a name for its TTL come back so much later than the last step."""
+        service, machine = self.estate.service, clock.forecast(self.expected_s)
+        return [
+            f"{route.record}: its TTL of {route.ttl_s} s after {machine:.1f} s of work is beyond the RTO of"
+            f" {service.rto_s:g} s; lower the TTL"
+            for route in service.dns_routes()
+            if route.ttl_s + machine > service.rto_s
         ]
-        return [text for text in await asyncio.gather(*map(look, orders)) if text is not None]
 
     async def _names(self) -> list[str]:
         record = self.record
@@ -111,6 +121,15 @@ class Planning(DatabaseRunbook):
             for region in self.estate.vantages
             if region not in assessment.death.votes
         ]
+
+    def would_tell(self) -> str:
+        """The applications whose own configuration would name the candidate, and how each takes it up."""
+        return "; ".join(
+            f"{route.name}: {route.path} in {route.region}, then {' '.join(route.reload)}"
+            if isinstance(route, FileRoute)
+            else f"{route.name}: a POST to {route.url}"
+            for route in self.estate.service.told()
+        )
 
     def would_decide(self, go: Go) -> str:
         return {

@@ -8,6 +8,7 @@ from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
     from schemas.reports import Outcome, Report
+    from workflows.keeping import name_of
     from workflows.policy import clock
 
 if TYPE_CHECKING:
@@ -67,8 +68,14 @@ def build_report(run: DatabaseRunbook, outcome: Outcome, summary: str = "") -> R
         unprotected=unprotected,
         tasks=run.tasks,
         blockers=run.blockers,
+        kept=_place_of_page(run) if outcome != "planned" else "",
         expected_s=clock.forecast(run.expected_s) if outcome == "planned" else None,
     )
+
+
+def _place_of_page(run: DatabaseRunbook) -> str:
+    store = run.estate.reports
+    return store.reference(f"{name_of(run.service_name)}.html") if store is not None else ""
 
 
 def _place(run: DatabaseRunbook, title: str) -> int:

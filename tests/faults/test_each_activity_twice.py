@@ -74,7 +74,7 @@ async def test_a_whole_failover_with_each_activity_twice(scene: Scene) -> None:
 
     record = await twice(epoch.claim_epoch, ClaimOrder(zone=zone, service=service.name, run="hand-1", seen=seen))
     assert (record.epoch, record.run) == (1, "hand-1")
-    for route in service.poolers():
+    for route in service.gates():
         order = PoolerOrder(service=service, route=route, target="pg-east-1", epoch=1)
         assert "holds 2 databases" in (await twice(pooler.hold_pooler, order)).evidence
     fence = FenceOrder(
@@ -111,7 +111,7 @@ async def test_a_whole_failover_with_each_activity_twice(scene: Scene) -> None:
     routed = chosen.model_copy(
         update={"leader": "pg-east-2", "voters": ["pg-east-3"], "candidate": None, "candidate_voters": []}
     )
-    for route in service.poolers():
+    for route in service.gates():
         order = PoolerOrder(service=service, route=route, target="pg-east-2", epoch=1)
         assert "leads to pg-east-2" in (await twice(pooler.point_pooler, order)).evidence
         held = PoolerOrder(service=service, route=route, target="pg-east-1", epoch=1)
@@ -141,7 +141,7 @@ async def test_a_whole_failover_with_each_activity_twice(scene: Scene) -> None:
         # Nor does the fence of this very epoch, once the run has gone on: it would cut off who follows by now.
         (fencing.disconnect_standbys, fence),
         (epoch.claim_epoch, ClaimOrder(zone=zone, service=service.name, run="late", seen=seen)),
-        (pooler.hold_pooler, PoolerOrder(service=service, route=service.poolers()[0], target="pg-east-1", epoch=0)),
+        (pooler.hold_pooler, PoolerOrder(service=service, route=service.gates()[0], target="pg-east-1", epoch=0)),
         (promotion.promote_candidate, promote.model_copy(update={"record": chosen.model_copy(update={"epoch": 0})})),
     ):
         with pytest.raises(EpochSuperseded):
@@ -195,7 +195,7 @@ async def test_a_hold_that_was_overtaken_lets_the_clients_in_again(
 ) -> None:
     """It stood still between its look and its act, as in a frozen worker, and the route was led on meanwhile."""
     service = estate_of(scene).service
-    route = service.poolers()[0]
+    route = service.gates()[0]
     order = PoolerOrder(service=service, route=route, target="pg-east-1", epoch=1)
     cut = pooler._cut
 

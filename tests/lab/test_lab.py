@@ -31,6 +31,7 @@ from lab.paths import PARENT, PREFIX
 from lab.postgres import session
 from lab.world import addresses, assert_inside
 from schemas.failures import TopologyInvalid
+from schemas.zones import Rfc2136Zone
 from tests.lab.conftest import HOSTILE, PRODUCTION
 from tests.lab.looks import first_roles, lab_processes, resolve, roles
 
@@ -106,6 +107,7 @@ class TestEstate:
 
     async def test_an_update_of_the_zone_survives_kill_9(self, lab: Lab) -> None:
         zone = load_topology(lab.topology).zone
+        assert isinstance(zone, Rfc2136Zone)
         update = rfc2136.new_update(zone)
         update.replace(f"_kept.{zone.name}.", 0, "TXT", "epoch=7")
         assert await rfc2136.send(zone, update) == 0
@@ -181,6 +183,7 @@ class TestReset:
         await conn.execute("INSERT INTO counting_results (id) VALUES (gen_random_uuid())")
         await conn.close()
         zone = load_topology(lab.topology).zone
+        assert isinstance(zone, Rfc2136Zone)
         update = rfc2136.new_update(zone)
         update.replace(f"{layout.RECORD}.", 1, "A", "127.0.1.99")
         update.replace(f"_lifeboat-{lab.service}.{zone.name}.", 0, "TXT", "v=old")
@@ -217,6 +220,7 @@ class TestReset:
     async def test_the_watch_is_started_and_has_an_epoch_to_stand_on(self, lab: Lab) -> None:
         await life.reset(lab, watch=True)
         zone = load_topology(lab.topology).zone
+        assert isinstance(zone, Rfc2136Zone)
         (record,) = resolve(lab, f"_lifeboat-{lab.service}.{zone.name}", "TXT")
         assert "leader=pg-east-1" in record
         await life.reset(lab)

@@ -19,6 +19,7 @@ from aiosmtpd.smtp import SMTP, Envelope, Session
 from temporalio.testing import ActivityEnvironment
 
 from activities import notify
+from activities.signing import signature
 from schemas.failures import NoticeUndelivered
 from schemas.orders import Notice, NoticeOrder
 from schemas.targets import LogTarget, SlackTarget, SmtpTarget, WebhookTarget
@@ -113,8 +114,8 @@ async def test_a_webhook_is_signed_and_a_repetition_can_be_told(http: tuple[str,
     (path, headers, body), (_, again, _) = received.requests
     assert path == "/in"
     assert Notice.model_validate_json(body) == NOTICE
-    assert headers["x-lifeboat-signature"] == notify.signature(SECRET, headers["x-lifeboat-timestamp"], body)
-    assert headers["x-lifeboat-signature"] != notify.signature("another", headers["x-lifeboat-timestamp"], body)
+    assert headers["x-lifeboat-signature"] == signature(SECRET, headers["x-lifeboat-timestamp"], body)
+    assert headers["x-lifeboat-signature"] != signature("another", headers["x-lifeboat-timestamp"], body)
     assert headers["idempotency-key"] == again["idempotency-key"] == NOTICE.key
     assert SECRET not in json.dumps([headers, body.decode()])
 

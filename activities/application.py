@@ -1,0 +1,158 @@
+"""An application's own configuration: a file and a command that takes it up, or a webhook."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import string
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import httpx
+from temporalio import activity
+
+from activities.beating import beating
+from activities.files import replace_file
+from activities.node import run_command
+from activities.secrets import resolve
+from activities.signing import signature
+from schemas.failures import EpochSuperseded, NodeControlFailed, NotYet, RouteUnavailable
+from schemas.orders import FileOrder, HookOrder, ProofResult, RouteOrder
+from schemas.routes import FileRoute, WebhookRoute
+
+
+def _values(order: RouteOrder) -> dict[str, str]:
+    member = order.service.member(order.target)
+    return {
+        "host": member.host,
+        "port": str(member.port),
+        "member": member.name,
+        "service": order.service.name,
+        "epoch": str(order.epoch),
+    }
+
+
+# The file
+
+
+@contextlib.contextmanager
+def _mark(route: FileRoute) -> Iterator[Path]:
+    """The note beside the file of which epoch wrote it and whether it was taken up, held against other workers."""
+    note = Path(f"{route.path}.lifeboat")
+    try:
+        handle = os.open(note, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise RouteUnavailable(f"{route.name}: {note}: {error.strerror}") from error
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise RouteUnavailable(f"{route.name}: another worker is writing {route.path}") from None
+        yield note
+    finally:
+        os.close(handle)
+
+
+def _noted(note: Path) -> tuple[int, bool]:
+    """Epoch, and whether the file was taken up; (0, False) when nobody has written it yet."""
+    epoch, _, taken_up = note.read_text(encoding="utf-8").strip().partition(" ")
+    return (int(epoch) if epoch.isdigit() else 0), taken_up == "taken up"
+
+
+@activity.defn
+async def write_configuration(order: FileOrder) -> ProofResult:
+    """The file says who leads, and the application has taken it up. EpochSuperseded if a newer epoch has written it."""
+    route, values = order.route, _values(order)
+    path, text = Path(route.path), string.Template(route.template).substitute(values)
+    with _mark(route) as note:
+        epoch, taken_up = _noted(note)
+        if epoch > order.epoch:
+            raise EpochSuperseded(f"{route.name} is at epoch {epoch}, this run at {order.epoch}")
+        try:
+            same = path.exists() and path.read_text(encoding="utf-8") == text
+            if not (same and taken_up and epoch == order.epoch):
+                note.write_text(f"{order.epoch}\n", encoding="utf-8")
+                replace_file(path, text)
+                await _run(route, route.reload, values, RouteUnavailable)
+                note.write_text(f"{order.epoch} taken up\n", encoding="utf-8")
+        except OSError as error:
+            raise RouteUnavailable(f"{route.name}: {error.filename or route.path}: {error.strerror}") from error
+    if route.confirm is not None:
+        await _run(route, route.confirm, values, NotYet)
+    proof = "and was confirmed" if route.confirm else "and was reloaded"
+    return ProofResult(acknowledged=True, evidence=f"{route.name}: {route.path} names {order.target} {proof}")
+
+
+async def _run(
+    route: FileRoute, command: list[str], values: dict[str, str], failure: type[RouteUnavailable] | type[NotYet]
+) -> None:
+    argv = [string.Template(part).substitute(values) for part in command]
+    async with beating(argv[0]):
+        try:
+            code, output = await run_command(argv, route.timeout_s)
+        except NodeControlFailed as error:
+            raise RouteUnavailable(f"{route.name}: {error.detail}") from error
+    if code != 0:
+        raise failure(f"{route.name}: {' '.join(argv)} exited {code}: {output}")
+
+
+# The webhook
+
+
+@activity.defn
+async def tell_application(order: HookOrder) -> ProofResult:
+    """The application was told who leads, and says so itself where it can be asked."""
+    route = order.route
+    # Neither proxies nor credentials of the environment: the topology alone says where it goes.
+    async with (
+        beating(f"telling {route.name}"),
+        httpx.AsyncClient(timeout=route.timeout_s, trust_env=False) as client,
+    ):
+        if not await _uses_it(client, order):
+            await _tell(client, order)
+            if route.confirm_url is not None and not await _uses_it(client, order):
+                raise NotYet(f"{route.name} was told of {order.target}, and does not use it yet")
+    said = "says that it uses" if route.confirm_url else "was told of"
+    return ProofResult(acknowledged=True, evidence=f"{route.name} {said} {order.target}")
+
+
+async def _uses_it(client: httpx.AsyncClient, order: HookOrder) -> bool:
+    """By the application's own word; False where it can't be asked."""
+    route = order.route
+    if route.confirm_url is None:
+        return False
+    try:
+        answer = (await client.get(route.confirm_url)).raise_for_status().json()
+        epoch, leader = int(answer["epoch"]), str(answer["leader"])
+    except httpx.HTTPError as error:
+        raise _unavailable(route, error) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise RouteUnavailable(f"{route.name}: {route.confirm_url} does not answer {{epoch, leader}}") from error
+    if epoch > order.epoch:
+        raise EpochSuperseded(f"{route.name} is at epoch {epoch}, this run at {order.epoch}")
+    return (epoch, leader) == (order.epoch, order.target)
+
+
+async def _tell(client: httpx.AsyncClient, order: HookOrder) -> None:
+    route, values = order.route, _values(order)
+    body = json.dumps(values | {"port": int(values["port"]), "epoch": order.epoch, "leader": order.target}).encode()
+    key = f"{order.service.name}/{order.epoch}/{order.target}"
+    headers = {"Content-Type": "application/json", "Idempotency-Key": key}
+    secret = resolve(route.secret)
+    if secret is not None:
+        now = str(int(datetime.now(UTC).timestamp()))
+        headers |= {"X-Lifeboat-Timestamp": now, "X-Lifeboat-Signature": signature(secret, now, body)}
+    try:
+        answer = await client.post(route.url, content=body, headers=headers)
+        if answer.status_code == httpx.codes.CONFLICT:
+            raise EpochSuperseded(f"{route.name} knows a newer epoch than {order.epoch}")
+        answer.raise_for_status()
+    except httpx.HTTPError as error:
+        raise _unavailable(route, error) from error
+
+
+def _unavailable(route: WebhookRoute, error: Exception) -> RouteUnavailable:
+    return RouteUnavailable(f"{route.name}: {str(error) or type(error).__name__}")

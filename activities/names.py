@@ -1,0 +1,81 @@
+"""Names in an authoritative zone: what one can do with them, and the question to one server."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import NamedTuple, Protocol
+
+import dns.asyncquery
+import dns.exception
+import dns.inet
+import dns.message
+import dns.rcode
+import dns.rdatatype
+
+from schemas.failures import RouteUnavailable
+
+LIMIT_S = 1.0
+"""Limit of one exchange with a server, which is in another region at most."""
+
+
+class Record(NamedTuple):
+    """One name's only record of its kind; `ttl` in seconds, `text` as in a zone file."""
+
+    name: str
+    kind: str
+    ttl: int
+    text: str
+
+
+class Names(Protocol):
+    """What a zone can do for routes and epochs. RouteUnavailable: no answer, and a change may have taken effect."""
+
+    async def read(self, name: str, kind: str) -> list[str]:
+        """The records of a name where changes are made, as text; empty when there are none."""
+
+    async def apply(self, seen: Record | None, wanted: Record, more: list[Record]) -> str | None:
+        """Replace `seen` by `wanted` and set `more`: all at once, or nothing. None of `seen`: there is none yet.
+
+        Returns why not, when something else than `seen` stands there; None when it took effect.
+        """
+
+    async def servers(self) -> list[str]:
+        """Every authoritative server, as `host:port`."""
+
+
+def absolute(name: str) -> str:
+    return name if name.endswith(".") else name + "."
+
+
+async def where(server: str) -> tuple[str, int]:
+    """Address and port of `host:port`; RouteUnavailable for a name that has none."""
+    host, _, port = server.rpartition(":")
+    host = host.strip("[]")
+    if dns.inet.is_address(host):
+        return host, int(port)
+    try:
+        found = await asyncio.wait_for(
+            asyncio.get_running_loop().getaddrinfo(host, int(port), type=socket.SOCK_STREAM), LIMIT_S
+        )
+    except (OSError, TimeoutError) as error:
+        raise RouteUnavailable(f"DNS server {server}: its name has no address: {error}") from error
+    return str(found[0][4][0]), int(port)
+
+
+async def ask(server: str, name: str, kind: str) -> list[str]:
+    """The records of one name at one authoritative server, as text; empty when there are none."""
+    host, port = await where(server)
+    query = dns.message.make_query(absolute(name), kind)
+    try:
+        answer, _ = await dns.asyncquery.udp_with_fallback(query, host, timeout=LIMIT_S, port=port)
+    except (OSError, EOFError, dns.exception.DNSException) as error:
+        raise RouteUnavailable(f"DNS server {server}: {type(error).__name__}: {error}") from error
+    if answer.rcode() not in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
+        raise RouteUnavailable(f"DNS server {server} answers {dns.rcode.to_text(answer.rcode())} for {name}")
+    wanted = dns.rdatatype.from_text(kind)
+    found: list[str] = []
+    for rrset in answer.answer:
+        if rrset.rdtype == wanted:
+            found.extend(rdata.to_text() for rdata in rrset)
+    return found
