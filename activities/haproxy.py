@@ -75,9 +75,11 @@ class Api:
 
     async def remember(self, led: Led) -> None:
         variable = _variable(self.route)
-        await self.ask(f"experimental-mode on; set var {variable} str({led.epoch}:{led.leader})")
+        # `set var` is an experiment in HAProxy 2.4 to 2.7. Each of two commands on a line would answer by itself.
+        await self.ask("experimental-mode on")
+        await self.ask(f"set var {variable} str({led.epoch}:{led.leader})")
         if await self.led() != led:
-            raise RouteUnavailable(f"{self.route.name}: HAProxy does not keep {variable}; it must be 2.5 or newer")
+            raise RouteUnavailable(f"{self.route.name}: HAProxy does not keep {variable}; it must be 2.4 or newer")
 
     async def keep_out(self, member: str) -> None:
         """No new session to the member's server, and none of the old ones."""

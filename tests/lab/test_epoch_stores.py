@@ -43,7 +43,9 @@ class Store:
 
 
 @pytest_asyncio.fixture(params=["rfc2136", "route53", "s3"])
-async def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Store]:
+async def store(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Store]:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "lab")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "lab")
     async with contextlib.AsyncExitStack() as stack:
@@ -96,7 +98,7 @@ async def test_a_record_is_kept_to_the_letter_and_written_twice_alike(store: Sto
     assert await store.replace(None, first) == first
     assert await store.replace(None, first) == first
     chosen = record(
-        1, "database-failover/7 (undo)", candidate="pg-east-2", candidate_voters=["pg-east-3"], verdict="bounded: é \"x\""
+        1, "database-failover/7 (undo)", candidate="pg-east-2", candidate_voters=["pg-east-3"], verdict='bounded: é "x"'
     )
     kept = await store.replace(first, chosen)
     assert kept.model_copy(update={"verdict": ""}) == chosen.model_copy(update={"verdict": ""})
