@@ -12,15 +12,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import yaml
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle, WorkflowQueryFailedError
 from temporalio.service import RPCError
 
 from activities import epoch as epochs
+from activities.files import replace_file
 from activities.sessions import open_session
 from activities.topology import load_topology
 from lab import load
 from lab.model import Lab
 from lab.referee import Audit, audit
+from lab.watch import start_watch
 from schemas.attributes import TASK_QUEUE, watch_id
 from schemas.facts import EpochRecord
 from schemas.reports import Report
@@ -66,6 +69,14 @@ class Scene:
     async def traffic(self) -> None:
         """Load on all three routes, each of which has acknowledged a write."""
         await asyncio.to_thread(load.start, self.lab)
+
+    async def declare(self, change: Callable[[dict[str, Any]], None]) -> None:
+        """Edit the topology file, as its owner would, and start the watch on it where it does not run yet."""
+        declared = yaml.safe_load(self.lab.topology.read_text(encoding="utf-8"))
+        change(declared)
+        replace_file(self.lab.topology, yaml.safe_dump(declared, sort_keys=False))
+        load_topology(self.lab.topology)
+        await start_watch(self.lab)
 
     async def until(self, what: str, condition: Callable[[], Awaitable[Any]], limit: float = 30.0) -> Any:
         """The first true answer of a condition; a failed assertion that names it after `limit` seconds."""

@@ -14,10 +14,15 @@ from contextlib import contextmanager
 from typing import Any
 
 import boto3
+import dns.query
+import dns.rcode
 from moto.core.exceptions import ServiceException
 from moto.core.responses import BaseResponse
 from moto.route53.models import FakeZone, Route53Backend
 from moto.server import ThreadedMotoServer
+
+from activities.rfc2136 import new_update
+from schemas.zones import Rfc2136Zone
 
 ACCOUNT = {"aws_access_key_id": "lab", "aws_secret_access_key": "lab", "region_name": "us-east-1"}
 Rule = Callable[[Route53Backend, str, list[dict[str, Any]]], None]
@@ -67,6 +72,21 @@ class Route53:
                 raise
             self.changes.append(changes)
         self.on_change(changes)
+
+
+def propagate_to(zone: Rfc2136Zone) -> Callable[[list[dict[str, Any]]], None]:
+    """What takes Route 53's changes to its authoritative servers, here a zone of the same names."""
+
+    def on_change(changes: list[dict[str, Any]]) -> None:
+        update = new_update(zone)
+        for change in changes:
+            record = change["ResourceRecordSet"]
+            if change["Action"] != "DELETE":
+                update.replace(record["Name"], int(record["TTL"]), record["Type"], _values(record)[0])
+        host, _, port = zone.servers[0].rpartition(":")
+        assert dns.query.tcp(update, host, port=int(port), timeout=5).rcode() == dns.rcode.NOERROR
+
+    return on_change
 
 
 def _values(record: dict[str, Any]) -> list[str]:
