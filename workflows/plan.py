@@ -72,6 +72,11 @@ class Planning(DatabaseRunbook):
                 f"acknowledged writes could be lost ({assessment.verdict.text()}): {assessment.verdict.reason};"
                 " it would take a person's override"
             )
+        elif service.synchronous.policy == "required" and not assessment.survivors:
+            texts.append(
+                f"no voter would be left to confirm what {assessment.choice.candidate} acknowledges, and the policy"
+                " is `required`: a person must let it acknowledge alone; declare another voter, or `available`"
+            )
         if service.member(self.suspect).control is None:
             texts.append(f"{self.suspect} has no node control, so nothing could stop it; declare `control` for it")
         return texts
@@ -134,4 +139,5 @@ class Planning(DatabaseRunbook):
         candidate = assessment.choice.candidate
         _, names = follower_names(self.estate.service, assessment.survivors)
         after = f"once {', '.join(assessment.survivors)} has its position" if assessment.survivors else "at once"
-        return f"{candidate} starts with synchronous_standby_names = {names or 'none'}, and is promoted {after}"
+        alone = "" if names else "; it acknowledges alone until a voter streams"
+        return f"{candidate} starts with synchronous_standby_names = {names or 'none'}, and is promoted {after}{alone}"
