@@ -17,6 +17,7 @@ from cli.problems import Exit, Problem
 from lab import lab as life
 from lab import load, pointer, world
 from lab.errors import LabError
+from lab.layout import SHAPES, USUAL
 from lab.model import Lab
 from lab.progress import Steps
 
@@ -27,6 +28,15 @@ app.add_typer(loads, name="load")
 app.add_typer(faults, name="fault")
 
 T = TypeVar("T")
+
+Shape = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SHAPE",
+        help=f"Which estate: {', '.join(SHAPES)}. {USUAL} where none is named.",
+        autocompletion=lambda incomplete: [each for each in SHAPES if each.startswith(incomplete)],
+    ),
+]
 
 
 @app.callback()
@@ -68,6 +78,7 @@ def _do(work: Coroutine[Any, Any, T]) -> T:
 @app.command()
 def up(
     profile: Annotated[str, typer.Option(help="Which part of the estate.")] = "database",
+    shape: Shape = None,
     netns: Annotated[
         bool, typer.Option("--netns", help="A network namespace a node, for partitions; as root.")
     ] = False,
@@ -80,7 +91,7 @@ def up(
     if before is not None and life.is_running(before):
         err().print(f"the lab in {before.folder} is kept; end it with `lifeboat lab down --lab {before.folder}`")
     with Steps() as steps:
-        lab = _do(life.up(profile, netns=netns, watch=watch, workers=workers, say=steps))
+        lab = _do(life.up(profile, shape=shape or USUAL, netns=netns, watch=watch, workers=workers, say=steps))
         steps("ready")
     if json:
         print_json(lab)
@@ -159,6 +170,7 @@ def audit(which: Which = None, json: Json = False) -> None:
 def demo(
     name: Annotated[str, typer.Argument(metavar="NAME", help="database-failover")],
     which: Which = None,
+    shape: Shape = None,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the lab running.")] = False,
     html: Html = None,
     json: Json = False,
@@ -169,11 +181,13 @@ def demo(
     if name not in demos.DEMOS:
         raise Problem(f"there is no demo {name}; one of: {', '.join(demos.DEMOS)}", Exit.USAGE)
     there = pointer.require(which) if which else pointer.current()
-    if there is not None and not which and not life.is_running(there):
+    if there is not None and not which and (not life.is_running(there) or shape not in (None, there.shape)):
         there = None
+    if there is not None and shape not in (None, there.shape):
+        raise Problem(f"the lab in {there.folder} has the shape {there.shape}, not {shape}", Exit.USAGE)
 
     async def show(steps: Steps) -> demos.Demonstration:
-        lab = there or await life.up(say=steps)
+        lab = there or await life.up(shape=shape or USUAL, say=steps)
         try:
             return await demos.demonstrate(name, lab, steps)
         finally:

@@ -11,7 +11,6 @@ from lab import network, node
 from lab.binaries import Binaries
 from lab.errors import LabError
 from lab.estate import write_node_control
-from lab.layout import planned
 from lab.model import Lab
 from lab.observe import until_protected
 from lab.owner import give
@@ -86,15 +85,15 @@ async def start_estate(lab: Lab, say: Say) -> None:
     await asyncio.gather(rest(), *(restore_member(lab, each) for each in lab.members()))
     tiers: dict[int, list[str]] = {}
     for each in lab.members():
-        tiers.setdefault(_depth(each.name), []).append(each.name)
+        tiers.setdefault(_depth(lab, each.name), []).append(each.name)
     for _, names in sorted(tiers.items()):
         await start(lab, names)
     await until_protected(lab)
 
 
-def _depth(name: str) -> int:
-    upstream = planned(name).upstream
-    return 0 if upstream is None else 1 + _depth(upstream)
+def _depth(lab: Lab, name: str) -> int:
+    upstream = lab.node(name).upstream
+    return 0 if upstream is None else 1 + _depth(lab, upstream)
 
 
 async def start(lab: Lab, names: Sequence[str]) -> None:

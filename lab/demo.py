@@ -15,22 +15,27 @@ from temporalio.client import (
     WorkflowHandle,
     WorkflowQueryFailedError,
     WorkflowQueryRejectedError,
+    WorkflowUpdateFailedError,
 )
 from temporalio.service import RPCError
 
 from lab import findings, ledger, load
 from lab.errors import LabError
 from lab.lab import connect, fault, reset
-from lab.layout import HOME
+from lab.layout import HOME, shape_of
 from lab.model import Lab
 from lab.observe import status
 from lab.referee import Audit, audit, audit_text
 from lab.waiting import until
 from schemas.base import Fact
+from schemas.decisions import Question
 from schemas.reports import EXIT_CODES, Report, StepReport
+from schemas.requests import Answer
 from schemas.state import RunState
 
 DEMOS = ("database-failover",)
+APPROVER = "ana"
+OVERRIDE_REASON = "the demonstration: clients wait, and the loss was seen"
 BEFORE = 100
 """Rows that are acknowledged before the fault: two seconds or so."""
 
@@ -56,12 +61,19 @@ class Demonstration(Fact):
 
     @property
     def passed(self) -> bool:
-        """Every route writes, nothing acknowledged is missing, one server writes, and the runs recovered."""
+        """Every route writes, no row is missing that no verdict spoke of, one server writes, and the runs recovered."""
         return (
-            self.audit.clean
+            self._within_the_verdict()
             and all(route.writing for route in self.audit.routes.values())
             and bool(self.runs)
             and all(EXIT_CODES[report.outcome] == 0 for report in self.runs)
+        )
+
+    def _within_the_verdict(self) -> bool:
+        """Rows may be missing only where each run's verdict said before that they could be, and a person took that."""
+        foretold = any(report.assessment and report.assessment.verdict.kind != "none" for report in self.runs)
+        return self.audit.clean or (
+            foretold and self.audit.missing is not None and not self.audit.concurrent_writers and not self.audit.errors
         )
 
 
@@ -81,7 +93,8 @@ async def demonstrate(name: str, lab: Lab, tell: Print) -> Demonstration:
     began = time.monotonic()
     await fault(lab, "kill", HOME)
     tell(f"{HOME}, the primary, is killed: SIGKILL to its whole process tree")
-    report = await _follow(client, killed, lambda text: tell(f"{time.monotonic() - began:6.2f} s  {text}"))
+    person = APPROVER if shape_of(lab.shape).asks else None
+    report = await _follow(client, killed, lambda text: tell(f"{time.monotonic() - began:6.2f} s  {text}"), person)
     found = await _until_writing(lab)
     return Demonstration(audit=found, runs=[witnessed(report, lab)])
 
@@ -104,8 +117,11 @@ async def _acknowledged(lab: Lab, count: int) -> bool:
     return sum(entry.outcome == "acknowledged" for entry in await asyncio.to_thread(ledger.read, lab.ledger)) >= count
 
 
-async def _follow(client: Client, since: datetime, tell: Print) -> Report:
-    """Wait for the failover that began after `since`, tell each of its steps, and return its report."""
+async def _follow(client: Client, since: datetime, tell: Print, person: str | None) -> Report:
+    """Wait for the failover that began after `since`, tell each of its steps, and return its report.
+
+    `person` answers what it asks; nobody does where none is named.
+    """
 
     async def begun() -> WorkflowHandle[object, Report] | None:
         async for run in client.list_workflows("WorkflowType = 'DatabaseFailover'"):
@@ -125,6 +141,8 @@ async def _follow(client: Client, since: datetime, tell: Print) -> Report:
                     for step in state.steps[told:]:
                         tell(step_line(step, state.deadline))
                     told = max(told, len(state.steps))
+                    if state.question is not None and person is not None:
+                        await _answer(handle, state.question, person, tell)
                 # Each look costs the run's own worker some milliseconds.
                 await asyncio.wait({result}, timeout=0.2)
             report = await result
@@ -137,6 +155,15 @@ async def _follow(client: Client, since: datetime, tell: Print) -> Report:
     for step in report.steps[told:]:
         tell(step_line(step, _deadline(report)))
     return report
+
+
+async def _answer(handle: WorkflowHandle[object, Report], question: Question, person: str, tell: Print) -> None:
+    """Play the person who sees what could be lost, and goes on."""
+    tell(f"the run asks: {question.text}")
+    tell(f"the demonstration answers as {person}: approved{', by an override' if question.needs_override else ''}")
+    answer = Answer(by=person, digest=question.digest, override=question.needs_override, reason=OVERRIDE_REASON)
+    with contextlib.suppress(WorkflowUpdateFailedError):  # the question was another by then: it is read again
+        await handle.execute_update("approve", answer, result_type=str)
 
 
 async def _state(handle: WorkflowHandle[object, Report]) -> RunState | None:
@@ -177,7 +204,9 @@ def text(found: Demonstration) -> str:
         lines.append(f"outcome    {report.outcome}: {report.summary}")
         if report.assessment is not None:
             lines.append(f"verdict    loss {report.assessment.verdict.text()} ({report.assessment.verdict.reason})")
+        lines += [f"receipt    {report.receipt}"] if report.receipt else []
         if report.outage_s is not None:
             lines.append(f"recovered  {report.outage_s:.2f} s after the first failed probe, RTO {report.rto_s:.0f} s")
+        lines += [f"not safe   {each}" for each in report.unprotected]
     lines += [f"outage     {name}: {route.longest_gap_s:.2f} s" for name, route in found.audit.routes.items()]
     return "\n".join((*lines, audit_text(found.audit)))

@@ -10,12 +10,10 @@ from typing import Any
 
 import yaml
 
-from lab.layout import CANDIDATES, DATABASE, DATABASES, HOME, RECORD, REGIONS, SERVICE, VOTERS, ZONE, planned
+from lab.layout import DATABASE, DATABASES, HOME, KEY_NAME, RECORD, SERVICE, ZONE, shape_of
 from lab.model import Lab
 from lab.world import scrubbed_env
 from schemas.topology import Topology
-
-KEY_NAME = "lifeboat-lab"
 
 Overrides = Mapping[str, Any]
 """Fields of the service to declare otherwise; a section (`detection`, `approval` …) is merged field by field."""
@@ -30,7 +28,7 @@ def topology(lab: Lab, overrides: Overrides | None = None) -> Topology:
             service[key] = {**before, **value} if isinstance(before, dict) and isinstance(value, Mapping) else value
     return Topology.model_validate(
         {
-            "regions": [{"name": name, "role": role} for name, role in REGIONS.items()],
+            "regions": [{"name": name, "role": role} for name, role in shape_of(lab.shape).regions.items()],
             "zone": {
                 "name": ZONE,
                 "servers": [lab.dns],
@@ -63,6 +61,7 @@ def write_node_control(lab: Lab) -> None:
 
 
 def _service(lab: Lab) -> dict[str, Any]:
+    shape = shape_of(lab.shape)
     return {
         "name": SERVICE,
         "rto_s": 300.0,
@@ -80,7 +79,7 @@ def _service(lab: Lab) -> dict[str, Any]:
             "replication_passfile": str(lab.paths.passfile),
             "sslmode": "disable",
         },
-        "synchronous": {"policy": "required", "acknowledgements": 1, "voters": list(VOTERS)},
+        "synchronous": {"policy": shape.policy, "acknowledgements": 1, "voters": list(shape.voters)},
         "routes": [
             {"kind": "dns", "name": "dns", "record": RECORD, "port": lab.node(HOME).port, "ttl_s": 1},
             *(_pooler(lab, node.name) for node in lab.of_kind("pgbouncer")),
@@ -94,12 +93,12 @@ def _service(lab: Lab) -> dict[str, Any]:
             "heartbeat": True,
         },
         "approval": {"approvers": ["ana", "ben"], "quorum": 1, "expires_s": 120.0},
-        "failover": {"candidates": list(CANDIDATES)},
+        "failover": {"candidates": list(shape.candidates)},
     }
 
 
 def _member(lab: Lab, name: str) -> dict[str, Any]:
-    node, upstream = lab.node(name), planned(name).upstream
+    node = lab.node(name)
     command = str(lab.paths.control)
     return {
         "name": name,
@@ -107,7 +106,7 @@ def _member(lab: Lab, name: str) -> dict[str, Any]:
         "port": node.port,
         "region": node.region,
         # Whoever follows the home primary follows the leader, whoever that is by then.
-        "follows": upstream if upstream != HOME else None,
+        "follows": node.upstream if node.upstream != HOME else None,
         "control": {
             "start": [command, "start", name],
             "stop": [command, "stop", name],

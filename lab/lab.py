@@ -16,8 +16,8 @@ from lab.binaries import Binaries, find_all
 from lab.errors import LabError
 from lab.estate import Overrides, write_topology
 from lab.faults import fault, heal, partition
-from lab.layout import DATABASE, HOME, LOOPBACK, RECORD, SERVICE, choose_base_port, nodes, ui_port
-from lab.model import Lab, TemporalAt
+from lab.layout import DATABASE, HOME, LOOPBACK, RECORD, SERVICE, USUAL, choose_base_port, nodes, shape_of, ui_port
+from lab.model import Lab, Node, TemporalAt
 from lab.observe import status
 from lab.paths import PARENT, PREFIX, Folder
 from lab.pointer import current
@@ -51,6 +51,7 @@ def _quiet(_: str) -> None:
 async def up(
     profile: str = "database",
     *,
+    shape: str = USUAL,
     netns: bool = False,
     watch: bool = True,
     workers: bool = True,
@@ -61,18 +62,20 @@ async def up(
 ) -> Lab:
     """Start a lab and return once it is ready; LabError says what did not come, and nothing is left running then.
 
-    `detection_interval` in seconds (0.2). `overrides` are fields of the service to declare otherwise (lab/estate.py).
+    `shape` is one of lab/layout.py. `detection_interval` in seconds (0.2). `overrides` are fields of the service to
+    declare otherwise (lab/estate.py).
     Without `workers` no product runs, and so no watch either.
     """
     if profile not in PROFILES:
         raise LabError(f"there is no profile {profile}; one of: {', '.join(PROFILES)}")
+    shape_of(shape)
     if netns:
         network.require_root()
     binaries = find_all()
     changes: dict[str, Any] = dict(overrides or {})
     if detection_interval is not None:
         changes["detection"] = {**changes.get("detection", {}), "interval_s": detection_interval}
-    lab = _prepare(profile, binaries, netns=netns, watch=watch and workers, workers=workers, overrides=changes)
+    lab = _prepare(profile, shape, binaries, netns=netns, watch=watch and workers, workers=workers, overrides=changes)
     try:
         say(f"Lab in {lab.folder}")
         await build(lab, binaries, say)
@@ -97,19 +100,19 @@ async def _keep_logs(lab: Lab) -> None:
 
 
 def _prepare(
-    profile: str, binaries: Binaries, *, netns: bool, watch: bool, workers: bool, overrides: dict[str, Any]
+    profile: str, shape: str, binaries: Binaries, *, netns: bool, watch: bool, workers: bool, overrides: dict[str, Any]
 ) -> Lab:
     """A new lab's folder with its secrets, topology and lab.json; nothing runs yet."""
     folder = _new_folder()
     make_secrets(folder)
     prefix = network.choose_network() if netns else LOOPBACK
-    base = choose_base_port()
-    found = {each.name: each for each in nodes(prefix, base)}
+    base = choose_base_port(shape_of(shape))
+    found = {each.name: each for each in nodes(shape_of(shape), prefix, base)}
     login = f"app:{folder.secret('app').read_text(encoding='utf-8')}"
-    pooler = f"postgresql://{login}@{found['pgbouncer-east'].address}"
     lab = Lab(
         folder=folder.root,
         profile=profile,
+        shape=shape,
         created=datetime.now(UTC),
         network=prefix,
         netns=netns,
@@ -121,12 +124,8 @@ def _prepare(
             cli=str(binaries.temporal),
         ),
         nodes=list(found.values()),
-        routes={
-            "dns": f"postgresql://{login}@{RECORD}:{found[HOME].port}/{DATABASE}",
-            "pgbouncer-transaction": f"{pooler}/counting",
-            "pgbouncer-session": f"{pooler}/counting_session",
-        },
-        dns=found["knot-eu"].address,
+        routes=_routes(login, list(found.values())),
+        dns=next(each.address for each in found.values() if each.kind == "knot"),
         pg_bin=binaries.pg_bin,
         topology=folder.topology,
         secrets=folder.secrets,
@@ -142,6 +141,16 @@ def _prepare(
         raise TopologyInvalid(f"that of the lab in {folder.root}, with {overrides}: {error}") from error
     lab.save()
     return lab
+
+
+def _routes(login: str, found: list[Node]) -> dict[str, str]:
+    """By name, and through both databases of the first pooler where there is one."""
+    home = next(each for each in found if each.name == HOME)
+    routes = {"dns": f"postgresql://{login}@{RECORD}:{home.port}/{DATABASE}"}
+    for each in [each for each in found if each.kind == "pgbouncer"][:1]:
+        routes["pgbouncer-transaction"] = f"postgresql://{login}@{each.address}/counting"
+        routes["pgbouncer-session"] = f"postgresql://{login}@{each.address}/counting_session"
+    return routes
 
 
 def _new_folder() -> Folder:

@@ -1,10 +1,12 @@
-"""The plan of profile `database`: which nodes there are, where they stand, and on which ports."""
+"""The shapes that a lab can have: which nodes there are, where they stand, and on which ports."""
 
 from __future__ import annotations
 
 import random
 import socket
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from lab.errors import LabError
 from lab.model import Node, NodeKind
@@ -12,11 +14,10 @@ from lab.model import Node, NodeKind
 SERVICE = "counting-db"
 DATABASE = "counting"
 ZONE = "lab.lifeboat.test"
+KEY_NAME = "lifeboat-lab"
 RECORD = f"{SERVICE}.{ZONE}"
-REGIONS = {"us-east-1": "primary", "us-west-2": "standby", "eu-west-1": "dr"}
 HOME = "pg-east-1"
-VOTERS = ("pg-east-1", "pg-east-2", "pg-east-3")
-CANDIDATES = ("pg-east-2", "pg-east-3", "pg-east-1", "pg-east-4")
+"""Who leads at first, in every shape."""
 DATABASES = {
     "counting": f"dbname={DATABASE} pool_mode=transaction",
     "counting_session": f"dbname={DATABASE} pool_mode=session",
@@ -44,25 +45,80 @@ class Planned:
     """The server that a standby follows."""
 
 
-DATABASE_PROFILE = (
-    Planned("pg-east-1", "postgresql", "primary", "us-east-1", "1.11"),
-    Planned("pg-east-2", "postgresql", "standby", "us-east-1", "1.12", HOME),
-    Planned("pg-east-3", "postgresql", "standby", "us-east-1", "1.13", HOME),
-    Planned("pg-east-4", "postgresql", "standby", "us-east-1", "1.14", HOME),
-    Planned("pg-west-1", "postgresql", "standby", "us-west-2", "2.11", HOME),
-    Planned("pg-west-2", "postgresql", "standby", "us-west-2", "2.12", "pg-west-1"),
-    Planned("pgbouncer-east", "pgbouncer", "pooler", "us-east-1", "1.21"),
-    Planned("pgbouncer-west", "pgbouncer", "pooler", "us-west-2", "2.21"),
-    Planned("knot-eu", "knot", "dns", "eu-west-1", "3.53"),
-    Planned("temporal", "temporal", "temporal", "", "0.2"),
-    Planned("worker-us-east-1", "worker", "worker", "us-east-1", "1.31"),
-    Planned("worker-us-west-2", "worker", "worker", "us-west-2", "2.31"),
-    Planned("worker-eu-west-1", "worker", "worker", "eu-west-1", "3.31"),
+@dataclass(frozen=True)
+class Shape:
+    """An estate that the lab can start. `asks`: its failover takes a person's override, whom the demo plays."""
+
+    summary: str
+    regions: Mapping[str, str]
+    """Name → role."""
+    nodes: tuple[Planned, ...]
+    voters: tuple[str, ...]
+    candidates: tuple[str, ...]
+    policy: Literal["required", "available"] = "required"
+    asks: bool = False
+
+
+THREE_REGIONS = Shape(
+    summary="three regions, six servers, two voters, two poolers",
+    regions={"us-east-1": "primary", "us-west-2": "standby", "eu-west-1": "dr"},
+    nodes=(
+        Planned("pg-east-1", "postgresql", "primary", "us-east-1", "1.11"),
+        Planned("pg-east-2", "postgresql", "standby", "us-east-1", "1.12", HOME),
+        Planned("pg-east-3", "postgresql", "standby", "us-east-1", "1.13", HOME),
+        Planned("pg-east-4", "postgresql", "standby", "us-east-1", "1.14", HOME),
+        Planned("pg-west-1", "postgresql", "standby", "us-west-2", "2.11", HOME),
+        Planned("pg-west-2", "postgresql", "standby", "us-west-2", "2.12", "pg-west-1"),
+        Planned("pgbouncer-east", "pgbouncer", "pooler", "us-east-1", "1.21"),
+        Planned("pgbouncer-west", "pgbouncer", "pooler", "us-west-2", "2.21"),
+        Planned("knot-eu", "knot", "dns", "eu-west-1", "3.53"),
+        Planned("temporal", "temporal", "temporal", "", "0.2"),
+        Planned("worker-us-east-1", "worker", "worker", "us-east-1", "1.31"),
+        Planned("worker-us-west-2", "worker", "worker", "us-west-2", "2.31"),
+        Planned("worker-eu-west-1", "worker", "worker", "eu-west-1", "3.31"),
+    ),
+    voters=("pg-east-1", "pg-east-2", "pg-east-3"),
+    candidates=("pg-east-2", "pg-east-3", "pg-east-1", "pg-east-4"),
 )
 
+TWO_REGIONS = Shape(
+    summary="two regions, a primary and one standby that must acknowledge, no pooler",
+    regions={"us-east-1": "primary", "us-west-2": "standby"},
+    nodes=(
+        Planned("pg-east-1", "postgresql", "primary", "us-east-1", "1.11"),
+        Planned("pg-west-1", "postgresql", "standby", "us-west-2", "2.11", HOME),
+        # In neither region, both of which it fails over: a provider's name servers.
+        Planned("knot", "knot", "dns", "", "0.53"),
+        Planned("temporal", "temporal", "temporal", "", "0.2"),
+        Planned("worker-us-east-1", "worker", "worker", "us-east-1", "1.31"),
+        Planned("worker-us-west-2", "worker", "worker", "us-west-2", "2.31"),
+    ),
+    voters=("pg-east-1", "pg-west-1"),
+    candidates=("pg-west-1", "pg-east-1"),
+    # With `required` each failover would ask a person: nobody is left to confirm what the standby acknowledges.
+    policy="available",
+)
 
-def planned(name: str) -> Planned:
-    return next(plan for plan in DATABASE_PROFILE if plan.name == name)
+SHAPES = {
+    "three-regions": THREE_REGIONS,
+    "two-regions": TWO_REGIONS,
+    "two-regions-async": replace(
+        TWO_REGIONS,
+        summary="two regions, a primary and one asynchronous standby, no pooler: a person decides on the loss",
+        voters=(),
+        asks=True,
+    ),
+}
+USUAL = "three-regions"
+
+
+def shape_of(name: str) -> Shape:
+    """The shape called `name`; LabError lists what there is."""
+    try:
+        return SHAPES[name]
+    except KeyError:
+        there = "; ".join(f"{each}: {shape.summary}" for each, shape in SHAPES.items())
+        raise LabError(f"there is no shape {name}; one of: {there}") from None
 
 
 def _host(plan: Planned, network: str) -> str:
@@ -72,7 +128,7 @@ def _host(plan: Planned, network: str) -> str:
     return f"{network}.{plan.place}"
 
 
-def nodes(network: str, base_port: int) -> list[Node]:
+def nodes(shape: Shape, network: str, base_port: int) -> list[Node]:
     """Every node, with its address. All PostgreSQL servers share a port: a name in DNS carries an address only."""
     return [
         Node(
@@ -80,9 +136,10 @@ def nodes(network: str, base_port: int) -> list[Node]:
             kind=plan.kind,
             role=plan.role,
             region=plan.region,
+            upstream=plan.upstream,
             address=_host(plan, network) + (f":{base_port + _OFFSETS[plan.kind]}" if plan.kind in _OFFSETS else ""),
         )
-        for plan in DATABASE_PROFILE
+        for plan in shape.nodes
     ]
 
 
@@ -95,9 +152,9 @@ def setup_port(base_port: int) -> int:
     return base_port + _SETUP_OFFSET
 
 
-def choose_base_port() -> int:
+def choose_base_port(shape: Shape) -> int:
     """A port from which ten are free on every loopback address of the plan."""
-    hosts = {_host(plan, LOOPBACK) for plan in DATABASE_PROFILE}
+    hosts = {_host(plan, LOOPBACK) for plan in shape.nodes}
     for base in random.sample(_PORTS, 100):
         if all(_free(host, base + offset) for host in hosts for offset in range(_SETUP_OFFSET + 1)):
             return base

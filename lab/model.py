@@ -40,6 +40,8 @@ class Node(Fact):
     role: str
     region: str
     address: str
+    upstream: str | None = None
+    """The server that a standby follows at first."""
     pid: int | None = None
 
     @property
@@ -65,6 +67,7 @@ class Lab(Fact):
 
     folder: Path
     profile: str = "database"
+    shape: str = "three-regions"
     created: datetime
     network: str
     """The first two octets of every node's address: 127.0, or 10.x where nodes have network namespaces."""

@@ -7,7 +7,7 @@ import asyncio
 import asyncpg
 
 from lab import processes
-from lab.layout import DATABASE_PROFILE, HOME
+from lab.layout import HOME
 from lab.model import Lab, Node, Status
 from lab.node import port_open
 from lab.postgres import session
@@ -66,8 +66,8 @@ async def streams(lab: Lab) -> bool:
     A receiver that found no sender waits wal_retrieve_retry_interval, 5 s, before it looks again.
     """
     missing: list[str] = []
-    for upstream in {plan.upstream for plan in DATABASE_PROFILE if plan.upstream}:
-        wanted = {plan.name for plan in DATABASE_PROFILE if plan.upstream == upstream}
+    for upstream in {node.upstream for node in lab.members() if node.upstream}:
+        wanted = {node.name for node in lab.members() if node.upstream == upstream}
         missing += sorted(wanted - await _followers(lab, upstream))
     await asyncio.gather(*(_reload(lab, name) for name in missing))
     return not missing

@@ -9,62 +9,17 @@ from pathlib import Path
 import asyncpg
 from asyncpg.connect_utils import SessionAttribute
 
+from lab import config
 from lab.command import run
 from lab.copying import make_equal
 from lab.errors import LabError
-from lab.layout import DATABASE, HOME, VOTERS, planned, setup_port
+from lab.layout import DATABASE, HOME, setup_port
 from lab.model import Lab, Node
 from lab.owner import as_server, give, write_private
 from lab.paths import log_tail
-from lab.secrets import ROLES, scram_verifier
+from lab.secrets import ROLES, roles_sql, scram_verifier
 from lab.waiting import until
 from lab.world import server_env
-
-_SETTINGS = """\
-listen_addresses = '{host}'
-port = {port}
-cluster_name = '{name}'
-unix_socket_directories = ''
-max_connections = 200
-shared_buffers = 32MB
-wal_level = replica
-wal_log_hints = on
-wal_keep_size = 512MB
-min_wal_size = 64MB
-max_wal_senders = 10
-max_replication_slots = 10
-hot_standby = on
-hot_standby_feedback = on
-# A standby denies its primary's death for half of this and one interval (docs/explanation/safety.md).
-wal_receiver_timeout = 4s
-wal_sender_timeout = 4s
-wal_receiver_status_interval = 1s
-password_encryption = scram-sha-256
-timezone = 'UTC'
-log_timezone = 'UTC'
-log_line_prefix = '%m [%p] %a '
-"""
-
-_ACCESS = """\
-host  all          all         {network}     scram-sha-256
-host  replication  replicator  {network}     scram-sha-256
-host  all          all         127.0.0.1/32  scram-sha-256
-"""
-
-_OBJECTS = """\
-CREATE TABLE counting_results (
-    id uuid PRIMARY KEY, camera text, counted_at timestamptz, count int, route text
-);
-ALTER TABLE counting_results OWNER TO app;
-CREATE SCHEMA lifeboat;
-CREATE TABLE lifeboat.probe (
-    route text, region text, run text, token text, at timestamptz DEFAULT clock_timestamp(),
-    PRIMARY KEY (route, region)
-);
-CREATE TABLE lifeboat.heartbeat (id int PRIMARY KEY CHECK (id = 1), at timestamptz);
-GRANT USAGE ON SCHEMA lifeboat TO lifeboat_probe;
-GRANT SELECT, INSERT, UPDATE ON lifeboat.probe TO lifeboat_probe;
-"""
 
 _SETUP_S = 20.0
 
@@ -110,16 +65,13 @@ async def build_pristine(lab: Lab) -> dict[str, str]:
 async def _make_objects(lab: Lab, node: Node, verifiers: dict[str, str]) -> None:
     conn = await until("PostgreSQL takes its first session", lambda: _session(lab, node, "postgres"), _SETUP_S)
     try:
-        for role, verifier in verifiers.items():
-            verb = "ALTER" if role == "lifeboat" else "CREATE"
-            replication = " REPLICATION" if role == "replicator" else ""
-            await conn.execute(f"{verb} ROLE {role} LOGIN{replication} PASSWORD '{verifier}'")
+        await conn.execute(roles_sql(verifiers))
         await conn.execute(f"CREATE DATABASE {DATABASE}")
     finally:
         await conn.close()
     conn = await until(f"database {DATABASE} takes a session", lambda: _session(lab, node, DATABASE), _SETUP_S)
     try:
-        await conn.execute(_OBJECTS)
+        await conn.execute(config.objects_sql())
     finally:
         await conn.close()
 
@@ -150,18 +102,8 @@ async def session(lab: Lab, name: str, *, limit: float = 1.0) -> asyncpg.Connect
 
 
 def _configure(lab: Lab, node: Node, data: Path) -> None:
-    settings = _SETTINGS.format(host=node.host, port=node.port, name=node.name)
-    write_private(data / "postgresql.conf", settings, server=True)
-    write_private(data / "pg_hba.conf", _ACCESS.format(network=f"{lab.network}.0.0/16"), server=True)
-
-
-def conninfo(lab: Lab, name: str, upstream: str) -> str:
-    """primary_conninfo of a standby. Written here on its own: a fault of the product's must not reach the lab."""
-    sender = lab.node(upstream)
-    return (
-        f"host={sender.host} port={sender.port} user=replicator application_name={name}"
-        f" sslmode=disable passfile={lab.paths.passfile}"
-    )
+    write_private(data / "postgresql.conf", config.postgresql_conf(node), server=True)
+    write_private(data / "pg_hba.conf", config.pg_hba_conf(lab), server=True)
 
 
 async def restore_member(lab: Lab, node: Node) -> None:
@@ -172,12 +114,6 @@ async def restore_member(lab: Lab, node: Node) -> None:
         await run(copy, cwd=lab.folder, env=server_env(lab.folder), limit=120)
     await asyncio.to_thread(make_equal, lab.paths.pristine, data)
     _configure(lab, node, data)
-    upstream = planned(node.name).upstream
-    if upstream is None:
-        others = ",".join(f'"{name}"' for name in VOTERS if name != node.name)
-        setting = f"synchronous_standby_names = 'ANY 1 ({others})'"
-    else:
-        setting = f"primary_conninfo = '{conninfo(lab, node.name, upstream)}'"
+    if node.upstream is not None:
         write_private(data / "standby.signal", "", server=True)
-    # What ALTER SYSTEM would have written, so that Lifeboat's own replaces it.
-    write_private(data / "postgresql.auto.conf", setting + "\n", server=True)
+    write_private(data / "postgresql.auto.conf", config.auto_conf(lab, node), server=True)

@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import os
 import secrets
+from collections.abc import Mapping
 
 from lab.owner import write_private
 from lab.paths import Folder
@@ -23,6 +24,21 @@ def make_secrets(folder: Folder) -> None:
     write_private(folder.secret("tsig"), base64.b64encode(secrets.token_bytes(32)).decode())
     password = folder.secret("replicator").read_text(encoding="utf-8")
     write_private(folder.passfile, f"*:*:*:replicator:{password}\n", server=True)
+
+
+def roles_sql(verifiers: Mapping[str, str]) -> str:
+    """Statements that give each role its password's verifier; `lifeboat` is there already."""
+    lines = []
+    for role, verifier in verifiers.items():
+        verb = "ALTER" if role == "lifeboat" else "CREATE"
+        replication = " REPLICATION" if role == "replicator" else ""
+        lines.append(f"{verb} ROLE {role} LOGIN{replication} PASSWORD '{verifier}';\n")
+    return "".join(lines)
+
+
+def users_text(verifiers: Mapping[str, str]) -> str:
+    """PgBouncer's auth_file: whoever may come through a pooler."""
+    return "".join(f'"{role}" "{verifier}"\n' for role, verifier in verifiers.items() if role != "replicator")
 
 
 def scram_verifier(password: str) -> str:

@@ -198,7 +198,7 @@ class DatabaseRunbook(Looking):
             f"{self._or_another(assessment.choice)}?"
             f" {go.reason}. Loss: {assessment.verdict.text()} ({assessment.verdict.reason})."
             f" Primary: {assessment.death.reason}. Approving cuts clients off {self.suspect}, disconnects its"
-            " standbys (if it is alive it acknowledges nothing from then on), and promotes the candidate."
+            f" standbys ({self._what_that_does(assessment)}), and promotes the candidate."
         )
         if assessment.choice.candidate is None:
             raise Ended("refused", f"{go.reason}; {assessment.choice.reason}")
@@ -217,6 +217,12 @@ class DatabaseRunbook(Looking):
         if decision.answer == "expired":
             raise Ended("expired", "nobody decided in time")
         raise Ended("aborted", f"aborted by {self._abort.by if self._abort else 'an operator'}")
+
+    @staticmethod
+    def _what_that_does(assessment: Assessment) -> str:
+        if assessment.w:
+            return "if it is alive it acknowledges nothing from then on"
+        return "it acknowledges alone, or nobody knows: if it is alive, only its stop keeps it from going on"
 
     @staticmethod
     def _or_another(choice: Choice) -> str:

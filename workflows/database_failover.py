@@ -117,17 +117,16 @@ class DatabaseFailover(Planning, Fencing, Routing):
         self.record = seen.record or self._record_of_stamps(seen, 0, "none")
         candidate = self.assessment.choice.candidate or "nobody"
         names = ", ".join(route.record for route in self.estate.service.dns_routes()) or "no name"
-        poolers = ", ".join(route.name for route in self.estate.service.gates()) or "no pooler"
-        told = self.would_tell()
+        poolers = ", ".join(route.name for route in self.estate.service.gates())
         await self.plan_rest(
             {
                 DECIDE: self.would_decide(self.judge_go(request)),
                 CLAIM: f"the epoch in {self.estate.zone.name} goes from {self.record.epoch} to the next",
-                HOLD: f"{poolers}: clients of {self.suspect} are cut off and held",
+                HOLD: f"clients of {self.suspect} are cut off and held at {poolers or 'no pooler'}",
                 FENCE: self.would_fence(),
                 COMPARE: f"the furthest, by now {candidate}, goes into the record, and {names} leads to it",
                 PROMOTE: self.would_promote(self.assessment),
-                ROUTE: f"{poolers} and {names} lead to {candidate}" + (f"; {told}" if told else ""),
+                ROUTE: f"{f'{poolers} and ' if poolers else ''}{names} lead to {candidate}{self.would_tell()}",
                 VERIFY: f"a write and its reading back through every route from {', '.join(self.estate.vantages)}",
                 FOLLOW: f"the other standbys stream from {candidate}; CHECKPOINT; the record names the new leader",
                 NOTIFY: f"told: {', '.join(target.name for target in self.estate.service.notify) or 'nobody'}",
@@ -241,6 +240,8 @@ class DatabaseFailover(Planning, Fencing, Routing):
         self.assessment = final
         if final.choice.candidate is None:
             raise Ended("refused", final.choice.reason)
+        if final.verdict.kind != "none":
+            await self.await_other_fence()
         self.w, self.names = follower_names(service, final.survivors)
         wanted = self.record.model_copy(
             update={
@@ -364,4 +365,4 @@ class DatabaseFailover(Planning, Fencing, Routing):
         return f"disconnected {', '.join(fenced.disconnected)}{missed}; {self.stall_evidence}"
 
     def follow_text(self, result: FollowResult) -> str:
-        return f"{', '.join(result.following)} follow {self.promoted.member}"
+        return f"{', '.join(result.following) or 'nobody is left to'} follow {self.promoted.member}"

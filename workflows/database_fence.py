@@ -69,9 +69,10 @@ class Fencing(DatabaseRunbook):
     async def fence_old_primary(self) -> FenceResult:
         """Disconnect every standby; stall the suspect if it answers; stop its node meanwhile."""
         stall = StallOrder(service=self.estate.service, member=self.suspect, epoch=self.record.epoch)
-        if self.assessment.death.state != "dead":
+        bound = self.assessment.verdict.kind == "none"
+        if self.assessment.death.state != "dead" or not bound:
             self.stop_old_primary()
-        if self.assessment.death.state == "dead" and self.assessment.verdict.kind == "none":
+        if self.assessment.death.state == "dead" and bound:
             fenced = await self.disconnect(self.suspect, self.assessment)
             stalled = ProofResult(acknowledged=True, evidence=f"{self.suspect} is dead, so it is not stalled")
         else:
@@ -101,6 +102,20 @@ class Fencing(DatabaseRunbook):
                 epoch=self.record.epoch,
             )
             self._stopping = asyncio.ensure_future(self.do(node.stop_node, order, limit=45, total=100, attempts=2))
+
+    async def until_stopped(self) -> NodeResult:
+        """What became of the stop, begun here if it was not before."""
+        self.stop_old_primary()
+        assert self._stopping is not None
+        try:
+            return await self._stopping
+        except ActivityError as error:
+            return NodeResult(done=False, evidence=reason_of(error))
+
+    async def await_other_fence(self) -> None:
+        """Where R + W > N does not keep the old primary from acknowledging, a stall or its stop must."""
+        if not self.stalled:
+            self.note(f"not without the stop of {self.suspect}: {(await self.until_stopped()).evidence}")
 
     async def unfence(self) -> None:
         """Undo of the fence, behind a newer epoch, so that a late attempt of the fence changes nothing any more."""
@@ -143,12 +158,7 @@ class Fencing(DatabaseRunbook):
         """What keeps the old primary from acknowledging, strongest first, and a write that shows it."""
         order = ProofOrder(service=self.estate.service, member=self.suspect)
         proof: ProofResult = await self.do(fencing.prove_fence, order, limit=10, total=30, heartbeat=None)
-        self.stop_old_primary()
-        assert self._stopping is not None
-        try:
-            stopped = await self._stopping
-        except ActivityError as error:
-            stopped = NodeResult(done=False, evidence=reason_of(error))
+        stopped = await self.until_stopped()
         direct = [
             m.name for m in self.estate.service.members if m.follows in (None, self.suspect) and m.name != self.suspect
         ]

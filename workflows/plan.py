@@ -75,6 +75,11 @@ class Planning(Gating):
                 f"acknowledged writes could be lost ({assessment.verdict.text()}): {assessment.verdict.reason};"
                 " it would take a person's override"
             )
+        elif service.synchronous.policy == "required" and not assessment.survivors:
+            texts.append(
+                f"no voter would be left to confirm what {assessment.choice.candidate} acknowledges, and the policy"
+                " is `required`: a person must let it acknowledge alone; declare another voter, or `available`"
+            )
         if service.member(self.suspect).control is None:
             texts.append(f"{self.suspect} has no node control, so nothing could stop it; declare `control` for it")
         return texts
@@ -124,10 +129,10 @@ class Planning(Gating):
 
     def would_tell(self) -> str:
         """The applications whose own configuration would name the candidate, and how each takes it up."""
-        return "; ".join(
-            f"{route.name}: {route.path} in {route.region}, then {' '.join(route.reload)}"
+        return "".join(
+            f"; {route.name}: {route.path} in {route.region}, then {' '.join(route.reload)}"
             if isinstance(route, FileRoute)
-            else f"{route.name}: a POST to {route.url}"
+            else f"; {route.name}: a POST to {route.url}"
             for route in self.estate.service.told()
         )
 
@@ -153,4 +158,5 @@ class Planning(Gating):
         candidate = assessment.choice.candidate
         _, names = follower_names(self.estate.service, assessment.survivors)
         after = f"once {', '.join(assessment.survivors)} has its position" if assessment.survivors else "at once"
-        return f"{candidate} starts with synchronous_standby_names = {names or 'none'}, and is promoted {after}"
+        alone = "" if names else "; it acknowledges alone until a voter streams"
+        return f"{candidate} starts with synchronous_standby_names = {names or 'none'}, and is promoted {after}{alone}"

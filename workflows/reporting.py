@@ -27,6 +27,8 @@ def build_report(run: DatabaseRunbook, outcome: Outcome, summary: str = "") -> R
     unprotected = list(run.unprotected)
     if outcome == "recovered, unprotected":
         unprotected.insert(0, f"{run.suspect} is not back as a standby: keep it from starting, and rejoin it")
+        if promoted is not None and not run.w:
+            unprotected.append(f"{promoted.member} acknowledges alone: {_until(run)}")
     receipt = ""
     if promoted is not None and assessment is not None:
         receipt = {
@@ -76,6 +78,14 @@ def build_report(run: DatabaseRunbook, outcome: Outcome, summary: str = "") -> R
 def _place_of_page(run: DatabaseRunbook) -> str:
     store = run.estate.reports
     return store.reference(f"{name_of(run.service_name)}.html") if store is not None else ""
+
+
+def _until(run: DatabaseRunbook) -> str:
+    """What ends a new primary's acknowledging alone."""
+    others = [name for name in run.estate.service.synchronous.voters if name != run.promoted.member]
+    if not others:
+        return "replication is asynchronous, so its loss would lose what no other has received"
+    return f"what it acknowledges is on no other for certain until the watch has {' or '.join(others)} as a voter again"
 
 
 def _place(run: DatabaseRunbook, title: str) -> int:

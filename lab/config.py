@@ -1,0 +1,93 @@
+"""The servers' configuration, rendered from the templates in lab/etc: what the lab writes, and what containers mount.
+
+Nothing here holds a secret: those have files of their own (`key_conf`, lab/secrets.py).
+"""
+
+from __future__ import annotations
+
+from importlib import resources
+
+from lab.layout import DATABASES, HOME, KEY_NAME, RECORD, ZONE, shape_of
+from lab.model import Lab, Node
+
+
+def _template(name: str) -> str:
+    return (resources.files("lab") / "etc" / name).read_text(encoding="utf-8")
+
+
+def postgresql_conf(node: Node) -> str:
+    return _template("postgresql.conf").format(host=node.host, port=node.port, name=node.name)
+
+
+def pg_hba_conf(lab: Lab) -> str:
+    return _template("pg_hba.conf").format(network=f"{lab.network}.0.0/16")
+
+
+def auto_conf(lab: Lab, node: Node) -> str:
+    """postgresql.auto.conf, so that Lifeboat's own ALTER SYSTEM replaces what it says."""
+    if node.upstream is not None:
+        return f"primary_conninfo = '{conninfo(lab, node.name, node.upstream)}'\n"
+    others = ",".join(f'"{name}"' for name in shape_of(lab.shape).voters if name != node.name)
+    return f"synchronous_standby_names = '{f'ANY 1 ({others})' if others else ''}'\n"
+
+
+def conninfo(lab: Lab, name: str, upstream: str) -> str:
+    """primary_conninfo of a standby. Written here on its own: a fault of the product's must not reach the lab."""
+    sender = lab.node(upstream)
+    return (
+        f"host={sender.host} port={sender.port} user=replicator application_name={name}"
+        f" sslmode=disable passfile={lab.paths.passfile}"
+    )
+
+
+def objects_sql() -> str:
+    """The service's table, and what Lifeboat needs beside it; in the service's database, once its roles are there."""
+    return _template("objects.sql")
+
+
+def pgbouncer_ini(lab: Lab, node: Node) -> str:
+    return _template("pgbouncer.ini").format(folder=lab.paths.node(node.name), host=node.host, port=node.port)
+
+
+def databases_ini(lab: Lab) -> str:
+    """The databases file that Lifeboat rewrites (schemas/routes.py, PgBouncerRoute), leading to the home primary."""
+    leader = lab.node(HOME)
+    lines = [f"{name} = host={leader.host} port={leader.port} {options}" for name, options in DATABASES.items()]
+    return "\n".join(("[databases]", *lines)) + "\n"
+
+
+def knot_conf(lab: Lab, node: Node) -> str:
+    return _template("knot.conf").format(
+        folder=lab.paths.node(node.name), host=node.host, port=node.port, key=KEY_NAME, zone=ZONE
+    )
+
+
+def key_conf(secret: str) -> str:
+    """The TSIG key of updates, which knot.conf includes: a secret."""
+    return _template("key.conf").format(key=KEY_NAME, secret=secret)
+
+
+def zone_file(lab: Lab, node: Node) -> str:
+    """The zone as it is at first, without any epoch."""
+    return _template("lab.zone").format(zone=ZONE, host=node.host, record=RECORD, leader=lab.node(HOME).host)
+
+
+def files(lab: Lab) -> dict[str, str]:
+    """Every configuration file of the data stores, without the secret ones: path in the lab's folder → text."""
+    found: dict[str, str] = {}
+    for node in lab.nodes:
+        place = f"nodes/{node.name}"
+        match node.kind:
+            case "postgresql":
+                found[f"{place}/data/postgresql.conf"] = postgresql_conf(node)
+                found[f"{place}/data/pg_hba.conf"] = pg_hba_conf(lab)
+                found[f"{place}/data/postgresql.auto.conf"] = auto_conf(lab, node)
+            case "pgbouncer":
+                found[f"{place}/pgbouncer.ini"] = pgbouncer_ini(lab, node)
+                found[f"{place}/databases.ini"] = databases_ini(lab)
+            case "knot":
+                found[f"{place}/knot.conf"] = knot_conf(lab, node)
+                found[f"{place}/state/lab.zone"] = zone_file(lab, node)
+            case "temporal" | "worker":
+                pass  # they take arguments
+    return found
