@@ -194,6 +194,17 @@ async def reconnect_standbys(order: FollowOrder) -> FollowResult:
     return result
 
 
+_END_CLIENTS = """
+SELECT count(pg_terminate_backend(pid)) FILTER (WHERE mine) AS ended, count(*) FILTER (WHERE NOT mine) AS spared
+  FROM (SELECT pid, mine FROM pg_stat_activity AS client,
+               LATERAL (SELECT NOT usesuper OR (SELECT usesuper FROM pg_user WHERE usename = current_user) AS mine
+                          FROM pg_user WHERE usesysid = client.usesysid) AS allowed
+         WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() AND usename IS DISTINCT FROM current_user
+       ) AS clients
+"""
+"""pg_signal_backend ends nobody's sessions who is a superuser (PostgreSQL's manual, 22.5)."""
+
+
 @activity.defn
 async def stall_primary(order: StallOrder) -> ProofResult:
     """Stall a primary that is reachable, and end its sessions; one that isn't is left to the other fences."""
@@ -204,14 +215,12 @@ async def stall_primary(order: StallOrder) -> ProofResult:
                 return ProofResult(acknowledged=False, evidence=f"{member.name} is a standby")
             async with guarded(conn, order.epoch):
                 await set_names(conn, STALLED)
-            ended = await conn.fetchval(
-                "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
-                " WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
-                " AND usename IS DISTINCT FROM current_user"
-            )
+            row = await conn.fetchrow(_END_CLIENTS)
     except (MemberUnreachable, *BROKEN) as error:
         return ProofResult(acknowledged=True, evidence=f"not stalled: {str(error) or type(error).__name__}")
-    return ProofResult(acknowledged=False, evidence=f"{member.name} stalled, {ended} sessions ended")
+    assert row is not None
+    spared = f", {row['spared']} of superusers left" if row["spared"] else ""
+    return ProofResult(acknowledged=False, evidence=f"{member.name} stalled, {row['ended']} sessions ended{spared}")
 
 
 @activity.defn

@@ -16,6 +16,7 @@ from lab import faults, load, processes
 from lab import lab as life
 from lab.ledger import Tail
 from lab.model import Lab
+from lab.secrets import SUPERUSER
 from lab.supervise import Supervisor
 from lab.wire import Session, Target
 from schemas.reports import Report
@@ -34,7 +35,7 @@ class Stand:
         """A member, straight, as superuser."""
         node = self.lab.node(member)
         database = self.service.access.database
-        return Target(node.host, node.port, "lifeboat", self.lab.secret("lifeboat"), database)
+        return Target(node.host, node.port, SUPERUSER, self.lab.secret(SUPERUSER), database)
 
     async def session(self, member: str) -> Session:
         return await Session.open(self.target(member), limit=2.0, name="lifeboat-bench")

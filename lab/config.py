@@ -41,8 +41,13 @@ def conninfo(lab: Lab, name: str, upstream: str) -> str:
 
 
 def objects_sql() -> str:
-    """The service's table, and what Lifeboat needs beside it; in the service's database, once its roles are there."""
+    """The service's own table, in its database, once its roles are there."""
     return _template("objects.sql")
+
+
+def lifeboat_sql() -> str:
+    """What Lifeboat needs in the service's database, and no more."""
+    return _template("lifeboat.sql")
 
 
 def pgbouncer_ini(lab: Lab, node: Node) -> str:

@@ -111,7 +111,7 @@ class Lab(Fact):
         return self.of_kind("postgresql")
 
     def secret(self, name: str) -> str:
-        """The password of role `name` (lifeboat, app, lifeboat_probe, replicator), or the key `tsig`."""
+        """The password of role `name` (postgres, lifeboat, app, lifeboat_probe, replicator), or the key `tsig`."""
         return (self.secrets / name).read_text(encoding="utf-8").strip()
 
     def save(self) -> None:

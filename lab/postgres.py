@@ -17,7 +17,7 @@ from lab.layout import DATABASE, HOME, setup_port
 from lab.model import Lab, Node
 from lab.owner import as_server, give, write_private
 from lab.paths import log_tail
-from lab.secrets import ROLES, roles_sql, scram_verifier
+from lab.secrets import ROLES, SUPERUSER, roles_sql, scram_verifier
 from lab.waiting import until
 from lab.world import server_env
 
@@ -29,9 +29,9 @@ async def build_pristine(lab: Lab) -> dict[str, str]:
     pristine, password = lab.paths.pristine, lab.paths.nodes / "initdb.password"
     pristine.mkdir(mode=0o700)
     give(pristine)
-    write_private(password, lab.secret("lifeboat"), server=True)
+    write_private(password, lab.secret(SUPERUSER), server=True)
     initdb = [
-        *(str(lab.pg_bin / "initdb"), "--pgdata", str(pristine), "--username=lifeboat", f"--pwfile={password}"),
+        *(str(lab.pg_bin / "initdb"), "--pgdata", str(pristine), f"--username={SUPERUSER}", f"--pwfile={password}"),
         *("--auth=scram-sha-256", "--locale=C.UTF-8", "--encoding=UTF8", "--no-sync", "--no-instructions"),
     ]
     try:
@@ -72,6 +72,7 @@ async def _make_objects(lab: Lab, node: Node, verifiers: dict[str, str]) -> None
     conn = await until(f"database {DATABASE} takes a session", lambda: _session(lab, node, DATABASE), _SETUP_S)
     try:
         await conn.execute(config.objects_sql())
+        await conn.execute(config.lifeboat_sql())
     finally:
         await conn.close()
 
@@ -82,8 +83,8 @@ async def _session(lab: Lab, node: Node, database: str, limit: float = 1.0) -> a
         return await asyncpg.connect(
             host=node.host,
             port=node.port,
-            user="lifeboat",
-            password=lab.secret("lifeboat"),
+            user=SUPERUSER,
+            password=lab.secret(SUPERUSER),
             database=database,
             # Left out, these two would come from PGSSLMODE and PGTARGETSESSIONATTRS.
             ssl=False,

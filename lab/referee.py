@@ -19,6 +19,7 @@ from lab.errors import LabError
 from lab.findings import Conviction, RouteFinding
 from lab.ledger import Entry
 from lab.model import Lab
+from lab.secrets import SUPERUSER
 from lab.wire import Lost, NotConnected, Refused, Session, Target
 from lab.world import assert_inside
 
@@ -107,12 +108,12 @@ class Audit(BaseModel):
 
 async def audit(lab: Lab) -> Audit:
     """Audit a lab. LedgerUnreadable when no load ever ran, since then there is nothing to judge."""
-    password = lab.secret("lifeboat")
+    password = lab.secret(SUPERUSER)
     database = Target.from_dsn(lab.routes["dns"]).database
     servers = []
     for node in lab.members():
         assert_inside(lab, node.host, node.port)
-        servers.append(Server(node.name, Target(node.host, node.port, "lifeboat", password, database)))
+        servers.append(Server(node.name, Target(node.host, node.port, SUPERUSER, password, database)))
     running = load.running(lab) is not None
     return await examine(Case(ledger=lab.ledger, routes=list(lab.routes), servers=servers, running=running))
 

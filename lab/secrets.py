@@ -12,7 +12,9 @@ from collections.abc import Mapping
 from lab.owner import write_private
 from lab.paths import Folder
 
-ROLES = ("lifeboat", "replicator", "app", "lifeboat_probe")
+SUPERUSER = "postgres"
+"""The lab's own, for its set-up, its bench and its referee; Lifeboat has only what lab/etc/lifeboat.sql grants."""
+ROLES = (SUPERUSER, "lifeboat", "replicator", "app", "lifeboat_probe")
 _ITERATIONS = 4096
 """PostgreSQL's own number (src/include/common/scram-common.h)."""
 
@@ -27,10 +29,10 @@ def make_secrets(folder: Folder) -> None:
 
 
 def roles_sql(verifiers: Mapping[str, str]) -> str:
-    """Statements that give each role its password's verifier; `lifeboat` is there already."""
+    """Statements that give each role its password's verifier; the superuser is there already."""
     lines = []
     for role, verifier in verifiers.items():
-        verb = "ALTER" if role == "lifeboat" else "CREATE"
+        verb = "ALTER" if role == SUPERUSER else "CREATE"
         replication = " REPLICATION" if role == "replicator" else ""
         lines.append(f"{verb} ROLE {role} LOGIN{replication} PASSWORD '{verifier}';\n")
     return "".join(lines)
@@ -38,7 +40,9 @@ def roles_sql(verifiers: Mapping[str, str]) -> str:
 
 def users_text(verifiers: Mapping[str, str]) -> str:
     """PgBouncer's auth_file: whoever may come through a pooler."""
-    return "".join(f'"{role}" "{verifier}"\n' for role, verifier in verifiers.items() if role != "replicator")
+    return "".join(
+        f'"{role}" "{verifier}"\n' for role, verifier in verifiers.items() if role not in (SUPERUSER, "replicator")
+    )
 
 
 def scram_verifier(password: str) -> str:

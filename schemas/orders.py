@@ -199,6 +199,11 @@ class VerifyOrder(Fact):
     expected: str
 
 
+class PrivilegeOrder(Fact):
+    service: DatabaseService
+    member: str
+
+
 class ProofOrder(Fact):
     service: DatabaseService
     member: str

@@ -9,9 +9,9 @@ from temporalio import workflow
 from temporalio.exceptions import ActivityError
 
 with workflow.unsafe.imports_passed_through():
-    from activities import dns, estate
+    from activities import dns, estate, privileges
     from schemas.decisions import Assessment, Go
-    from schemas.orders import DnsOrder, LockQuestion, Observation
+    from schemas.orders import DnsOrder, LockQuestion, Observation, PrivilegeOrder
     from schemas.reports import StepReport
     from schemas.routes import FileRoute, Gate
     from workflows.database_gates import READS, Gating
@@ -44,7 +44,9 @@ class Planning(Gating):
 
     async def find_blockers(self, seen: Observation, assessment: Assessment) -> list[str]:
         """Everything that would stop a failover or make it ask a person, each with who must act."""
-        found = await asyncio.gather(self._lock(), self._gates(), self._names(), self._regions(assessment))
+        found = await asyncio.gather(
+            self._lock(), self._gates(), self._names(), self._regions(assessment), self._privileges(seen)
+        )
         early = [*self._record(seen), *self._members(seen, assessment), *self._deadline()]
         return [*early, *(text for texts in found for text in texts)]
 
@@ -107,6 +109,27 @@ class Planning(Gating):
             f" {service.rto_s:g} s; lower the TTL"
             for route in service.dns_routes()
             if route.ttl_s + machine > service.rto_s
+        ]
+
+    async def _privileges(self, seen: Observation) -> list[str]:
+        """Of the members that answer: rights are the database's, and so the same on all of them but one that lags."""
+
+        async def look(member: str) -> list[str]:
+            order = PrivilegeOrder(service=self.estate.service, member=member)
+            try:
+                return await self.do(privileges.missing_privileges, order, limit=3, total=6, attempts=2)
+            except ActivityError as error:
+                return [f"rights that can be read: {reason_of(error)}"]
+
+        reached = [facts.member for facts in seen.members if facts.reachable]
+        lacking: dict[str, list[str]] = {}
+        for member, found in zip(reached, await asyncio.gather(*map(look, reached)), strict=True):
+            for what in found:
+                lacking.setdefault(what, []).append(member)
+        user = self.estate.service.access.user
+        return [
+            f"role {user} lacks {what} (on {', '.join(members)}): its owner must carry out lab/etc/lifeboat.sql"
+            for what, members in lacking.items()
         ]
 
     async def _names(self) -> list[str]:

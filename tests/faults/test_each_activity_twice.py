@@ -11,6 +11,7 @@ from temporalio.testing import ActivityEnvironment
 from activities import dns, epoch, fencing, node, pooler, probes, promotion, survey
 from activities.topology import load_topology
 from lab.lab import fault
+from lab.postgres import session
 from schemas.facts import EpochRecord
 from schemas.failures import CandidateChanged, EpochSuperseded, LifeboatError
 from schemas.orders import (
@@ -158,8 +159,13 @@ async def test_undo_of_the_fence_twice(scene: Scene) -> None:
         fencing.disconnect_standbys,
         FenceOrder(service=service, zone=zone, record=record, suspect="pg-east-1", epoch=1, voters=seen.voters),
     )
+    superuser = await session(scene.lab, "pg-east-1")
+    assert superuser is not None
     stalled = await twice(fencing.stall_primary, StallOrder(service=service, member="pg-east-1", epoch=1))
     assert not stalled.acknowledged
+    # Lifeboat's role is none, so it can't end this one: that is told, and the stall holds all the same.
+    assert "1 of superusers left" in stalled.evidence, stalled
+    await superuser.close()
     proof = await twice(fencing.prove_fence, ProofOrder(service=service, member="pg-east-1"))
     assert not proof.acknowledged, proof
     assert record.epoch == 1

@@ -81,3 +81,34 @@ async def test_what_is_in_the_way_is_named(scene: Scene) -> None:
     told = "\n".join(planned.blockers)
     for what in ("pgbouncer-west", "pg-east-3 is not reached", "there is no epoch record"):
         assert what in told, told
+
+
+async def test_a_right_that_lifeboat_lacks_is_named(scene: Scene) -> None:
+    """Its role is no superuser, and the lab grants what lab/etc/lifeboat.sql says and no more."""
+    conn = await session(scene.lab, "pg-east-1")
+    assert conn is not None
+    assert not await conn.fetchval("SELECT rolsuper FROM pg_roles WHERE rolname = 'lifeboat'")
+    await conn.execute("REVOKE ALTER SYSTEM ON PARAMETER primary_conninfo FROM lifeboat")
+    await conn.execute("REVOKE pg_signal_backend FROM lifeboat")
+    await conn.execute("REVOKE INSERT ON lifeboat.probe FROM lifeboat_probe")
+    written = await conn.fetchval("SELECT pg_current_wal_lsn()")
+    await conn.close()
+
+    async def replayed() -> bool:
+        standby = await session(scene.lab, "pg-west-2")
+        assert standby is not None
+        try:
+            return bool(await standby.fetchval("SELECT pg_last_wal_replay_lsn() >= $1", written))
+        finally:
+            await standby.close()
+
+    await scene.until("the last standby has the change", replayed)
+    told = "\n".join((await plan(scene, "plan-3")).blockers)
+    for what in (
+        "lacks ALTER SYSTEM on primary_conninfo (on pg-east-1,",
+        "lacks pg_signal_backend (on pg-east-1,",
+        "lacks INSERT, UPDATE and SELECT on lifeboat.probe for lifeboat_probe",
+        "its owner must carry out lab/etc/lifeboat.sql",
+    ):
+        assert what in told, told
+    assert "pg_promote" not in told

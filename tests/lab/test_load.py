@@ -30,7 +30,7 @@ async def loaded(lab: Lab) -> AsyncIterator[Lab]:
 
 async def ask(lab: Lab, member: str, sql: str) -> list[tuple[str | None, ...]]:
     node = lab.node(member)
-    session = await Session.open(Target(node.host, node.port, "lifeboat", lab.secret("lifeboat"), "counting"), limit=5)
+    session = await Session.open(Target(node.host, node.port, "postgres", lab.secret("postgres"), "counting"), limit=5)
     try:
         return (await session.ask(sql, limit=20)).rows
     finally:

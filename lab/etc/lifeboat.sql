@@ -1,0 +1,29 @@
+-- What Lifeboat needs of PostgreSQL 15 or newer, and no more. To be carried out once, by a superuser, on the primary, in the
+-- database that the topology names (`access.database`), after the roles lifeboat and lifeboat_probe were made with LOGIN.
+
+-- Its own schema: a write through every route (`verify`), and one row a second (`detection.heartbeat`).
+CREATE SCHEMA lifeboat;
+CREATE TABLE lifeboat.probe (
+    route text, region text, run text, token text, at timestamptz DEFAULT clock_timestamp(),
+    PRIMARY KEY (route, region)
+);
+CREATE TABLE lifeboat.heartbeat (id int PRIMARY KEY CHECK (id = 1), at timestamptz);
+GRANT USAGE ON SCHEMA lifeboat TO lifeboat, lifeboat_probe;
+GRANT SELECT, INSERT, UPDATE ON lifeboat.probe TO lifeboat, lifeboat_probe;
+GRANT SELECT, INSERT, UPDATE ON lifeboat.heartbeat TO lifeboat;
+
+-- Reads positions, receivers, senders and settings, and its own stamp in the configuration files.
+GRANT pg_monitor TO lifeboat;
+GRANT SELECT ON pg_file_settings TO lifeboat;
+GRANT EXECUTE ON FUNCTION pg_show_all_file_settings() TO lifeboat;
+
+-- Disconnects and leads standbys, stalls an old primary, sets who must acknowledge, and stamps nodes with the epoch.
+GRANT SET, ALTER SYSTEM ON PARAMETER primary_conninfo, synchronous_standby_names, lifeboat.epoch TO lifeboat;
+GRANT EXECUTE ON FUNCTION pg_reload_conf() TO lifeboat;
+
+-- Promotes, and makes rewinds of the old primary possible at once.
+GRANT EXECUTE ON FUNCTION pg_promote(boolean, integer) TO lifeboat;
+GRANT pg_checkpoint TO lifeboat;
+
+-- Ends clients' sessions on an old primary that still answers; those of superusers stay, and are told in the report.
+GRANT pg_signal_backend TO lifeboat;
