@@ -40,6 +40,9 @@ def tree(topology: Topology) -> Tree:
         zone.add(f"epoch of {service.name}" + (f"  in s3://{epochs.bucket}" if epochs is not None else ""))
         for name in service.dns_routes():
             zone.add(f"{name.record}  leads to its leader, TTL {name.ttl_s} s")
+        for route in service.told():
+            if isinstance(route, WebhookRoute):
+                root.add(f"{route.name}  is told of the leader of {service.name} at {route.url}")
     return root
 
 

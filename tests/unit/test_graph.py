@@ -13,7 +13,7 @@ from activities.topology import load_topology
 from cli.graph import mermaid, role_of, tree
 
 ROOT = Path(__file__).parents[2]
-FILES = [ROOT / "topology.yaml", ROOT / "examples" / "three-geographies.yaml"]
+FILES = [ROOT / "topology.yaml", *sorted((ROOT / "examples").glob("*.yaml"))]
 
 
 def drawn(topology):
@@ -34,11 +34,17 @@ class TestShipped:
                 assert len(re.findall(rf"── {re.escape(member.name)}  ", text)) == 1
             for route in service.dns_routes():
                 assert route.record in text
+            for route in service.gates():
+                assert len(re.findall(rf"── {re.escape(route.name)}  ", text)) == 1
 
     def test_the_flowchart_declares_what_its_arrows_name(self, file):
         text = mermaid(load_topology(file))
         declared = set(re.findall(r"^ *(\w+)[\[(]", text, re.MULTILINE))
-        named = {name for pair in re.findall(r"^ *(\w+) (?:-->|-\.->|==>) (\w+)$", text, re.MULTILINE) for name in pair}
+        named = {
+            name
+            for pair in re.findall(r"^ *(\w+) (?:-->|-\.->|==>|-\. told \.->) (\w+)$", text, re.MULTILINE)
+            for name in pair
+        }
         assert named
         assert named <= declared
         assert text.count("subgraph") == len(re.findall(r"^ *end$", text, re.MULTILINE))
@@ -54,9 +60,23 @@ def test_roles():
 
 
 def test_three_geographies_of_four_tiers():
-    topology = load_topology(FILES[1])
+    topology = load_topology(ROOT / "examples" / "three-geographies.yaml")
     tiers = {}
     for region in topology.regions:
         tiers.setdefault(region.geography, []).append(region.tier)
     assert len(tiers) == 3
     assert all(found == ["primary", "secondary", "tertiary", "dr"] for found in tiers.values())
+
+
+def test_an_estate_in_aws():
+    text = drawn(load_topology(ROOT / "examples" / "aws.yaml"))
+    for what in (
+        "zone db.example.com  Route 53, hosted zone Z0123456789ABCDEFGHIJ",
+        "epoch of counting-db  in s3://example-lifeboat",
+        "haproxy-east  HAProxy of counting-db",
+        "counting-api  configuration of counting-db",
+    ):
+        assert what in text
+    assert "member_pg_2d_east_2d_1 -. told .-> route_counting_2d_web" in mermaid(
+        load_topology(ROOT / "examples" / "aws.yaml")
+    )

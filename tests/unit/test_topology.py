@@ -207,3 +207,73 @@ def test_a_file_that_is_not_text(tmp_path):
     (tmp_path / "topology.yaml").write_bytes(b"regions: \xff\n")
     with pytest.raises(TopologyInvalid, match=r"not UTF-8 text \(byte 9\); save it as UTF-8"):
         load_topology(tmp_path / "topology.yaml")
+
+
+HAPROXY = """\
+    routes:
+      - kind: haproxy
+        name: haproxy-east
+        host: 10.0.1.5
+        port: 5432
+        region: us-east-1
+        socket: "10.0.1.5:9999"
+        backend: counting
+        servers: { pg-east-1: a, pg-east-2: b }
+"""
+FILE = """\
+    routes:
+      - kind: file
+        name: app
+        region: us-east-1
+        path: /etc/app.env
+        template: "HOST=${host}"
+        reload: [systemctl, reload, app]
+"""
+
+
+@pytest.mark.parametrize(
+    ("routes", "old", "new", "told"),
+    [
+        (
+            HAPROXY,
+            '"10.0.1.5:9999"',
+            "here",
+            "routes.0.socket: 'here' is not allowed; write host:port, or the absolute",
+        ),
+        (HAPROXY, "counting\n", "a b\n", "routes.0.backend: 'a b' is not allowed; write it as HAProxy's configuration"),
+        (HAPROXY, "pg-east-2: b", "pg-west-9: b", "routes.0.servers.pg-west-9: pg-west-9 is not a member; one of: "),
+        (HAPROXY, ", pg-east-2: b", "", "routes.0.servers: pg-east-2 may lead, and no server stands for it; add one"),
+        (HAPROXY, "region: us-east-1", "region: us-east-9", "routes.0.region: us-east-9 is not a region; one of: "),
+        (FILE, "${host}", "${hots}", "routes.0.template: `${hots}` is not known; one of ${host}, ${port}, "),
+        (FILE, "[systemctl", "[$, systemctl", "routes.0.reload.0: a `$` stands alone in it; write `$$` for a dollar"),
+        (FILE, "/etc/app.env", "app.env", "routes.0.path: 'app.env' is not allowed; write an absolute path"),
+    ],
+)
+def test_a_route_that_cannot_be(problems, routes, old, new, told):
+    found = problems(("    routes:\n", routes.replace(old, new, 1)))
+    assert any(told in problem for problem in found), found
+
+
+def test_a_ttl_beyond_the_rto(problems):
+    (found,) = problems(
+        ("        port: 5432\n      - kind: pg", "        port: 5432\n        ttl_s: 300\n      - kind: pg")
+    )
+    assert "routes.0.ttl_s: clients may keep the old address for 300 s, and the RTO is 300 s; lower it" in found
+
+
+@pytest.mark.parametrize(
+    ("new", "told"),
+    [
+        ("zone:\n  kind: route54\n", "zone: its kind `route54` is not known; did you mean `route53`?"),
+        ("zone:\n  kind: route53\n", "zone.hosted_zone_id: is missing; add it"),
+        ("zone:\n  key_nam: x\n", "zone.key_nam: is no field that is known here; did you mean `key_name`?"),
+        ("zone:\n  epochs: { kind: s3, bucket: b }\n", "zone.epochs.region: is missing; add it"),
+        (
+            "reports: { kind: folder, path: here }\nzone:\n",
+            "reports.path: 'here' is not allowed; write an absolute path",
+        ),
+    ],
+)
+def test_a_zone_or_a_store_that_cannot_be(problems, new, told):
+    found = problems(("zone:\n", new))
+    assert any(told in problem for problem in found), found
