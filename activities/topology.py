@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from schemas.control import DEFAULT_KIND
 from schemas.failures import TopologyInvalid
 from schemas.topology import Topology
 
@@ -118,7 +119,7 @@ def _locate(root: yaml.Node, loc: Loc) -> tuple[Loc, int]:
         children = _children(node)
         if part in children:
             line, node = children[part]
-        elif "kind" in children and children["kind"][1].value == part:
+        elif part == (children["kind"][1].value if "kind" in children else DEFAULT_KIND):
             continue
         else:
             node = None
