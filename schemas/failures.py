@@ -95,7 +95,7 @@ class HostKeyChanged(LifeboatError):
 
 
 class IsolationFailed(LifeboatError):
-    """A node could not be cut off, or let back, by the cloud's API; the account's owner must look, or do it by hand."""
+    """A node could not be cut off, or let back, by the cloud's API; the account's owner must look, or do it."""
 
 
 class NoticeUndelivered(LifeboatError):
