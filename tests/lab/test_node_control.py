@@ -352,8 +352,11 @@ class TestIsolation:
             assert (await run(isolation.rejoin_network, order)).done
             assert state() == "running"
 
-    async def test_a_port_that_stays_open_is_not_isolated(self, lab: Lab, cloud: Cloud) -> None:
+    async def test_a_port_that_stays_open_is_not_isolated(
+        self, lab: Lab, cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """AWS says that it is stopped; the server, which answers, knows better."""
+        monkeypatch.setattr(isolation, "CLOSED_S", 0.2)
         port = lab.node(NODE).port
         order = self.order(lab, instance_of(cloud, cloud.instance()), port=port)
         cut = await run(isolation.isolate_member, order)
