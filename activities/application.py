@@ -15,8 +15,8 @@ import httpx
 from temporalio import activity
 
 from activities.beating import beating
+from activities.commands import run_command
 from activities.files import replace_file
-from activities.node import run_command
 from activities.secrets import resolve
 from activities.signing import signature
 from schemas.failures import EpochSuperseded, NodeControlFailed, NotYet, RouteUnavailable

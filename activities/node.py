@@ -1,4 +1,4 @@
-"""Node control: start and stop a database server where it runs, by the declared commands."""
+"""Node control: start and stop a database server where it runs, by the declared commands and transport."""
 
 from __future__ import annotations
 
@@ -9,31 +9,34 @@ from temporalio import activity
 
 from activities import epoch as epochs
 from activities.beating import beating
+from activities.commands import run_command
+from activities.ssh import run_over_ssh
+from activities.ssm import run_over_ssm
+from schemas.control import NodeControl, SshControl, SsmControl
 from schemas.failures import EpochSuperseded, EpochUnavailable, NodeControlFailed
 from schemas.orders import NodeOrder, NodeResult
 from schemas.topology import Member
-from schemas.zones import Zone
+
+SERVES_S = 5.0
+"""How long a server's port may stay closed after its start command has returned."""
 
 
-async def run_command(argv: list[str], limit: float) -> tuple[int, str]:
-    """Exit code and the end of what it printed; 124 when it had to be ended at the limit."""
-    try:
-        process = await asyncio.create_subprocess_exec(
-            *argv,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-        )
-    except OSError as error:
-        raise NodeControlFailed(f"{argv[0]}: {error.strerror}") from error
-    try:
-        output, _ = await asyncio.wait_for(process.communicate(), limit)
-    except TimeoutError:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
-        return 124, f"no end within {limit:.0f} s"
-    return process.returncode or 0, output.decode(errors="replace").strip()[-500:]
+async def run_on(control: NodeControl, argv: list[str]) -> tuple[int, str]:
+    """One command by the control's transport: exit code and the end of its output, 124 at the limit.
+
+    NodeControlFailed, retryable, when the transport itself fails; HostKeyChanged, which isn't.
+    """
+    match control:
+        case SshControl():
+            return await run_over_ssh(control, argv)
+        case SsmControl():
+            return await run_over_ssm(control, argv)
+        case _:
+            return await run_command(argv, control.timeout_s)
+
+
+def transport(control: NodeControl) -> str:
+    return {"command": "command", "ssh": "SSH", "ssm": "SSM"}[control.kind]
 
 
 async def port_open(member: Member) -> bool:
@@ -45,47 +48,88 @@ async def port_open(member: Member) -> bool:
     return True
 
 
-async def _must_be_ours(order: NodeOrder, zone: Zone) -> None:
+async def until_port(member: Member, *, is_open: bool, limit: float) -> bool:
+    """Whether the port is as wanted within `limit` seconds."""
+    end = asyncio.get_running_loop().time() + limit
+    while await port_open(member) != is_open:
+        if asyncio.get_running_loop().time() > end:
+            return False
+        await asyncio.sleep(0.05)
+    return True
+
+
+async def must_be_ours(order: NodeOrder) -> None:
     """EpochSuperseded when another run, or this one's undo, has gone on. A store out of reach keeps nobody from it."""
+    if order.zone is None:
+        return
     with contextlib.suppress(EpochUnavailable):
-        held = await epochs.read(zone, order.service.name)
+        held = await epochs.read(order.zone, order.service.name)
         if held is not None and held.epoch > order.epoch and held.run != order.run:
             raise EpochSuperseded(f"epoch {held.epoch} is held by {held.run}, this run has {order.epoch}")
 
 
+async def _tell(order: NodeOrder, control: NodeControl, argv: list[str]) -> str:
+    """Have one command carried out, if the node is still ours; "", or why it failed."""
+    # Before each: the one before may have taken its whole limit, and the node been given back meanwhile.
+    await must_be_ours(order)
+    async with beating(argv[0]):
+        code, output = await run_on(control, argv)
+    return "" if code == 0 else f"{argv[0]} … exited {code}: {output}"
+
+
 @activity.defn
 async def stop_node(order: NodeOrder) -> NodeResult:
-    """Ensure that the server is stopped and stays so: autostart off, the stop command, then the port closed."""
+    """Ensure that the server is stopped and stays so: autostart off, the stop command, else the kill, the port closed.
+
+    Whether it is stopped already only the node can say (a closed port may be a network that is cut), so that it is
+    always told; its commands may be given twice.
+    """
     member = order.service.member(order.member)
     control = member.control
     if control is None:
         return NodeResult(done=False, evidence=f"{member.name} has no node control in the topology")
-    if order.zone is not None:
-        await _must_be_ours(order, order.zone)
-    for argv in (control.autostart_off, control.stop):
-        if argv is None:
-            continue
-        async with beating(argv[0]):
-            code, output = await run_command(argv, control.timeout_s)
-        if code != 0:
-            return NodeResult(done=False, evidence=f"{member.name}: {argv[0]} … exited {code}: {output}")
+    returns = ""
+    if control.autostart_off is not None:
+        try:
+            returns = await _tell(order, control, control.autostart_off)
+        except NodeControlFailed as error:
+            returns = error.detail
+    how = f"stopped by {transport(control)}"
+    failure = await _stop(order, control)
+    if failure and control.kill is not None:
+        how = f"killed by {transport(control)} ({failure})"
+        failure = await _tell(order, control, control.kill)
+    if failure:
+        return NodeResult(done=False, evidence=f"{member.name}: {failure}")
     if await port_open(member):
-        return NodeResult(done=False, evidence=f"{member.name}: stopped, yet {member.host}:{member.port} is open")
-    return NodeResult(done=True, evidence=f"{member.name} is stopped, {member.host}:{member.port} is closed")
+        return NodeResult(done=False, evidence=f"{member.name}: {how}, yet {member.host}:{member.port} is open")
+    if returns:
+        return NodeResult(done=False, evidence=f"{member.name} is {how}, but may start by itself: {returns}")
+    return NodeResult(done=True, evidence=f"{member.name} is {how}, {member.host}:{member.port} is closed")
+
+
+async def _stop(order: NodeOrder, control: NodeControl) -> str:
+    """The stop command; its transport's failure is a failed stop where something harder is left to try."""
+    try:
+        return await _tell(order, control, control.stop)
+    except NodeControlFailed as error:
+        if control.kill is None:
+            raise
+        return error.detail
 
 
 @activity.defn
 async def start_node(order: NodeOrder) -> NodeResult:
-    """Start a server that Lifeboat stopped, and let it start by itself again (undo of `stop_node`)."""
+    """Start a server that Lifeboat stopped, unless it serves, and let it start by itself again: undo of `stop_node`."""
     member = order.service.member(order.member)
     control = member.control
     if control is None:
         return NodeResult(done=True, evidence=f"{member.name} has no node control, so it was not stopped")
-    for argv in (control.autostart_on, control.start):
-        if argv is None:
-            continue
-        async with beating(argv[0]):
-            code, output = await run_command(argv, control.timeout_s)
-        if code != 0:
-            raise NodeControlFailed(f"{member.name}: {argv[0]} … exited {code}: {output}")
-    return NodeResult(done=True, evidence=f"{member.name} was started")
+    commands = [control.autostart_on] if await port_open(member) else [control.autostart_on, control.start]
+    for argv in commands:
+        failure = "" if argv is None else await _tell(order, control, argv)
+        if failure:
+            raise NodeControlFailed(f"{member.name}: {failure}")
+    if not await until_port(member, is_open=True, limit=SERVES_S):
+        raise NodeControlFailed(f"{member.name} was started, yet {member.host}:{member.port} is closed")
+    return NodeResult(done=True, evidence=f"{member.name} was started by {transport(control)}")

@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from schemas import control, zones
 from schemas.failures import TopologyInvalid
 from schemas.topology import Topology
 
@@ -128,7 +129,7 @@ def _locate(root: yaml.Node, loc: Loc) -> tuple[Loc, int]:
         children = _children(node)
         if part in children:
             line, node = children[part]
-        elif part == _kind_in(children):
+        elif part in _kinds_in(children):
             continue
         else:
             node = None
@@ -136,9 +137,9 @@ def _locate(root: yaml.Node, loc: Loc) -> tuple[Loc, int]:
     return tuple(path), line
 
 
-def _kind_in(children: dict[int | str, tuple[int, yaml.Node]]) -> str:
-    """The group's own kind; a zone that names none is one of RFC 2136."""
-    return str(children["kind"][1].value) if "kind" in children else "rfc2136"
+def _kinds_in(children: dict[int | str, tuple[int, yaml.Node]]) -> set[object]:
+    """The group's own kind, or what it may be where it names none."""
+    return {children["kind"][1].value} if "kind" in children else {control.DEFAULT_KIND, zones.DEFAULT_KIND}
 
 
 def _children(node: yaml.Node | None) -> dict[int | str, tuple[int, yaml.Node]]:

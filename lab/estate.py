@@ -53,7 +53,7 @@ def write_node_control(lab: Lab) -> None:
     environment = " ".join(shlex.quote(f"{name}={value}") for name, value in scrubbed_env(lab).items())
     lines = (
         "#!/bin/sh",
-        "# node start|stop|autostart-on|autostart-off NODE",
+        "# node start|stop|kill|autostart-on|autostart-off NODE",
         f'exec env -i {environment} {shlex.quote(sys.executable)} -m lab.node "$1" {shlex.quote(str(lab.folder))} "$2"',
     )
     lab.paths.control.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -1,8 +1,8 @@
 """Node control of the lab, as a topology's commands call it, and the lab's own start and stop of nodes.
 
-`python -m lab.node start|stop|autostart-on|autostart-off LABDIR NODE`: exit 0 once the effect is complete, 1 when the
-node does not answer or could not be told, 2 for bad arguments. Each can be repeated. A node that is frozen as a whole
-stands for a frozen machine: it does what it is told only once it is thawed.
+`python -m lab.node start|stop|kill|autostart-on|autostart-off LABDIR NODE`: exit 0 once the effect is complete, 1 when
+the node does not answer or could not be told, 2 for bad arguments. Each can be repeated. A node that is frozen as a
+whole stands for a frozen machine: it does what it is told only once it is thawed.
 
 Standard library and psutil only: a fence waits for this program's start.
 """
@@ -115,6 +115,13 @@ def stop(target: Target) -> None:
         raise NodeFailed(f"{target.name} is stopped, yet {target.host}:{target.port} is open")
 
 
+def kill(target: Target) -> None:
+    """SIGKILL the node's whole process tree: what is left when a stop fails or hangs."""
+    answers(target)
+    processes.kill(target.folder, target.name)
+    (target.folder.data(target.name) / "postmaster.pid").unlink(missing_ok=True)
+
+
 def _stop_postgres(target: Target, pid: int | None) -> None:
     if pid is None:
         return
@@ -130,7 +137,7 @@ def _stop_postgres(target: Target, pid: int | None) -> None:
 def main(argv: list[str] | None = None) -> int:
     """The command; prints what happened."""
     given = sys.argv[1:] if argv is None else argv
-    verbs = ("start", "stop", "autostart-on", "autostart-off")
+    verbs = ("start", "stop", "kill", "autostart-on", "autostart-off")
     if len(given) != 3 or given[0] not in verbs:
         print(f"usage: lab.node {'|'.join(verbs)} LABDIR NODE", file=sys.stderr)
         return 2
@@ -145,6 +152,8 @@ def main(argv: list[str] | None = None) -> int:
             start(target)
         elif verb == "stop":
             stop(target)
+        elif verb == "kill":
+            kill(target)
         else:
             answers(target)
             mark = folder.autostart_mark(name)

@@ -87,6 +87,17 @@ class NodeControlFailed(LifeboatError):
     """A node's control command failed; the node's owner must do by hand what it was asked to do."""
 
 
+class HostKeyChanged(LifeboatError):
+    """A node's SSH host key is not one that known_hosts has for it, so that nothing was sent there; the node's owner
+    must find out whether the machine was replaced, put its key there if so, and do by hand what was asked."""
+
+    retryable = False
+
+
+class IsolationFailed(LifeboatError):
+    """A node could not be cut off, or let back, by the cloud's API; the account's owner must look, or do it."""
+
+
 class NoticeUndelivered(LifeboatError):
     """A notification did not reach its target; it is tried again by itself, and the target's owner should look."""
 

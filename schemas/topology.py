@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from schemas.base import Declared, Name, SecretRef
-from schemas.control import CommandControl
+from schemas.control import Isolation, NetworkAclIsolation, NodeControl
 from schemas.keeping import ReportStore
 from schemas.routes import DnsRoute, FileRoute, Gate, HAProxyRoute, PgBouncerRoute, Route, Told, WebhookRoute
 from schemas.targets import LogTarget, Target
@@ -27,14 +27,18 @@ class Region(Declared):
 
 
 class Member(Declared):
-    """One database server. `follows` names the upstream of a cascading standby; without it, the leader."""
+    """One database server. `follows` names the upstream of a cascading standby; without it, the leader.
+
+    `control` stops its server, `isolation` cuts it off by the cloud's API: both are tried at once, the stronger counts.
+    """
 
     name: Name
     host: str
     port: int = Field(ge=1, le=65535)
     region: Name
     follows: Name | None = None
-    control: CommandControl | None = None
+    control: NodeControl | None = None
+    isolation: Isolation | None = None
 
 
 class SynchronousPolicy(Declared):
@@ -165,6 +169,15 @@ class DatabaseService(Declared):
                 )
             if member.follows is not None and member.follows not in names:
                 problems.append(f"members.{index}.follows: {member.follows} is not a member; one of: {known}")
+        subnets: dict[str, str] = {}
+        for index, member in enumerate(self.members):
+            if isinstance(member.isolation, NetworkAclIsolation):
+                other = subnets.setdefault(member.isolation.subnet_id, member.name)
+                if other != member.name:
+                    problems.append(
+                        f"members.{index}.isolation.subnet_id: {member.isolation.subnet_id} is also that of {other},"
+                        " which would be cut off as well; give each a subnet of its own, or isolate by stop-instance"
+                    )
         for place, listed in (
             ("synchronous.voters", self.synchronous.voters),
             ("failover.candidates", self.failover.candidates),

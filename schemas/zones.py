@@ -53,8 +53,11 @@ class Route53Zone(Declared):
     epochs: S3Epochs | None = None
 
 
+DEFAULT_KIND = "rfc2136"
+
+
 def _kind_by_default(given: Any) -> Any:
-    return {"kind": "rfc2136", **given} if isinstance(given, dict) else given
+    return {"kind": DEFAULT_KIND, **given} if isinstance(given, dict) else given
 
 
 Zone = Annotated[

@@ -8,7 +8,7 @@ from temporalio import workflow
 from temporalio.exceptions import ActivityError
 
 with workflow.unsafe.imports_passed_through():
-    from activities import dns, fencing, node
+    from activities import dns, fencing, isolation, node
     from schemas.decisions import Assessment, Fence
     from schemas.facts import EpochRecord
     from schemas.orders import (
@@ -39,6 +39,8 @@ class Fencing(DatabaseRunbook):
         """The record that bound the old primary, before clients were routed."""
         self.stalled, self.stall_evidence = False, ""
         self._stopping: asyncio.Future[NodeResult] | None = None
+        self._isolating: asyncio.Future[NodeResult] | None = None
+        """Only where the topology declares it."""
 
     async def disconnect(self, suspect: str, likely: Assessment | None = None) -> FenceResult:
         """Disconnect and stamp every direct standby of a suspect, the voters of every set that binds last."""
@@ -90,45 +92,63 @@ class Fencing(DatabaseRunbook):
         return self.fenced
 
     def stop_old_primary(self) -> None:
-        """Begin to stop the suspect's node. A dead one is stopped after its clients are served: by then R + W > N
-        keeps it from acknowledging, and the stop would only take the processor from the promotion.
+        """Begin to stop the suspect's node, and beside it to isolate it where that is declared. A dead one is stopped
+        after its clients are served: by then R + W > N keeps it from acknowledging, and the stop would only take the
+        processor from the promotion.
         """
-        if self._stopping is None:
-            order = NodeOrder(
-                service=self.estate.service,
-                member=self.suspect,
-                zone=self.estate.zone if self.recorded else None,
-                run=self.record.run,
-                epoch=self.record.epoch,
+        if self._stopping is not None:
+            return
+        member, order = self.estate.service.member(self.suspect), self._node_order()
+        longest = max(45.0, member.control.longest_s() + 5) if member.control else 45.0
+        self._stopping = asyncio.ensure_future(
+            self.do(node.stop_node, order, limit=longest, total=2 * longest + 10, attempts=2)
+        )
+        if member.isolation is not None:
+            longest = member.isolation.timeout_s + 15
+            self._isolating = asyncio.ensure_future(
+                self.do(isolation.isolate_member, order, limit=longest, total=2 * longest, attempts=4)
             )
-            self._stopping = asyncio.ensure_future(self.do(node.stop_node, order, limit=45, total=100, attempts=2))
 
-    async def until_stopped(self) -> NodeResult:
-        """What became of the stop, begun here if it was not before."""
+    def _node_order(self) -> NodeOrder:
+        return NodeOrder(
+            service=self.estate.service,
+            member=self.suspect,
+            zone=self.estate.zone if self.recorded else None,
+            run=self.record.run,
+            epoch=self.record.epoch,
+        )
+
+    async def until_stopped(self) -> tuple[NodeResult, NodeResult]:
+        """What became of the stop and of the isolation, begun here if they were not before."""
         self.stop_old_primary()
-        assert self._stopping is not None
+        stopped, isolated = await asyncio.gather(self._outcome(self._stopping), self._outcome(self._isolating))
+        return stopped, isolated
+
+    async def _outcome(self, work: asyncio.Future[NodeResult] | None) -> NodeResult:
+        """What stopping or isolating came to; a failure is a fence that is not there."""
         try:
-            return await self._stopping
+            return await work if work is not None else NodeResult(done=False, evidence="")
         except ActivityError as error:
             return NodeResult(done=False, evidence=reason_of(error))
 
     async def await_other_fence(self) -> None:
-        """Where R + W > N does not keep the old primary from acknowledging, a stall or its stop must."""
+        """Where R + W > N does not keep the old primary from acknowledging, a stall, its stop or its isolation must."""
         if not self.stalled:
-            self.note(f"not without the stop of {self.suspect}: {(await self.until_stopped()).evidence}")
+            shown = "; ".join(each.evidence for each in await self.until_stopped() if each.evidence)
+            self.note(f"not without the stop of {self.suspect}: {shown}")
 
     async def unfence(self) -> None:
         """Undo of the fence, behind a newer epoch, so that a late attempt of the fence changes nothing any more."""
         service = self.estate.service
-        if self._stopping is not None:
-            await asyncio.gather(self._stopping, return_exceptions=True)
+        begun = [each for each in (self._stopping, self._isolating) if each is not None]
+        await asyncio.gather(*begun, return_exceptions=True)
         await self.claim_for_undo()
-        await self.do(
-            node.start_node,
-            NodeOrder(service=service, member=self.suspect),
-            limit=60,
-            total=300,
-        )
+        member = service.member(self.suspect)
+        if member.isolation is not None:
+            await self.do(
+                isolation.rejoin_network, self._node_order(), limit=member.isolation.timeout_s + 10, total=300
+            )
+        await self.do(node.start_node, self._node_order(), limit=60, total=300)
         names = render_names(self.record.w, self.record.voters)
         stall = StallOrder(service=service, member=self.suspect, epoch=self.record.epoch, names=names)
         await self.do(fencing.unstall_primary, stall, limit=10, total=300, heartbeat=None)
@@ -158,12 +178,13 @@ class Fencing(DatabaseRunbook):
         """What keeps the old primary from acknowledging, strongest first, and a write that shows it."""
         order = ProofOrder(service=self.estate.service, member=self.suspect)
         proof: ProofResult = await self.do(fencing.prove_fence, order, limit=10, total=30, heartbeat=None)
-        stopped = await self.until_stopped()
+        stopped, isolated = await self.until_stopped()
         direct = [
             m.name for m in self.estate.service.members if m.follows in (None, self.suspect) and m.name != self.suspect
         ]
         fence = judge_fence(
             stopped=stopped.done,
+            isolated=isolated.done,
             stalled=self.stalled,
             disconnected=self.fenced.disconnected,
             direct=direct,
@@ -172,7 +193,11 @@ class Fencing(DatabaseRunbook):
             proved=proof.proves and not proof.acknowledged,
         )
         if not stopped.done:
-            self.unprotected.append(f"{self.suspect} is not known to be stopped ({stopped.evidence}): stop it by hand")
-        evidence = "; ".join(part for part in (fence.evidence, stopped.evidence, proof.evidence) if part)
+            cut = "is cut off, and " if isolated.done else ""
+            self.unprotected.append(
+                f"{self.suspect} {cut}is not known to be stopped ({stopped.evidence}): stop it by hand"
+                + (", before it is let back" if cut else "")
+            )
+        shown = (fence.evidence, stopped.evidence, isolated.evidence, proof.evidence)
         strength = "none" if proof.acknowledged else fence.strength
-        return fence.model_copy(update={"evidence": evidence, "strength": strength})
+        return fence.model_copy(update={"evidence": "; ".join(filter(None, shown)), "strength": strength})

@@ -10,6 +10,7 @@ from temporalio.exceptions import ActivityError
 
 with workflow.unsafe.imports_passed_through():
     from activities import dns, estate, privileges
+    from schemas.control import NetworkAclIsolation
     from schemas.decisions import Assessment, Go
     from schemas.orders import DnsOrder, LockQuestion, Observation, PrivilegeOrder
     from schemas.reports import StepReport
@@ -82,7 +83,8 @@ class Planning(Gating):
                 f"no voter would be left to confirm what {assessment.choice.candidate} acknowledges, and the policy"
                 " is `required`: a person must let it acknowledge alone; declare another voter, or `available`"
             )
-        if service.member(self.suspect).control is None:
+        suspect = service.member(self.suspect)
+        if suspect.control is None and suspect.isolation is None:
             texts.append(f"{self.suspect} has no node control, so nothing could stop it; declare `control` for it")
         return texts
 
@@ -171,8 +173,16 @@ class Planning(Gating):
         direct = [
             m.name for m in self.estate.service.members if m.name != self.suspect and m.follows in (None, self.suspect)
         ]
-        control = self.estate.service.member(self.suspect).control
-        stop = f"stop it ({' '.join(control.stop)})" if control is not None else "it can't be stopped: no node control"
+        member = self.estate.service.member(self.suspect)
+        control, stop = member.control, "it can't be stopped: no node control"
+        if control is not None:
+            by = "" if control.kind == "command" else f" by {control.kind.upper()}"
+            stop = f"stop it{by} ({' '.join(control.stop)})"
+            stop += f", else kill it ({' '.join(control.kill)})" if control.kill else ""
+        if isinstance(member.isolation, NetworkAclIsolation):
+            stop += f"; cut {member.isolation.subnet_id} off by network ACL {member.isolation.deny_acl_id}"
+        elif member.isolation is not None:
+            stop += f"; stop its instance {member.isolation.instance_id}"
         return (
             f"disconnect {', '.join(direct)} from {self.suspect}; stall it and end its sessions if it answers; {stop}"
         )

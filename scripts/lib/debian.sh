@@ -31,7 +31,8 @@ postgres_bin() {
 missing_packages() {
     local pair
     [ -n "$(postgres_bin)" ] || echo postgresql
-    for pair in pgbouncer:pgbouncer knotd:knot kdig:knot-dnsutils ip:iproute2 iptables:iptables haproxy:haproxy; do
+    for pair in pgbouncer:pgbouncer knotd:knot kdig:knot-dnsutils ip:iproute2 iptables:iptables haproxy:haproxy \
+        sshd:openssh-server; do
         command -v "${pair%%:*}" >/dev/null || echo "${pair#*:}"
     done
     [ -n "$(python_for_venv)" ] || echo python3-venv

@@ -31,7 +31,7 @@ def judge_fence(
     connected = sorted(set(direct) - set(disconnected))
     fences: list[tuple[bool, Literal["stopped", "isolated", "stalled", "disconnected"], str]] = [
         (stopped, "stopped", "the server is stopped: no process, and its port closed"),
-        (isolated, "isolated", "the server is cut off the network"),
+        (isolated, "isolated", "the cloud's API has cut the server off the network, or stopped its instance"),
         (stalled, "stalled", "it waits for a standby that doesn't exist, and its sessions were ended"),
         (cut, "disconnected", sum_text),
     ]

@@ -1,0 +1,34 @@
+"""Commands that run where the worker runs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from schemas.failures import NodeControlFailed
+
+TIMED_OUT = 124
+"""Exit code of a command that had not ended at its limit, as timeout(1) has it."""
+KEPT = 500
+"""Characters of a command's output, from its end, that are kept."""
+
+
+async def run_command(argv: list[str], limit: float) -> tuple[int, str]:
+    """Exit code and the end of what it printed; TIMED_OUT when it had to be ended after `limit` seconds."""
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *argv,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+    except OSError as error:
+        raise NodeControlFailed(f"{argv[0]}: {error.strerror}") from error
+    try:
+        output, _ = await asyncio.wait_for(process.communicate(), limit)
+    except TimeoutError:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+        return TIMED_OUT, f"no end within {limit:g} s"
+    return process.returncode or 0, output.decode(errors="replace").strip()[-KEPT:]
