@@ -277,3 +277,68 @@ def test_a_ttl_beyond_the_rto(problems):
 def test_a_zone_or_a_store_that_cannot_be(problems, new, told):
     found = problems(("zone:\n", new))
     assert any(told in problem for problem in found), found
+
+
+CONTROL = "control: { start: [a], stop: [b]"
+ACL = "kind: network-acl, region: us-east-1, network_acl_id: acl-1, deny_acl_id: acl-2"
+
+
+def with_member(tmp_path: Path, *more: str) -> Path:
+    """SMALL, whose first members have these fields as well."""
+    text = SMALL
+    for number, each in enumerate(more, 1):
+        host = f"host: pg-east-{number}.example.internal"
+        assert host in text
+        text = text.replace(host, f"{host}, {each}")
+    file = tmp_path / "estate.yaml"
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def test_node_control_without_a_kind_is_a_command(tmp_path: Path) -> None:
+    control = load_topology(with_member(tmp_path, CONTROL + " }")).services[0].member("pg-east-1").control
+    assert control is not None
+    assert (control.kind, control.longest_s()) == ("command", 10)
+
+
+@pytest.mark.parametrize(
+    ("more", "place", "told"),
+    [
+        ([CONTROL + ", kil: [c] }"], "members.0.control.kil", "did you mean `kill`?"),
+        ([CONTROL + ", kill: [] }"], "members.0.control.kill", "give at least 1"),
+        ([CONTROL + ", kind: telnet }"], "members.0.control", "its kind `telnet` is not known"),
+        (
+            [CONTROL + ", kind: ssh, host: h, user: u, key: 'env:KEY' }"],
+            "members.0.control.known_hosts",
+            "is missing; add it",
+        ),
+        (
+            [CONTROL + ", kind: ssh, host: h, user: u, key: s3cr3t }"],
+            "members.0.control.key",
+            "never the secret itself",
+        ),
+        (
+            [f"isolation: {{ {ACL}, subnet_id: subnet-1 }}"] * 2,
+            "members.1.isolation.subnet_id",
+            "also that of pg-east-1",
+        ),
+        (
+            ["isolation: { " + ACL.replace("acl-2", "acl-1") + ", subnet_id: subnet-1 }"],
+            "members.0.isolation.deny_acl_id",
+            "make one that denies",
+        ),
+        (
+            ["isolation: { kind: security-group, region: us-east-1 }"],
+            "members.0.isolation",
+            "known here: network-acl, stop-instance",
+        ),
+    ],
+)
+def test_node_control_and_isolation_that_can_not_be_used(
+    tmp_path: Path, more: list[str], place: str, told: str
+) -> None:
+    with pytest.raises(TopologyInvalid) as refused:
+        load_topology(with_member(tmp_path, *more))
+    (line,) = [line for line in str(refused.value).splitlines() if f"services.0.{place}: " in line]
+    assert told in line
+    assert "s3cr3t" not in str(refused.value)
