@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test lint types unit lab-tests faults matrix bench lock clean
+.PHONY: help setup jaeger demo test lint types unit lab-tests faults matrix bench lock clean
 
 VENV := .venv/bin
 # A user's own profile, keys and proxies never reach what runs here.
@@ -18,10 +18,13 @@ help: ## this list
 setup: ## packages, virtual environment, Temporal CLI (idempotent; asks nothing)
 	@scripts/setup
 
+jaeger: ## set up, and build Jaeger for `lifeboat lab up --with jaeger` (2 to 4 minutes, once)
+	@scripts/setup jaeger
+
 demo: setup ## kill a primary under load and watch the service come back
 	@$(RUN) $(LIMIT) 600 $(VENV)/lifeboat lab demo database-failover --html demo-report.html
 
-test: lint types ## everything that must pass before a change lands (under 20 minutes)
+test: lint types jaeger ## everything that must pass before a change lands (under 20 minutes)
 	@$(RUN) $(LIMIT) 1080 $(PYTEST) tests -m "not matrix"
 
 lint: setup
@@ -37,10 +40,10 @@ unit: setup ## the tests that need no server
 lab-tests: setup ## the tests on a lab of real servers
 	@$(RUN) $(LIMIT) 1080 $(PYTEST) tests/lab
 
-faults: setup ## bad luck: the fixed sample of the fault matrix, and the named faults
+faults: jaeger ## bad luck: the fixed sample of the fault matrix, and the named faults
 	@$(RUN) $(LIMIT) 1080 $(PYTEST) tests/faults -m "not matrix"
 
-matrix: setup ## the whole fault matrix (hours)
+matrix: jaeger ## the whole fault matrix (hours)
 	@$(RUN) $(PYTEST) tests/faults -m matrix
 
 bench: setup ## the figures: RUNS=20 by default

@@ -11,7 +11,6 @@ from collections.abc import Iterable
 
 from lab.binaries import find_program
 from lab.errors import LabError
-from lab.layout import DATABASE_PROFILE
 from lab.model import Lab, Node
 
 _CHAIN = "LIFEBOAT"
@@ -91,7 +90,7 @@ def remove(lab: Lab) -> None:
     if f"{_id(lab)}host" in _ip("-o", "link"):
         _ip("link", "delete", f"{_id(lab)}host")
     present = {line.split()[0] for line in _ip("netns", "list").splitlines() if line}
-    for name in ("hub", *(plan.name for plan in DATABASE_PROFILE)):
+    for name in ("hub", *(node.name for node in lab.nodes)):
         if namespace(lab, name) in present:
             _ip("netns", "delete", namespace(lab, name))
 
