@@ -56,7 +56,7 @@ def make_runtime(where: str) -> Runtime:
         durations_as_seconds=True,
         histogram_bucket_overrides=_BUCKETS,
     )
-    return Runtime(telemetry=TelemetryConfig(metrics=config))
+    return Runtime(telemetry=TelemetryConfig(metrics=config, attach_service_name=False))
 
 
 def count_run(meter: MetricMeter, run: Journal, outcome: str, report: Report | None) -> None:

@@ -125,7 +125,9 @@ def start(client: Client, region: str) -> Tracing | None:
     provider = TracerProvider(
         # What isn't part of a run is not recorded: the watch alone asks five times a second.
         sampler=ParentBased(root=ALWAYS_OFF),
-        resource=Resource.create({**shared, "lifeboat.region": region, "process.pid": os.getpid()}),
+        resource=Resource.create(
+            {**shared, "service.instance.id": f"{region}@{os.getpid()}", "lifeboat.region": region}
+        ),
         shutdown_on_exit=False,
     )
     batches = BatchSpanProcessor(
@@ -139,6 +141,6 @@ def start(client: Client, region: str) -> Tracing | None:
     BotocoreInstrumentor().instrument(tracer_provider=provider)  # type: ignore[no-untyped-call, unused-ignore]
     dns_spans.instrument(provider)
     # A run's own spans are the same whichever worker sends them: a collector may take a repetition for what it is.
-    runs = RunSpans(client, Resource.create(shared), batches.on_end)
+    runs = RunSpans(client, Resource.create({**shared, "service.instance.id": "runs"}), batches.on_end)
     log.info("traces go to %s", redaction.url(where))
     return Tracing(provider, batches, runs, TraceRuns(provider.get_tracer("lifeboat.activity"), OF_RUN, runs))
