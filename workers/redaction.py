@@ -10,7 +10,7 @@ from activities.secrets import hide
 
 _DSN = re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s:/@]*):[^\s/@]+@", re.IGNORECASE)
 _NAMED = re.compile(
-    r"""\b([\w-]*(?:password|passwd|secret|token|api[_-]?key)["']?\s*[=:]\s*)('[^']*'|"[^"]*"|[^\s,;&)}\]]+)""",
+    r"""\b([\w-]*(?:password|passwd|secret|token|api[_-]?key)[\w-]*["']?\s*[=:]\s*)('[^']*'|"[^"]*"|[^\s,;&)}\]]+)""",
     re.IGNORECASE,
 )
 _CREDENTIALS = re.compile(r"\b(Bearer|Basic)\s+[\w.~+/=-]+", re.IGNORECASE)

@@ -93,7 +93,7 @@ async def trace_of(scene: Scene, run: Run, *, lost: bool = False) -> Trace:
 
     async def whole() -> Trace | None:
         found = await traces(scene.lab, run_id)
-        if not found or not any(span.scope == "lifeboat.run" for span in found[0].spans):
+        if not found or not any(span.name == "DatabaseFailover" for span in found[0].of("lifeboat.run")):
             return None
         there = Counter(span.name for span in found[0].of("lifeboat.activity"))
         return found[0] if all(there[name] >= count for name, count in wanted.items()) else None

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import socket
 from collections import Counter
 from collections.abc import AsyncIterator
 from datetime import timedelta
 
+import httpx
 import pytest
 import pytest_asyncio
 
 from lab import lab as labs
 from lab.layout import HOME
-from lab.model import Lab
+from lab.model import Lab, Node
 from schemas.reports import Report
 from tests.faults.jaeger import Span, Trace, trace_of
 from tests.faults.scene import Scene
@@ -54,6 +56,17 @@ def hangs_together(trace: Trace) -> None:
     assert [span.name for span in trace.spans if span.parent is None] == ["DatabaseFailover"]
     for span in trace.spans:
         assert {"lifeboat.service", "lifeboat.run", "lifeboat.run_id", "lifeboat.procedure"} <= set(span.tags), span
+
+
+async def scrape(node: Node) -> str:
+    async with httpx.AsyncClient(trust_env=False, timeout=5) as client:
+        return (await client.get(f"http://{node.metrics}/metrics")).raise_for_status().text
+
+
+def total(text: str, name: str, label: str) -> float:
+    """The sum of a metric's samples that carry a label."""
+    lines = [line for line in text.splitlines() if line.startswith(name + "{") and label in line]
+    return sum(float(line.rpartition(" ")[2]) for line in lines)
 
 
 def path(trace: Trace, span: Span) -> list[str]:
@@ -103,6 +116,19 @@ async def test_a_failover_is_one_trace_down_to_its_statements(traced_lab: Lab) -
     assert any("primary_conninfo = '?'" in text for text in statements)
     assert [text for text in statements if "application_name=" in text or "passfile" in text] == []
     assert not any("parameters" in tag for span in trace.spans for tag in span.tags)
+
+    # Metrics tell the same run, each of which one worker counted.
+    seen = "".join([await scrape(node) for node in scene.lab.of_kind("worker")])
+    of = f'outcome="{report.outcome}",procedure="DatabaseFailover",service="counting-db"'
+    assert total(seen, "lifeboat_runs_total", of) == 1
+    assert total(seen, "lifeboat_recovery_seconds_count", 'rto_met="true"') == 1
+    assert abs(total(seen, "lifeboat_recovery_seconds_sum", "") - (report.outage_s or 0)) < 0.001
+    assert total(seen, "lifeboat_step_seconds_count", 'step="Promote the candidate"') == 1
+    assert (
+        total(seen, "lifeboat_probes_failed_total", 'member="pg-east-1",') >= 6
+    )  # three each, of two regions at least
+    assert 'lifeboat_rto_left_seconds{service="counting-db"} 300' in seen
+    assert "temporal_activity_execution_latency_seconds_bucket" in seen
 
     # A replay, which a question to a run that has ended is, tells nothing again: workers send all when they stop.
     for region in scene.lab.regions:
@@ -177,13 +203,26 @@ async def test_a_collector_that_hangs_is_nobodys_business(traced_lab: Lab) -> No
     hanging = Hanging()
     async with await asyncio.start_server(hanging.take, "127.0.0.1", 0) as server:
         where = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        async with striking_scene(traced_lab, env={"OTEL_EXPORTER_OTLP_ENDPOINT": where}) as (scene, done):
+        env = {"OTEL_EXPORTER_OTLP_ENDPOINT": where, "LIFEBOAT_LOG": "json"}
+        async with striking_scene(traced_lab, env=env) as (scene, done):
             report = await recovered(scene)
-            # It did hang, while the run went on: only then is anything shown here.
-            await asyncio.wait_for(hanging.reached.wait(), 30)
-            log = (done.parent / "workers.log").read_text(encoding="utf-8")
-            assert log.count("traces go to") == len(scene.lab.regions), log
             assert report.rto_met
+            # It did hang: only then is anything shown here.
+            await asyncio.wait_for(hanging.reached.wait(), 30)
+            lines = (done.parent / "workers.log").read_text(encoding="utf-8").splitlines()
+            secrets = [file.read_text(encoding="utf-8").strip() for file in scene.lab.secrets.iterdir()]
+
+    log = [json.loads(line) for line in lines]
+    assert all({"time", "level", "logger", "message"} <= set(line) for line in log)
+    assert sum("traces go to" in line["message"] for line in log) == len(scene.lab.regions), lines
+    # What the run told people is in the log, under the workflow that tells it, with the run's service.
+    told = [line for line in log if line["logger"] == "lifeboat.notice" and report.run in line["message"]]
+    assert told, lines
+    for line in told:
+        assert line["service"] == scene.lab.service
+        assert (line["activity"], line["attempt"]) == ("deliver", 1)
+        assert line["workflow_id"].startswith(f"notify/{report.run}/")
+    assert [secret for secret in secrets if any(secret in line for line in lines)] == []
 
 
 async def test_a_collector_that_is_down_is_nobodys_business(traced_lab: Lab) -> None:
