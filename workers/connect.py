@@ -1,6 +1,8 @@
-"""Every client of Temporal is made here: the stock CLI's profile and variables, and pydantic payloads."""
+"""Every client of Temporal is made here: the stock CLI's profile and variables, pydantic payloads, short failures."""
 
 from __future__ import annotations
+
+import dataclasses
 
 from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
@@ -8,6 +10,9 @@ from temporalio.envconfig import ClientConfig
 from temporalio.runtime import Runtime
 
 from schemas.failures import LifeboatError
+from workers.short_failures import ShortFailures
+
+CONVERTER = dataclasses.replace(pydantic_data_converter, failure_converter_class=ShortFailures)
 
 
 class ServerUnknown(LifeboatError):
@@ -22,11 +27,11 @@ async def connect(address: str | None = None, namespace: str | None = None, runt
     """
     if address is not None:
         return await Client.connect(
-            address, namespace=namespace or "default", data_converter=pydantic_data_converter, runtime=runtime
+            address, namespace=namespace or "default", data_converter=CONVERTER, runtime=runtime
         )
     options = ClientConfig.load_client_connect_config()
     if not options.get("target_host"):
         raise ServerUnknown()
     if namespace is not None:
         options["namespace"] = namespace
-    return await Client.connect(**options, data_converter=pydantic_data_converter, runtime=runtime)
+    return await Client.connect(**options, data_converter=CONVERTER, runtime=runtime)
