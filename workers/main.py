@@ -35,6 +35,7 @@ from schemas.attributes import TASK_QUEUE, region_queue
 from schemas.failures import LifeboatError
 from workers import gauges, logs, metrics
 from workers.connect import connect
+from workers.run_ends import RunEnds
 from workflows.database_failover import DatabaseFailover
 from workflows.lock import Lock
 from workflows.notify import Notify
@@ -102,11 +103,20 @@ SANDBOX = SandboxedWorkflowRunner(
 )
 
 
+SETTLE_S = 2.0
+"""What a worker that ends gives the runs that it has just completed, to be told."""
+
+
+def identity(region: str) -> str:
+    """What Temporal calls this process."""
+    return f"{region}@{os.getpid()}"
+
+
 def make_workers(client: Client, region: str, interceptors: list[Interceptor] | None = None) -> list[Worker]:
     """The two workers of a region's process: shared queue (workflows, any-region activities) and the region's own."""
     shared: dict[str, Any] = {
         "client": client,
-        "identity": f"{region}@{os.getpid()}",
+        "identity": identity(region),
         "interceptors": interceptors or [],
         "activities": ACTIVITIES,
         # Heartbeats carry cancels; SDK's default throttle of 30 s would hold one back [temporal.md, 6].
@@ -160,14 +170,16 @@ async def serve(
     runtime = make_runtime(measured_at)
     client = await connect(address, namespace, runtime)
     interceptors: list[Interceptor] = [logs.NameService()]
+    ends = RunEnds(client, identity(region))
     if runtime is not None:
-        interceptors.append(metrics.MeasureRuns())
+        ends.listen(metrics.COUNTS, metrics.RunCounter(runtime.metric_meter).count)
+        interceptors.append(metrics.MeasureRuns(ends))
     tracing = None
     if any(name.startswith("OTEL_EXPORTER_OTLP_") for name in os.environ):
         # What it brings costs a worker without traces half a second of its start.
         from workers import tracing as traces
 
-        tracing = traces.start(client, region)
+        tracing = traces.start(ends, region)
         if tracing is not None:
             interceptors.append(tracing.interceptor)
     stop = asyncio.Event()
@@ -181,6 +193,7 @@ async def serve(
             stack.callback(keeping.cancel)
         log.info("worker of %s serves %s and %s", region, TASK_QUEUE, region_queue(region))
         await stop.wait()
+    await ends.settle(SETTLE_S)
     if tracing is not None:
         await tracing.stop()
     return 0

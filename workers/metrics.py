@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from temporalio import workflow
@@ -15,10 +18,13 @@ from temporalio.worker import (
 )
 
 from schemas.failures import LifeboatError
-from schemas.reports import Report
+from schemas.reports import Escalation, Report, StepReport
+from workers.run_ends import RunEnds, say
 from workflows.journal import Journal
 
 VARIABLE = "LIFEBOAT_METRICS"
+COUNTS = "counts"
+"""What a run says at its end for its metrics."""
 
 RUNS = "lifeboat_runs"
 STEP_SECONDS = "lifeboat_step_seconds"
@@ -59,35 +65,60 @@ def make_runtime(where: str) -> Runtime:
     return Runtime(telemetry=TelemetryConfig(metrics=config, attach_service_name=False))
 
 
-def count_run(meter: MetricMeter, run: Journal, outcome: str, report: Report | None) -> None:
-    """A run that ended: how, and how long each part of it took."""
-    of = {"service": run.service_name, "procedure": run.procedure}
-    meter.create_counter(RUNS, "Runs that ended, by outcome").add(1, {**of, "outcome": outcome})
-    steps = meter.create_histogram_float(STEP_SECONDS, "From a step's beginning to its end")
-    for step in run.steps:
-        if step.outcome != "planned":
-            took = max((step.ended - step.started).total_seconds(), 0.0)
-            steps.record(took, {**of, "step": step.title, "outcome": step.outcome})
-    escalations = meter.create_counter(ESCALATIONS, "Shares of the RTO that passed during a run")
-    for each in run.escalations:
-        escalations.add(1, {**of, "percent": str(each.percent)})
-    if report is None:
-        return
-    meter.create_histogram_float(MACHINE_SECONDS, "A run's time without what it waited for a person").record(
-        report.machine_s, of
-    )
-    if report.waiting_s:
-        meter.create_histogram_float(WAITING_SECONDS, "What a run waited for a person").record(report.waiting_s, of)
-    if report.outage_s is not None:
-        meter.create_histogram_float(
+@dataclass(frozen=True)
+class Ended:
+    """What is counted of a run; `report` is None for one that failed."""
+
+    service: str
+    procedure: str
+    outcome: str
+    steps: Sequence[StepReport]
+    escalations: Sequence[Escalation]
+    report: Report | None
+
+
+class RunCounter:
+    """Counts runs that ended (run_ends.py)."""
+
+    def __init__(self, meter: MetricMeter) -> None:
+        self._runs = meter.create_counter(RUNS, "Runs that ended, by outcome")
+        self._steps = meter.create_histogram_float(STEP_SECONDS, "From a step's beginning to its end")
+        self._escalations = meter.create_counter(ESCALATIONS, "Shares of the RTO that passed during a run")
+        self._machine = meter.create_histogram_float(
+            MACHINE_SECONDS, "A run's time without what it waited for a person"
+        )
+        self._waiting = meter.create_histogram_float(WAITING_SECONDS, "What a run waited for a person")
+        self._recovery = meter.create_histogram_float(
             RECOVERY_SECONDS, "From the first failed probe to the first good write on the slowest route"
-        ).record(max(report.outage_s, 0.0), {**of, "rto_met": str(report.rto_met).lower()})
+        )
+
+    def count(self, ended: Ended, started: datetime, closed: datetime) -> None:
+        of = {"service": ended.service, "procedure": ended.procedure}
+        self._runs.add(1, {**of, "outcome": ended.outcome})
+        for step in ended.steps:
+            if step.outcome != "planned":
+                took = max((step.ended - step.started).total_seconds(), 0.0)
+                self._steps.record(took, {**of, "step": step.title, "outcome": step.outcome})
+        for each in ended.escalations:
+            self._escalations.add(1, {**of, "percent": str(each.percent)})
+        report = ended.report
+        if report is None:
+            return
+        self._machine.record(report.machine_s, of)
+        if report.waiting_s:
+            self._waiting.record(report.waiting_s, of)
+        if report.outage_s is not None:
+            self._recovery.record(max(report.outage_s, 0.0), {**of, "rto_met": str(report.rto_met).lower()})
 
 
 class MeasureRuns(Interceptor):
-    """Counts runs once, when they end: the SDK's meter does nothing in a replay."""
+    """Has each run say at its end what is counted of it."""
+
+    def __init__(self, ends: RunEnds) -> None:
+        self._ends = ends
 
     def workflow_interceptor_class(self, input: WorkflowInterceptorClassInput) -> type[WorkflowInboundInterceptor]:
+        self._ends.offer(input)
         return _Measured
 
 
@@ -98,13 +129,14 @@ class _Measured(WorkflowInboundInterceptor):
         except workflow.ContinueAsNewError:
             raise
         except Exception:
-            self._count("failed", None)
+            self._say("failed", None)
             raise
         if isinstance(result, Report):
-            self._count(result.outcome, result)
+            self._say(result.outcome, result)
         return result
 
-    def _count(self, outcome: str, report: Report | None) -> None:
+    def _say(self, outcome: str, report: Report | None) -> None:
         run = workflow.instance()
         if isinstance(run, Journal):
-            count_run(workflow.metric_meter(), run, outcome, report)
+            steps, escalations = list(run.steps), list(run.escalations)
+            say(COUNTS, Ended(run.service_name, run.procedure, outcome, steps, escalations, report))

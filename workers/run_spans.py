@@ -1,17 +1,9 @@
-"""A run's own spans, workflow and steps: told once, when the run has ended.
-
-The engine's record is the source: they are sent by the worker that completed the run, once Temporal says that it is
-closed. So neither a replay nor a worker's death makes a second span, and durations are those of the record.
-"""
+"""A run's own spans, workflow and steps: made when it has ended (run_ends.py), with the times on record."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import hashlib
 import json
-import logging
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -21,14 +13,8 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, Status, StatusCode, TraceFlags
 from temporalio.api.common.v1 import Payload
-from temporalio.client import Client, WorkflowExecutionStatus
-from temporalio.service import RPCError
-
-log = logging.getLogger("lifeboat.tracing")
 
 HEADER = "lifeboat-trace"
-CLOSED_S = 60.0
-"""How long Temporal is asked whether a run that ended here is closed."""
 SCOPE = InstrumentationScope("lifeboat.run")
 
 
@@ -89,45 +75,13 @@ class Ended:
 
 
 class RunSpans:
-    """Makes the spans of runs that ended on this worker. `send` takes a finished span and returns at once."""
+    """Makes the spans of a run that ended. `send` takes a finished span and returns at once."""
 
-    def __init__(self, client: Client, resource: Resource, send: Callable[[ReadableSpan], None]) -> None:
-        self._client, self._resource, self._send = client, resource, send
-        self._loop = asyncio.get_running_loop()
-        self._waiting: set[asyncio.Task[None]] = set()
-        self._told: set[str] = set()
+    def __init__(self, resource: Resource, send: Callable[[ReadableSpan], None]) -> None:
+        self._resource, self._send = resource, send
 
-    def ended(self, workflow_id: str, ended: Ended) -> None:
-        """Called from the thread of a workflow; returns at once."""
-        self._loop.call_soon_threadsafe(self._begin, workflow_id, ended)
-
-    def _begin(self, workflow_id: str, ended: Ended) -> None:
-        task = self._loop.create_task(self._once_closed(workflow_id, ended))
-        self._waiting.add(task)
-        task.add_done_callback(self._waiting.discard)
-
-    async def settle(self, limit: float) -> None:
-        """Wait for runs that have just ended."""
-        if self._waiting:
-            await asyncio.wait(self._waiting, timeout=limit)
-
-    async def _once_closed(self, workflow_id: str, ended: Ended) -> None:
-        """A task that Temporal did not take is done again, here or elsewhere: only what is closed is told."""
-        handle = self._client.get_workflow_handle(workflow_id, run_id=ended.run_id)
-        until, rest = time.monotonic() + CLOSED_S, 0.1
-        while time.monotonic() < until:
-            with contextlib.suppress(RPCError):
-                found = await handle.describe()
-                if found.status != WorkflowExecutionStatus.RUNNING and found.close_time is not None:
-                    if ended.run_id not in self._told:
-                        self._told.add(ended.run_id)
-                        self._tell(ended, found.start_time, found.close_time)
-                    return
-            await asyncio.sleep(rest)
-            rest = min(rest * 2, 2.0)
-        log.warning("the spans of %s were not sent: Temporal does not say that it is closed", workflow_id)
-
-    def _tell(self, ended: Ended, started: datetime, closed: datetime) -> None:
+    def tell(self, ended: Ended, started: datetime, closed: datetime) -> None:
+        """The run from its start to its close, and each of its steps."""
         here = ended.here.context()
         parent = ended.parent.context() if ended.parent else None
         self._span(ended.name, here, parent, started, closed, ended.told, ended.error)

@@ -28,25 +28,27 @@ from temporalio.worker import (
 )
 
 from schemas.reports import EXIT_CODES
-from workers.run_spans import HEADER, Ended, Place, RunSpans, Step, place_in, span_id
+from workers.run_ends import RunEnds, say
+from workers.run_spans import HEADER, Ended, Place, Step, place_in, span_id
 from workflows.journal import Journal
 from workflows.reasons import reason_of
 from workflows.runbook import STEP
 
-ENDED = "lifeboat_run_ended"
+SPANS = "spans"
+"""What a run says at its end for its own spans."""
 
 
 class TraceRuns(Interceptor):
     """Spans of activities, and what a run's own spans need to be made."""
 
-    def __init__(self, tracer: Tracer, of_run: ContextVar[Mapping[str, str]], runs: RunSpans) -> None:
-        self._tracer, self._of_run, self._runs = tracer, of_run, runs
+    def __init__(self, tracer: Tracer, of_run: ContextVar[Mapping[str, str]], ends: RunEnds) -> None:
+        self._tracer, self._of_run, self._ends = tracer, of_run, ends
 
     def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:
         return _Activity(next, self._tracer, self._of_run)
 
     def workflow_interceptor_class(self, input: WorkflowInterceptorClassInput) -> type[WorkflowInboundInterceptor]:
-        input.unsafe_extern_functions[ENDED] = self._runs.ended
+        self._ends.offer(input)
         return _Workflow
 
 
@@ -122,7 +124,7 @@ class _Workflow(WorkflowInboundInterceptor):
         return Place(self.place.trace, span_id(info.run_id, what), of_run)
 
     def _tell(self, parent: Place | None, outcome: str | None, error: str | None, summary: str = "") -> None:
-        if workflow.unsafe.is_replaying() or self.place is None:
+        if self.place is None:
             return
         run, info = workflow.instance(), workflow.info()
         told = dict(self.place.of_run)
@@ -134,8 +136,7 @@ class _Workflow(WorkflowInboundInterceptor):
             told |= {"lifeboat.outcome": outcome, "lifeboat.summary": summary}
             if EXIT_CODES.get(outcome) == 1:
                 error = summary or outcome
-        ended = Ended(info.workflow_type, info.run_id, self.place, parent, told, steps, error)
-        workflow.extern_functions()[ENDED](info.workflow_id, ended)
+        say(SPANS, Ended(info.workflow_type, info.run_id, self.place, parent, told, steps, error))
 
 
 def of(run: Journal, info: workflow.Info) -> dict[str, str]:

@@ -23,11 +23,11 @@ from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerPro
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased
 from opentelemetry.trace import Status
-from temporalio.client import Client
 
 from workers import dns_spans, redaction
+from workers.run_ends import RunEnds
 from workers.run_spans import RunSpans
-from workers.trace_of_run import TraceRuns
+from workers.trace_of_run import SPANS, TraceRuns
 
 log = logging.getLogger("lifeboat.tracing")
 
@@ -94,13 +94,10 @@ class Tracing:
     """What a worker that traces holds."""
 
     provider: TracerProvider
-    batches: BatchSpanProcessor
-    runs: RunSpans
     interceptor: TraceRuns
 
     async def stop(self) -> None:
         """Send what is left, for LEAVE_S at most: a collector that hangs must not keep a worker from ending."""
-        await self.runs.settle(LEAVE_S)
         thread = threading.Thread(target=self.provider.shutdown, daemon=True)
         thread.start()
         await asyncio.to_thread(thread.join, LEAVE_S)
@@ -113,7 +110,7 @@ def endpoint(environ: Mapping[str, str]) -> str | None:
     return next((environ[name] for name in ENDPOINTS if environ.get(name)), None)
 
 
-def start(client: Client, region: str) -> Tracing | None:
+def start(ends: RunEnds, region: str) -> Tracing | None:
     """Trace the runs of this worker; None where no endpoint is named."""
     where = endpoint(os.environ)
     if where is None:
@@ -140,7 +137,8 @@ def start(client: Client, region: str) -> Tracing | None:
     HTTPXClientInstrumentor().instrument(tracer_provider=provider)
     BotocoreInstrumentor().instrument(tracer_provider=provider)  # type: ignore[no-untyped-call, unused-ignore]
     dns_spans.instrument(provider)
-    # A run's own spans are the same whichever worker sends them: a collector may take a repetition for what it is.
-    runs = RunSpans(client, Resource.create({**shared, "service.instance.id": "runs"}), batches.on_end)
+    # A run's own spans are no worker's.
+    runs = RunSpans(Resource.create({**shared, "service.instance.id": "runs"}), batches.on_end)
+    ends.listen(SPANS, runs.tell)
     log.info("traces go to %s", redaction.url(where))
-    return Tracing(provider, batches, runs, TraceRuns(provider.get_tracer("lifeboat.activity"), OF_RUN, runs))
+    return Tracing(provider, TraceRuns(provider.get_tracer("lifeboat.activity"), OF_RUN, ends))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 import socket
 import urllib.request
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from types import SimpleNamespace
 
 import pytest
 
@@ -42,15 +42,18 @@ def test_a_run_is_counted_under_names_that_stay() -> None:
     where = f"127.0.0.1:{free_port()}"
     runtime = metrics.make_runtime(where)
     step = StepReport(title="Fence", outcome="done", started=T0, ended=T0 + timedelta(seconds=0.3))
-    run = SimpleNamespace(
-        service_name="counting-db",
+    report = REPORT.model_copy(update={"outage_s": 0.7, "rto_met": True, "machine_s": 1.2, "waiting_s": 20.0})
+    ended = metrics.Ended(
+        service="counting-db",
         procedure="DatabaseFailover",
+        outcome=report.outcome,
         steps=[step, step.model_copy(update={"outcome": "planned"})],
         escalations=[Escalation(percent=50, at=T0, text="")],
+        report=report,
     )
-    report = REPORT.model_copy(update={"outage_s": 0.7, "rto_met": True, "machine_s": 1.2, "waiting_s": 20.0})
-    metrics.count_run(runtime.metric_meter, run, report.outcome, report)  # type: ignore[arg-type]
-    metrics.count_run(runtime.metric_meter, run, "failed", None)  # type: ignore[arg-type]
+    counter = metrics.RunCounter(runtime.metric_meter)
+    counter.count(ended, T0, T0)
+    counter.count(replace(ended, outcome="failed", report=None), T0, T0)
     text = scrape(where)
     of = {"service": "counting-db", "procedure": "DatabaseFailover"}
     assert value(text, "lifeboat_runs_total", **of, outcome=report.outcome) == 1

@@ -1,11 +1,10 @@
-"""Traces without a collector: when there are any, how ids are made, and that a run's spans are told once."""
+"""Traces without a collector: when there are any, how ids are made, what a run's spans are."""
 
 from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,9 +13,8 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import StatusCode
 from temporalio.api.common.v1 import Payload
-from temporalio.client import WorkflowExecutionStatus
 
-from workers import run_spans, tracing
+from workers import tracing
 from workers.run_spans import HEADER, Ended, Place, RunSpans, Step, place_in, span_id
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
@@ -59,35 +57,16 @@ def test_a_header_that_cannot_be_read_is_none(data: bytes) -> None:
     assert place_in({HEADER: Payload(data=data)}) is None
 
 
-class Engine:
-    """A client whose only run is open for the first `open_for` looks."""
-
-    def __init__(self, open_for: int) -> None:
-        self.left = open_for
-
-    def get_workflow_handle(self, workflow_id: str, *, run_id: str) -> Any:
-        return self
-
-    async def describe(self) -> Any:
-        self.left -= 1
-        if self.left >= 0:
-            return SimpleNamespace(status=WorkflowExecutionStatus.RUNNING, close_time=None, start_time=T0)
-        closed = T0 + timedelta(seconds=5)
-        return SimpleNamespace(status=WorkflowExecutionStatus.COMPLETED, close_time=closed, start_time=T0)
-
-
-async def told(engine: Engine, *given: Ended) -> list[ReadableSpan]:
+def told(*given: Ended) -> list[ReadableSpan]:
     sent: list[ReadableSpan] = []
-    runs = RunSpans(engine, Resource({}), sent.append)  # type: ignore[arg-type]
+    runs = RunSpans(Resource({}), sent.append)
     for each in given:
-        runs.ended("workflow", each)
-    await asyncio.sleep(0)
-    await runs.settle(20)
+        runs.tell(each, T0, T0 + timedelta(seconds=5))
     return sent
 
 
-async def test_a_run_is_told_with_the_times_of_the_engine() -> None:
-    root, fence, promote = await told(Engine(open_for=2), ENDED)
+def test_a_run_is_told_with_the_times_of_the_engine() -> None:
+    root, fence, promote = told(ENDED)
     assert (root.name, root.parent) == ("DatabaseFailover", None)
     assert root.start_time == int(T0.timestamp() * 1e9)
     assert root.end_time == int((T0.timestamp() + 5) * 1e9)
@@ -102,19 +81,9 @@ async def test_a_run_is_told_with_the_times_of_the_engine() -> None:
     assert (promote.status.status_code, promote.status.description) == (StatusCode.ERROR, "no voter left")
 
 
-async def test_a_task_that_is_done_again_tells_nothing_again() -> None:
-    later = replace(ENDED, steps=[])
-    assert len(await told(Engine(open_for=0), ENDED, later, ENDED)) == 3
-
-
-async def test_a_run_that_is_not_closed_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_spans, "CLOSED_S", 0.3)
-    assert await told(Engine(open_for=1000), ENDED) == []
-
-
-async def test_a_step_that_comes_twice_is_two_spans() -> None:
+def test_a_step_that_comes_twice_is_two_spans() -> None:
     twice = replace(ENDED, steps=[ENDED.steps[0], ENDED.steps[0]])
-    ids = [span.context.span_id for span in await told(Engine(open_for=0), twice) if span.context]
+    ids = [span.context.span_id for span in told(twice) if span.context]
     assert len(set(ids)) == 3
 
 
@@ -134,10 +103,9 @@ async def test_a_worker_ends_although_its_collector_hangs(monkeypatch: pytest.Mo
     provider = TracerProvider(shutdown_on_exit=False)
     batches = BatchSpanProcessor(exporter)
     provider.add_span_processor(batches)
-    runs = RunSpans(Engine(0), Resource({}), batches.on_end)  # type: ignore[arg-type]
     with provider.get_tracer("test").start_as_current_span("a span"):
         pass
-    held: Any = tracing.Tracing(provider, batches, runs, None)  # type: ignore[arg-type]
+    held: Any = tracing.Tracing(provider, None)  # type: ignore[arg-type]
     async with asyncio.timeout(30):
         await held.stop()
         await reached.wait()
