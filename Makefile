@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup setup-all demo test lint types unit lab-tests faults matrix bench lock clean
+.PHONY: help setup setup-all jaeger demo test lint types unit lab-tests faults matrix bench lock clean
 
 VENV := .venv/bin
 # A user's own profile, keys and proxies never reach what runs here.
@@ -18,8 +18,11 @@ help: ## this list
 setup: ## packages, virtual environment, Temporal CLI (idempotent; asks nothing)
 	@scripts/setup
 
-setup-all: ## the same, and what only the tests run
-	@scripts/setup --all
+jaeger: ## set up, and build Jaeger for `lifeboat lab up --with jaeger` (2 to 4 minutes, once)
+	@scripts/setup jaeger
+
+setup-all: ## set up, and build what only the tests run (5 minutes, once)
+	@scripts/setup jaeger versitygw
 
 demo: setup ## kill a primary under load and watch the service come back
 	@$(RUN) $(LIMIT) 600 $(VENV)/lifeboat lab demo database-failover --html demo-report.html

@@ -150,6 +150,12 @@ async def _keep_warm(service: DatabaseService, but: str) -> None:
     await asyncio.gather(*(look(service, member) for member in service.members if member.name != but))
 
 
+def _count_failure(order: WatchOrder, result: Probe) -> None:
+    counter = activity.metric_meter().create_counter("lifeboat_probes_failed", "Probes of the watch that failed")
+    about = {"service": order.service.name, "member": order.member, "region": order.region, "outcome": result.outcome}
+    counter.add(1, about)
+
+
 @activity.defn
 async def watch_member(order: WatchOrder) -> Sighting:
     """Probe at the declared interval until the member has failed, or (`until: up`) answered, to the declared count.
@@ -167,6 +173,8 @@ async def watch_member(order: WatchOrder) -> Sighting:
             started = loop.time()
             result = await prober.probe()
             failed: bool | None = result.outcome != "alive"
+            if failed:
+                _count_failure(order, result)
             if failed and not await sees_anything(order.service, order.member):
                 # Cut off from everything: this region knows nothing about the member.
                 count, first_failure, failed = 0, None, None

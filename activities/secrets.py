@@ -1,13 +1,40 @@
-"""Secrets by reference, resolved inside the activity that needs them and never kept."""
+"""Secrets by reference, resolved inside the activity that needs them; kept only to be struck out of logs and traces."""
 
 from __future__ import annotations
 
+import functools
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from schemas.failures import SecretUnavailable
 
+_SHORTEST = 4
+"""Characters. A shorter secret would be struck out of every other word, and protects nothing anyway."""
 
+_seen: set[str] = set()
+
+
+def hide(text: str) -> str:
+    """The text without any secret that this process has resolved: for what leaves it as a log or a trace."""
+    # The longest first: one may begin with another.
+    for secret in sorted(_seen, key=len, reverse=True):
+        text = text.replace(secret, "***")
+    return text
+
+
+def _remembered(read: Callable[[str | None], str | None]) -> Callable[[str | None], str | None]:
+    @functools.wraps(read)
+    def remember(reference: str | None) -> str | None:
+        value = read(reference)
+        if value is not None and len(value) >= _SHORTEST:
+            _seen.add(value)
+        return value
+
+    return remember
+
+
+@_remembered
 def resolve(reference: str | None) -> str | None:
     """The secret behind `env:NAME` or `file:PATH`; None for no reference. SecretUnavailable says which is missing."""
     if reference is None:

@@ -12,7 +12,7 @@ import random
 import time
 from dataclasses import dataclass, field
 
-from bench import floor
+from bench import floor, observed
 from bench.common import BenchFailed, Result, Value, environment, figure, progress, run, slowest
 from bench.stand import Stand, own_lab
 from lab.errors import LabError
@@ -88,6 +88,11 @@ async def lifeboat(stand: Stand) -> Measured:
     return measured
 
 
+async def kill_to_write(stand: Stand) -> tuple[dict[str, Value], list[str]]:
+    measured = await lifeboat(stand)
+    return measured.kill, measured.problems
+
+
 def say(value: Value) -> str:
     return "never" if value is None else f"{value:.3f} s"
 
@@ -141,12 +146,21 @@ async def measure(given: argparse.Namespace) -> Result:
         ),
         figure("rows_lost", "rows", [each.rows_lost for each in runs], target=0, target_of="max"),
     ]
+    if given.with_observability:
+        compared, wrong = await observed.compare(given.runs, kill_to_write)
+        figures += compared
+        problems += wrong
     return Result(bench="failover", environment=about, figures=figures, problems=problems)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.failover", description=__doc__)
     parser.add_argument("--runs", type=int, default=5, help="how often to measure (default: 5; p95 from 20 on)")
+    parser.add_argument(
+        "--with-observability",
+        action="store_true",
+        help="also by turns without and with traces (to Jaeger), metrics and notification, and compare the medians",
+    )
     return run(measure, parser)
 
 

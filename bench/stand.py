@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator
+from typing import Any
 
 import psutil
 from temporalio.client import WorkflowExecutionStatus
@@ -18,6 +19,7 @@ from lab.ledger import Tail
 from lab.model import Lab
 from lab.secrets import SUPERUSER
 from lab.supervise import Supervisor
+from lab.watch import end_runs
 from lab.wire import Session, Target
 from schemas.reports import Report
 from schemas.topology import DatabaseService
@@ -88,12 +90,21 @@ class Stand:
                     await asyncio.sleep(0.2)
         raise BenchFailed(f"{seen}, {limit:g} s after its primary was killed")
 
+    async def rest(self) -> None:
+        """Nothing of the product runs until the next `begin`: another lab has the processor."""
+        client = await life.connect(self.lab)
+        await end_runs(self.lab, client)
+        await asyncio.gather(*(life.fault(self.lab, "stop", each.name) for each in self.lab.of_kind("worker")))
+
 
 @contextlib.asynccontextmanager
-async def own_lab() -> AsyncIterator[Stand]:
-    """A lab for this bench alone, ended with it; the user's current lab stays the current one."""
+async def own_lab(**options: Any) -> AsyncIterator[Stand]:
+    """A lab for this bench alone, ended with it; the user's current lab stays the current one.
+
+    `options` are those of lab.up.
+    """
     started = time.monotonic()
-    lab = await life.up(make_current=False)
+    lab = await life.up(make_current=False, **options)
     progress(f"lab up in {time.monotonic() - started:.1f} s: {lab.folder}")
     try:
         yield Stand(lab)

@@ -17,7 +17,7 @@ from cli.problems import Exit, Problem
 from lab import lab as life
 from lab import load, pointer, world
 from lab.errors import LabError
-from lab.layout import SHAPES, USUAL
+from lab.layout import EXTRAS, SHAPES, USUAL
 from lab.model import Lab
 from lab.progress import Steps
 
@@ -77,13 +77,29 @@ def _do(work: Coroutine[Any, Any, T]) -> T:
 
 @app.command()
 def up(
-    profile: Annotated[str, typer.Option(help="Which part of the estate.")] = "database",
+    profile: Annotated[
+        str,
+        typer.Option(
+            metavar="|".join(life.PROFILES),
+            help="Which part of the estate.",
+            autocompletion=lambda incomplete: [each for each in life.PROFILES if each.startswith(incomplete)],
+        ),
+    ] = "database",
     shape: Shape = None,
     netns: Annotated[
         bool, typer.Option("--netns", help="A network namespace a node, for partitions; as root.")
     ] = False,
     watch: Annotated[bool, typer.Option(help="Start the watch, which fails over by itself.")] = True,
     workers: Annotated[bool, typer.Option(help="Start a worker in each region.")] = True,
+    extras: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--with",
+            metavar="|".join(EXTRAS),
+            help="What runs beside the estate: jaeger takes the workers' traces.",
+            autocompletion=lambda incomplete: [each for each in EXTRAS if each.startswith(incomplete)],
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Start the estate, and make it the current lab."""
@@ -91,12 +107,24 @@ def up(
     if before is not None and life.is_running(before):
         err().print(f"the lab in {before.folder} is kept; end it with `lifeboat lab down --lab {before.folder}`")
     with Steps() as steps:
-        lab = _do(life.up(profile, shape=shape or USUAL, netns=netns, watch=watch, workers=workers, say=steps))
+        lab = _do(
+            life.up(
+                profile,
+                shape=shape or USUAL,
+                netns=netns,
+                watch=watch,
+                workers=workers,
+                extras=extras or (),
+                say=steps,
+            )
+        )
         steps("ready")
     if json:
         print_json(lab)
     else:
         out().print(f"lab          {lab.folder}\nTemporal UI  {lab.temporal.ui}", markup=False, soft_wrap=True)
+        if lab.traces is not None:
+            out().print(f"Jaeger       {lab.traces.ui}", markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -124,14 +152,22 @@ def status(which: Which = None, json: Json = False) -> None:
     """Every node with the role that it is seen in."""
     found = _do(life.status(pointer.require(which)))
     if json:
-        nodes = [node.model_dump(include={"name", "role", "pid", "address"}) for node in found.nodes]
-        print_json({"temporal": found.temporal.model_dump(), "nodes": nodes, "routes": found.routes})
+        shown = {"name", "role", "pid", "address"}
+        nodes = [
+            node.model_dump(include=shown if node.metrics is None else shown | {"metrics"}) for node in found.nodes
+        ]
+        traces = {} if found.traces is None else {"traces": found.traces.model_dump()}
+        print_json({"temporal": found.temporal.model_dump(), "nodes": nodes, "routes": found.routes, **traces})
         return
-    table = Table("node", "role", "pid", "address", "region", box=None, pad_edge=False, header_style="dim")
+    table = Table("node", "role", "pid", "address", "region", "metrics", box=None, pad_edge=False, header_style="dim")
     for node in found.nodes:
-        table.add_row(node.name, node.role, str(node.pid or "-"), node.address, node.region or "-")
+        row = (node.name, node.role, str(node.pid or "-"), node.address, node.region or "-", node.metrics or "")
+        table.add_row(*row)
     out().print(table)
     out().print(f"Temporal {found.temporal.address}, UI {found.temporal.ui}", markup=False, soft_wrap=True)
+    if found.traces is not None:
+        told = f"Jaeger's UI and API {found.traces.ui}, spans by OTLP {found.traces.otlp}"
+        out().print(told, markup=False, soft_wrap=True)
 
 
 @loads.command("start")

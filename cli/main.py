@@ -64,8 +64,14 @@ def worker(
     ] = None,
     address: Address = None,
     namespace: Namespace = None,
+    metrics: Annotated[
+        str | None, typer.Option("--metrics", metavar="HOST:PORT", help="Serve Prometheus there; or LIFEBOAT_METRICS.")
+    ] = None,
+    log_format: Annotated[
+        str | None, typer.Option("--log-format", metavar="text|json", help="Or LIFEBOAT_LOG.")
+    ] = None,
 ) -> None:
-    """Be the worker of a region, until SIGTERM."""
+    """Be the worker of a region, until SIGTERM. Traces go where OTEL_EXPORTER_OTLP_ENDPOINT says."""
     from workers.main import main as serve
 
     place = where(address, namespace)
@@ -74,6 +80,8 @@ def worker(
         ("--topology", topology or place.topology),
         ("--address", place.address),
         ("--namespace", place.namespace),
+        ("--metrics", metrics),
+        ("--log-format", log_format),
     ):
         arguments += [option, str(value)] if value is not None else []
     raise typer.Exit(serve(arguments))

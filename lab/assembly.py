@@ -51,8 +51,8 @@ async def build(lab: Lab, binaries: Binaries, say: Say) -> None:
 
 async def _start_platform(lab: Lab, say: Say) -> Client:
     """Temporal, then the workers, which need it."""
-    say("Temporal")
-    await start(lab, ["temporal"])
+    say(" and ".join(["Temporal", *(extra.capitalize() for extra in lab.extras)]))
+    await start(lab, ["temporal", *(each.name for each in lab.of_kind("jaeger"))])
     client = await until_temporal(lab)
     if lab.workers:
         say("A worker in each region")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab.errors import MissingProgram
+from lab.errors import MissingBuild, MissingProgram
 from lab.world import SYSTEM_PATH, cache_folder
 
 OLDEST_POSTGRES = 15
@@ -21,6 +22,7 @@ class Binaries:
     pg_bin: Path
     pgbouncer: Path
     knotd: Path
+    jaeger: Path | None = None
 
 
 def find_temporal() -> Path:
@@ -37,6 +39,17 @@ def find_temporal() -> Path:
     if os.access(cached, os.X_OK):
         return cached
     raise MissingProgram(f"temporal: neither LIFEBOAT_TEMPORAL, nor on PATH, nor {cached}")
+
+
+def find_jaeger() -> Path:
+    """LIFEBOAT_JAEGER, else the user's cache folder, where `make jaeger` puts it."""
+    named = os.environ.get("LIFEBOAT_JAEGER")
+    found = Path(named) if named else cache_folder() / "bin" / "jaeger"
+    if not os.access(found, os.X_OK):
+        if named:
+            raise MissingProgram(f"LIFEBOAT_JAEGER={named} can't be run; correct or unset it")
+        raise MissingBuild(f"jaeger: neither LIFEBOAT_JAEGER nor {found}; `make jaeger` builds it (2 to 4 minutes)")
+    return found.resolve()
 
 
 def find_pg_bin() -> Path:
@@ -64,11 +77,12 @@ def find_program(name: str) -> Path:
     return Path(found)
 
 
-def find_all() -> Binaries:
-    """Everything that profile `database` runs; MissingProgram names the first that is missing."""
+def find_all(extras: Sequence[str] = ()) -> Binaries:
+    """Everything that profile `database` and the extras run; MissingProgram names the first that is missing."""
     return Binaries(
         temporal=find_temporal(),
         pg_bin=find_pg_bin(),
         pgbouncer=find_program("pgbouncer"),
         knotd=find_program("knotd"),
+        jaeger=find_jaeger() if "jaeger" in extras else None,
     )

@@ -19,6 +19,10 @@ class MissingProgram(LabError):
     """A program that the lab runs is not installed; `make setup` provides it."""
 
 
+class MissingBuild(LabError):
+    """A program that is only built where it is asked for is not there."""
+
+
 class OutsideLab(LabError):
     """This address is not one of the lab's own, and nothing that belongs to a lab may go there; correct the address."""
 

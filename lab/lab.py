@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import shutil
 import tempfile
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,20 @@ from lab.binaries import Binaries, find_all
 from lab.errors import LabError
 from lab.estate import Overrides, write_topology
 from lab.faults import fault, heal, partition
-from lab.layout import DATABASE, HOME, LOOPBACK, RECORD, SERVICE, USUAL, choose_base_port, nodes, shape_of, ui_port
+from lab.jaeger import traces_at
+from lab.layout import (
+    DATABASE,
+    EXTRAS,
+    HOME,
+    LOOPBACK,
+    RECORD,
+    SERVICE,
+    USUAL,
+    choose_base_port,
+    nodes,
+    shape_of,
+    ui_port,
+)
 from lab.model import Lab, Node, TemporalAt
 from lab.observe import status
 from lab.paths import PARENT, PREFIX, Folder
@@ -55,6 +69,8 @@ async def up(
     netns: bool = False,
     watch: bool = True,
     workers: bool = True,
+    extras: Sequence[str] = (),
+    metrics: bool = True,
     detection_interval: float | None = None,
     overrides: Overrides | None = None,
     make_current: bool = True,
@@ -63,19 +79,32 @@ async def up(
     """Start a lab and return once it is ready; LabError says what did not come, and nothing is left running then.
 
     `shape` is one of lab/layout.py. `detection_interval` in seconds (0.2). `overrides` are fields of the service to
-    declare otherwise (lab/estate.py).
-    Without `workers` no product runs, and so no watch either.
+    declare otherwise (lab/estate.py). Without `workers` no product runs, and so no watch either. `extras` run beside
+    the profile; with `metrics` each worker serves Prometheus on a port of its own.
     """
     if profile not in PROFILES:
         raise LabError(f"there is no profile {profile}; one of: {', '.join(PROFILES)}")
     shape_of(shape)
+    unknown = sorted(set(extras) - set(EXTRAS))
+    if unknown:
+        raise LabError(f"there is no {unknown[0]} to go with a lab; one of: {', '.join(EXTRAS)}")
     if netns:
         network.require_root()
-    binaries = find_all()
+    binaries = find_all(extras)
     changes: dict[str, Any] = dict(overrides or {})
     if detection_interval is not None:
         changes["detection"] = {**changes.get("detection", {}), "interval_s": detection_interval}
-    lab = _prepare(profile, shape, binaries, netns=netns, watch=watch and workers, workers=workers, overrides=changes)
+    lab = _prepare(
+        profile,
+        shape,
+        binaries,
+        netns=netns,
+        watch=watch and workers,
+        workers=workers,
+        extras=list(dict.fromkeys(extras)),
+        metrics=metrics,
+        overrides=changes,
+    )
     try:
         say(f"Lab in {lab.folder}")
         await build(lab, binaries, say)
@@ -100,14 +129,23 @@ async def _keep_logs(lab: Lab) -> None:
 
 
 def _prepare(
-    profile: str, shape: str, binaries: Binaries, *, netns: bool, watch: bool, workers: bool, overrides: dict[str, Any]
+    profile: str,
+    shape: str,
+    binaries: Binaries,
+    *,
+    netns: bool,
+    watch: bool,
+    workers: bool,
+    extras: list[str],
+    metrics: bool,
+    overrides: dict[str, Any],
 ) -> Lab:
     """A new lab's folder with its secrets, topology and lab.json; nothing runs yet."""
     folder = _new_folder()
     make_secrets(folder)
     prefix = network.choose_network() if netns else LOOPBACK
     base = choose_base_port(shape_of(shape))
-    found = {each.name: each for each in nodes(shape_of(shape), prefix, base)}
+    found = {each.name: each for each in nodes(shape_of(shape), prefix, base, extras, metrics=metrics)}
     login = f"app:{folder.secret('app').read_text(encoding='utf-8')}"
     lab = Lab(
         folder=folder.root,
@@ -132,6 +170,8 @@ def _prepare(
         ledger=folder.ledger,
         watch=watch,
         workers=workers,
+        extras=extras,
+        traces=traces_at(found["jaeger"]) if "jaeger" in extras else None,
         overrides=overrides,
     )
     try:
@@ -170,7 +210,7 @@ async def _with_pids(lab: Lab) -> Lab:
 
 
 async def reset(lab: Lab, *, overrides: Overrides | None = None, watch: bool | None = None, say: Say = _quiet) -> Lab:
-    """The estate as `up` left it, from kept copies, with an empty ledger; Temporal keeps its history.
+    """The estate as `up` left it, from kept copies, with an empty ledger; Temporal and Jaeger keep their histories.
 
     The load is stopped, and every open run terminated. `overrides` come on top of the lab's own until the next
     reset; `watch` says for this time whether the watch is started.
@@ -182,11 +222,12 @@ async def reset(lab: Lab, *, overrides: Overrides | None = None, watch: bool | N
     await heal(lab)
     for each in lab.nodes:
         lab.paths.autostart_mark(each.name).unlink(missing_ok=True)
-    await start(lab, ["temporal"])
+    kept = [each.name for each in lab.of_kind("temporal", "jaeger")]
+    await start(lab, kept)
     client = await until_temporal(lab)
     await end_runs(lab, client)
     # An activity that was under way must not act on the new estate, so the workers begin anew as well.
-    await asyncio.to_thread(processes.kill, lab.paths, *(each.name for each in lab.nodes if each.kind != "temporal"))
+    await asyncio.to_thread(processes.kill, lab.paths, *(each.name for each in lab.nodes if each.name not in kept))
     write_topology(lab, overrides)
     if lab.workers:
         await start(lab, [each.name for each in lab.of_kind("worker")])

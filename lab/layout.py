@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -25,9 +25,12 @@ DATABASES = {
 """The poolers' databases, as topology.yaml and their databases file have them."""
 
 LOOPBACK = "127.0"
-_OFFSETS: dict[NodeKind, int] = {"postgresql": 0, "pgbouncer": 1, "knot": 2, "temporal": 3}
+_OFFSETS: dict[NodeKind, int] = {"postgresql": 0, "pgbouncer": 1, "knot": 2, "temporal": 3, "jaeger": 0}
 _UI_OFFSET = 4
 _SETUP_OFFSET = 5
+_METRICS_OFFSET = 6
+"""And the two after it: on loopback all workers have one address."""
+_LAST_OFFSET = 9
 _PORTS = range(20000, 32000, 10)
 """Below Linux's ephemeral ports (ip_local_port_range, 32768 on), and none of them anybody's default."""
 
@@ -98,6 +101,9 @@ TWO_REGIONS = Shape(
     # With `required` each failover would ask a person: nobody is left to confirm what the standby acknowledges.
     policy="available",
 )
+EXTRAS: dict[str, tuple[Planned, ...]] = {"jaeger": (Planned("jaeger", "jaeger", "traces", "", "0.4"),)}
+"""What `--with` adds to a profile."""
+
 
 SHAPES = {
     "three-regions": THREE_REGIONS,
@@ -128,8 +134,18 @@ def _host(plan: Planned, network: str) -> str:
     return f"{network}.{plan.place}"
 
 
-def nodes(shape: Shape, network: str, base_port: int) -> list[Node]:
+def nodes(
+    shape: Shape, network: str, base_port: int, extras: Sequence[str] = (), *, metrics: bool = True
+) -> list[Node]:
     """Every node, with its address. All PostgreSQL servers share a port: a name in DNS carries an address only."""
+    plans = [*shape.nodes, *(plan for extra in extras for plan in EXTRAS[extra])]
+    workers = [plan.name for plan in plans if plan.kind == "worker"]
+
+    def measured(plan: Planned) -> str | None:
+        if plan.kind != "worker" or not metrics:
+            return None
+        return f"{_host(plan, network)}:{base_port + _METRICS_OFFSET + workers.index(plan.name)}"
+
     return [
         Node(
             name=plan.name,
@@ -138,8 +154,9 @@ def nodes(shape: Shape, network: str, base_port: int) -> list[Node]:
             region=plan.region,
             upstream=plan.upstream,
             address=_host(plan, network) + (f":{base_port + _OFFSETS[plan.kind]}" if plan.kind in _OFFSETS else ""),
+            metrics=measured(plan),
         )
-        for plan in shape.nodes
+        for plan in plans
     ]
 
 
@@ -154,9 +171,10 @@ def setup_port(base_port: int) -> int:
 
 def choose_base_port(shape: Shape) -> int:
     """A port from which ten are free on every loopback address of the plan."""
-    hosts = {_host(plan, LOOPBACK) for plan in shape.nodes}
+    plans = [*shape.nodes, *(plan for extra in EXTRAS.values() for plan in extra)]
+    hosts = {_host(plan, LOOPBACK) for plan in plans}
     for base in random.sample(_PORTS, 100):
-        if all(_free(host, base + offset) for host in hosts for offset in range(_SETUP_OFFSET + 1)):
+        if all(_free(host, base + offset) for host in hosts for offset in range(_LAST_OFFSET + 1)):
             return base
     raise LabError(f"no free ports between {_PORTS.start} and {_PORTS.stop}; end a lab that is no longer needed")
 

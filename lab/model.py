@@ -15,7 +15,14 @@ from lab.paths import Folder
 from schemas.attributes import TASK_QUEUE
 from schemas.base import Fact
 
-NodeKind = Literal["postgresql", "pgbouncer", "knot", "temporal", "worker"]
+NodeKind = Literal["postgresql", "pgbouncer", "knot", "temporal", "worker", "jaeger"]
+
+
+class TracesAt(Fact):
+    """`ui` is Jaeger's address for a browser, and of its HTTP API; `otlp` where workers send their spans."""
+
+    ui: str
+    otlp: str
 
 
 class TemporalAt(Fact):
@@ -29,7 +36,7 @@ class TemporalAt(Fact):
 
 
 class Node(Fact):
-    """A node as it was set up. `role`: primary, standby, pooler, dns, temporal or worker; `status` observes it.
+    """A node as it was set up. `role`: primary, standby, pooler, dns, temporal, worker or traces; `status` observes it.
 
     `address` is host:port, the host alone for a worker, which listens nowhere.
     `pid` is that of lab.json's writing; a node that was started again has another.
@@ -43,6 +50,8 @@ class Node(Fact):
     upstream: str | None = None
     """The server that a standby follows at first."""
     pid: int | None = None
+    metrics: str | None = None
+    """Of a worker: host:port, at which Prometheus finds `/metrics`."""
 
     @property
     def host(self) -> str:
@@ -60,6 +69,7 @@ class Status(Fact):
     temporal: TemporalAt
     nodes: list[Node]
     routes: dict[str, str]
+    traces: TracesAt | None = None
 
 
 class Lab(Fact):
@@ -85,6 +95,9 @@ class Lab(Fact):
     watch: bool = True
     """Whether the lab starts the watch, at the start and after each reset."""
     workers: bool = True
+    extras: list[str] = []
+    """What runs beside the profile (`--with`)."""
+    traces: TracesAt | None = None
     overrides: dict[str, Any] = {}
     """What differs from the lab's usual service declaration (lab/estate.py)."""
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from lab import network
+from lab import jaeger, network
 from lab.binaries import Binaries
 from lab.errors import LabError
 from lab.layout import LOOPBACK, ui_port
@@ -18,7 +18,7 @@ from lab.owner import USER, server_ids, write_private
 from lab.paths import Folder, log_tail
 from lab.supervise import GROUP, Supervisor, SupervisorGone
 from lab.supervise import USER as SUPERVISOR_USER
-from lab.world import ROOT, scrubbed_env, server_env
+from lab.world import ROOT, server_env, worker_env
 from schemas.attributes import INT_ATTRIBUTES, KEYWORD_ATTRIBUTES
 
 _TUNED = (
@@ -71,7 +71,10 @@ def _program(lab: Lab, node: Node, binaries: Binaries) -> Program:
             return Program(node, _temporal(lab, node), restarts=True)
         case "worker":
             argv = [sys.executable, "-m", "workers.main", "--region", node.region, "--topology", str(lab.topology)]
-            return Program(node, argv, restarts=True, env=scrubbed_env(lab))
+            return Program(node, argv, restarts=True, env=worker_env(lab, node))
+        case "jaeger":
+            assert binaries.jaeger is not None
+            return Program(node, jaeger.command(lab, node, binaries.jaeger), restarts=True)
 
 
 def _temporal(lab: Lab, node: Node) -> list[str]:

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 from lab.errors import OutsideLab
-from lab.model import Lab
+from lab.model import Lab, Node
 
 ROOT = Path(__file__).resolve().parent.parent
 """Where the packages are imported from."""
@@ -68,6 +68,16 @@ def scrubbed_env(lab: Lab | None = None) -> dict[str, str]:
     return env
 
 
+def worker_env(lab: Lab, node: Node) -> dict[str, str]:
+    """Environment of a worker: where its metrics are served, and where its traces go."""
+    env = scrubbed_env(lab)
+    if node.metrics is not None:
+        env["LIFEBOAT_METRICS"] = node.metrics
+    if lab.traces is not None:
+        env["OTEL_EXPORTER_OTLP_ENDPOINT"] = lab.traces.otlp
+    return env
+
+
 def addresses(lab: Lab) -> set[tuple[str, int]]:
     """Every host and port that belongs to the lab."""
     known = {(node.host, node.port) for node in lab.nodes if node.port}
@@ -82,12 +92,12 @@ def assert_inside(lab: Lab, host: str, port: int) -> None:
         raise OutsideLab(f"{host}:{port}, from a process of the lab in {lab.folder}")
 
 
-_USERS = ("TEMPORAL_", "AWS_", "PG")
+_USERS = ("TEMPORAL_", "AWS_", "PG", "OTEL_")
 _PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy")
 
 
 def leave_the_users() -> None:
-    """Forget this process's own TEMPORAL_*, AWS_*, PG* and proxy variables: what works on a lab calls it first."""
+    """Forget this process's own TEMPORAL_*, AWS_*, PG*, OTEL_* and proxy variables; what works on a lab calls it."""
     for name in list(os.environ):
         if name.startswith(_USERS) or name.lower() in _PROXIES:
             del os.environ[name]

@@ -14,6 +14,7 @@ from typing import Any
 
 import uvloop
 from temporalio.client import Client
+from temporalio.runtime import Runtime
 from temporalio.worker import Interceptor, PollerBehaviorSimpleMaximum, Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
@@ -37,7 +38,9 @@ from activities import (
 )
 from schemas.attributes import TASK_QUEUE, region_queue
 from schemas.failures import LifeboatError
+from workers import gauges, logs, metrics
 from workers.connect import connect
+from workers.run_ends import RunEnds
 from workflows.database_failover import DatabaseFailover
 from workflows.keeping import KeepReport
 from workflows.lock import Lock
@@ -115,11 +118,20 @@ SANDBOX = SandboxedWorkflowRunner(
 )
 
 
+SETTLE_S = 2.0
+"""What a worker that ends gives the runs that it has just completed, to be told."""
+
+
+def identity(region: str) -> str:
+    """What Temporal calls this process."""
+    return f"{region}@{os.getpid()}"
+
+
 def make_workers(client: Client, region: str, interceptors: list[Interceptor] | None = None) -> list[Worker]:
     """The two workers of a region's process: shared queue (workflows, any-region activities) and the region's own."""
     shared: dict[str, Any] = {
         "client": client,
-        "identity": f"{region}@{os.getpid()}",
+        "identity": identity(region),
         "interceptors": interceptors or [],
         "activities": ACTIVITIES,
         # Heartbeats carry cancels; SDK's default throttle of 30 s would hold one back [temporal.md, 6].
@@ -147,38 +159,79 @@ def make_workers(client: Client, region: str, interceptors: list[Interceptor] | 
     ]
 
 
-async def serve(region: str, topology: str, address: str | None, namespace: str | None) -> int:
-    """Serve until SIGTERM or SIGINT."""
+def make_runtime(where: str | None) -> Runtime | None:
+    """The SDK's runtime with a port for metrics. A port that can't be had costs the metrics, never the worker."""
+    if where is None:
+        return None
+    try:
+        runtime = metrics.make_runtime(where)
+    except (RuntimeError, ValueError) as error:
+        log.error("there are no metrics: %s can't be bound: %s", where, error)
+        return None
+    log.info("metrics at http://%s/metrics", where)
+    return runtime
+
+
+async def serve(
+    region: str, topology: str, address: str | None, namespace: str | None, measured_at: str | None = None
+) -> int:
+    """Serve until SIGTERM or SIGINT. `measured_at`: HOST:PORT for metrics."""
     topology = str(Path(topology).resolve())
     found = estate.topology_at(topology)  # read here, so that the first run finds it read
     if region not in [each.name for each in found.regions]:
         log.error("%s is not a region of %s; one of: %s", region, topology, ", ".join(r.name for r in found.regions))
         return 2
     os.environ[estate.TOPOLOGY_VARIABLE] = topology
-    client = await connect(address, namespace)
+    runtime = make_runtime(measured_at)
+    client = await connect(address, namespace, runtime)
+    interceptors: list[Interceptor] = [logs.NameService()]
+    ends = RunEnds(client, identity(region))
+    if runtime is not None:
+        ends.listen(metrics.COUNTS, metrics.RunCounter(runtime.metric_meter).count)
+        interceptors.append(metrics.MeasureRuns(ends))
+    tracing = None
+    if any(name.startswith("OTEL_EXPORTER_OTLP_") for name in os.environ):
+        # What it brings costs a worker without traces half a second of its start.
+        from workers import tracing as traces
+
+        tracing = traces.start(ends, region)
+        if tracing is not None:
+            interceptors.append(tracing.interceptor)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with contextlib.AsyncExitStack() as stack:
-        for worker in make_workers(client, region):
+        for worker in make_workers(client, region, interceptors):
             await stack.enter_async_context(worker)
+        if runtime is not None:
+            keeping = asyncio.create_task(gauges.keep(client, runtime.metric_meter, found))
+            stack.callback(keeping.cancel)
         log.info("worker of %s serves %s and %s", region, TASK_QUEUE, region_queue(region))
         await stop.wait()
+    await ends.settle(SETTLE_S)
+    if tracing is not None:
+        await tracing.stop()
     return 0
 
 
 def main(argv: list[str] | None = None) -> int:
-    """`lifeboat worker`: exit 0 after a signal, 2 for a topology or region that can't be used."""
+    """`lifeboat worker`: exit 0 after a signal, 2 for what it was given and can't be used."""
     parser = argparse.ArgumentParser(prog="lifeboat worker", description=__doc__)
     parser.add_argument("--region", required=True, help="the region whose queue is served")
     parser.add_argument("--topology", default=os.environ.get(estate.TOPOLOGY_VARIABLE, "topology.yaml"))
     parser.add_argument("--address", help="Temporal's host:port; the profile's where it is left out")
     parser.add_argument("--namespace")
+    parser.add_argument("--metrics", default=os.environ.get(metrics.VARIABLE) or None, metavar="HOST:PORT")
+    parser.add_argument("--log-format", default=os.environ.get(logs.VARIABLE) or "text", metavar="|".join(logs.FORMATS))
     given = parser.parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logs.configure(given.log_format)
+    if given.log_format not in logs.FORMATS:
+        log.error("there is no log format %s; one of: %s", given.log_format, ", ".join(logs.FORMATS))
+        return 2
     try:
+        where = None if given.metrics is None else metrics.checked(given.metrics)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(serve(given.region, given.topology, given.address, given.namespace))
+            return runner.run(serve(given.region, given.topology, given.address, given.namespace, where))
     except LifeboatError as error:
         log.error("%s", error)
         return 2

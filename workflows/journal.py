@@ -40,6 +40,8 @@ class Journal(Doors):
         self.outcome = ""
         self.urgent = False
         """Clients wait for the next step: what people see, each change of which costs a write, is put off."""
+        self.under_way: dict[str, datetime] = {}
+        """When each step that has not ended began, by its title."""
         self._current = ""
         self._later: dict[str, SearchAttributeUpdate[Any]] = {}
 
@@ -107,5 +109,7 @@ class Journal(Doors):
             title=title, outcome=outcome, started=started, ended=workflow.now(), rounds=rounds, detail=detail
         )
         self.steps.append(report)
+        if outcome != "failed":
+            self.under_way.pop(title, None)
         self.note(f"{title}: {outcome}" + (f": {detail}" if detail else ""))
         return report

@@ -159,6 +159,7 @@ class Runbook(Telling):
         if undo is not None:
             self._undos.append(undo)
         started, rounds = workflow.now(), 0
+        self.under_way[title] = started
         while True:
             rounds += 1
             try:
@@ -348,7 +349,7 @@ class Runbook(Telling):
             title, undo = self._undos.pop()
             self._current = title
             STEP.set(title)
-            started = workflow.now()
+            self.under_way[title] = started = workflow.now()
             try:
                 await undo()
             except (ActivityError, ChildWorkflowError, ApplicationError) as error:

@@ -9,22 +9,27 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from lab import lab as labs
 from lab.model import Lab
 from lab.watch import until_temporal
-from lab.world import scrubbed_env
+from lab.world import worker_env
 from tests.faults.scene import Scene
 
 ROOT = Path(__file__).parents[2]
 
 
 @contextlib.asynccontextmanager
-async def striking_scene(lab: Lab, **plan: Any) -> AsyncIterator[tuple[Scene, Path]]:
-    """A scene whose workers carry the plan; yields it and the file that is made when they strike."""
+async def striking_scene(
+    lab: Lab, env: Mapping[str, str] | None = None, **plan: Any
+) -> AsyncIterator[tuple[Scene, Path]]:
+    """A scene whose workers carry the plan; yields it and the file that is made when they strike.
+
+    `env` comes on top of what the lab's own workers are given. Their log is beside that file.
+    """
     lab = await labs.reset(lab, watch=False)
     for region in lab.regions:
         await labs.fault(lab, "stop", f"worker-{region}")
@@ -39,7 +44,7 @@ async def striking_scene(lab: Lab, **plan: Any) -> AsyncIterator[tuple[Scene, Pa
         for region in lab.regions:
             argv = [sys.executable, "-m", "tests.faults.worker", "--plan", str(folder / "plan.json")]
             argv += ["--region", region, "--topology", str(lab.topology)]
-            env = scrubbed_env(lab) | {"PYTHONPATH": str(ROOT)}
+            env = worker_env(lab, lab.node(f"worker-{region}")) | {"PYTHONPATH": str(ROOT)} | dict(env or {})
             workers.append(await asyncio.create_subprocess_exec(*argv, env=env, cwd=folder, stdout=log, stderr=log))
         try:
             client = await until_temporal(lab)

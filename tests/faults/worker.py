@@ -106,7 +106,7 @@ def main() -> int:
     if "inside" in plan:
         strike_inside(plan)
     make = product.make_workers
-    product.make_workers = lambda client, region: make(client, region, [Striking(plan)])  # type: ignore[assignment]
+    product.make_workers = lambda client, region, given: make(client, region, [*given, Striking(plan)])  # type: ignore[assignment, misc]
     return product.main(sys.argv[1:place] + sys.argv[place + 2 :])
 
 

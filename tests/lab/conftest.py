@@ -30,6 +30,7 @@ HOSTILE = {
     "PGOPTIONS": "-c no_such_setting=1",
     "PGTARGETSESSIONATTRS": "standby",
     "PGDATA": f"/{PRODUCTION}",
+    "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{PRODUCTION}:4318",
     "HTTPS_PROXY": f"http://{PRODUCTION}:3128",
     "https_proxy": f"http://{PRODUCTION}:3128",
     "all_proxy": f"socks5://{PRODUCTION}:1080",

@@ -29,7 +29,7 @@ def free_port(host: str = "127.0.0.1") -> int:
 def _program() -> str:
     found = shutil.which("versitygw") or cache_folder() / "bin" / "versitygw"
     if not os.access(found, os.X_OK):
-        pytest.fail("versitygw is missing: run scripts/setup --all")
+        pytest.fail("versitygw is missing: run scripts/setup versitygw")
     return str(found)
 
 

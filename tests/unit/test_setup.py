@@ -23,6 +23,7 @@ def test_what_runs_sees_no_profile_key_or_proxy_of_its_caller() -> None:
         "TEMPORAL_ADDRESS": "production.example.com:7233",
         "AWS_SECRET_ACCESS_KEY": "x",
         "PGHOST": "production.example.com",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://production.example.com:4318",
         "https_proxy": "proxy.example.com",
         "ALL_PROXY": "proxy.example.com",
     }

@@ -1,0 +1,144 @@
+"""OpenTelemetry traces by OTLP (HTTP), only where an endpoint is named; what is traced never waits (docs/adr/0024)."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import logging
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from opentelemetry.context import Context
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.instrumentation.asyncpg import AsyncPGInstrumentor
+from opentelemetry.instrumentation.botocore import BotocoreInstrumentor
+from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
+from opentelemetry.instrumentation.psycopg import PsycopgInstrumentor
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased
+from opentelemetry.trace import Status
+
+from workers import dns_spans, redaction
+from workers.run_ends import RunEnds
+from workers.run_spans import RunSpans
+from workers.trace_of_run import SPANS, TraceRuns
+
+log = logging.getLogger("lifeboat.tracing")
+
+ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+"""OpenTelemetry's own variables (its specification of the OTLP exporter)."""
+
+EXPORT_S = 3.0
+"""Limit of one export. It runs in a thread of its own, and nobody waits for it."""
+EVERY_S = 1.0
+"""Spans are sent at this interval: what a worker that is killed had not sent is lost."""
+QUEUE = 8192
+"""Spans that wait for a collector that doesn't answer; the oldest are dropped."""
+LEAVE_S = 2.0
+"""What a worker that ends gives its last spans."""
+
+OF_RUN: ContextVar[Mapping[str, str]] = ContextVar("of_run", default=MappingProxyType({}))
+"""What every span of an activity says of its run."""
+
+
+class Redacting(SpanExporter):
+    """Takes out what must not leave, at the last moment: whatever made the span."""
+
+    def __init__(self, inner: SpanExporter) -> None:
+        self._inner = inner
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        return self._inner.export([_clean(span) for span in spans])
+
+    def shutdown(self) -> None:
+        self._inner.shutdown()
+
+    def force_flush(self, timeout_millis: int = 30000) -> bool:
+        return self._inner.force_flush(timeout_millis)
+
+
+def _clean(span: ReadableSpan) -> ReadableSpan:
+    told = span.status.description
+    return ReadableSpan(
+        name=redaction.clean(span.name),
+        context=span.context,
+        parent=span.parent,
+        resource=span.resource,
+        attributes=redaction.attributes(span.attributes or {}),  # type: ignore[arg-type]
+        # An exception's message and stack may hold what the statement did; the status has its reason.
+        events=[],
+        links=span.links,
+        kind=span.kind,
+        status=Status(span.status.status_code, redaction.clean(told) if told else None),
+        start_time=span.start_time,
+        end_time=span.end_time,
+        instrumentation_scope=span.instrumentation_scope,
+    )
+
+
+class OfRun(SpanProcessor):
+    """Every span of an activity carries the run, so that any of them leads to it."""
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        span.set_attributes(OF_RUN.get())
+
+
+@dataclass
+class Tracing:
+    """What a worker that traces holds."""
+
+    provider: TracerProvider
+    interceptor: TraceRuns
+
+    async def stop(self) -> None:
+        """Send what is left, for LEAVE_S at most: a collector that hangs must not keep a worker from ending."""
+        thread = threading.Thread(target=self.provider.shutdown, daemon=True)
+        thread.start()
+        await asyncio.to_thread(thread.join, LEAVE_S)
+
+
+def endpoint(environ: Mapping[str, str]) -> str | None:
+    """Where traces go; None: nowhere."""
+    if environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        return None
+    return next((environ[name] for name in ENDPOINTS if environ.get(name)), None)
+
+
+def start(ends: RunEnds, region: str) -> Tracing | None:
+    """Trace the runs of this worker; None where no endpoint is named."""
+    where = endpoint(os.environ)
+    if where is None:
+        return None
+    shared = {
+        "service.name": os.environ.get("OTEL_SERVICE_NAME") or "lifeboat",
+        "service.version": importlib.metadata.version("lifeboat"),
+    }
+    provider = TracerProvider(
+        # What isn't part of a run is not recorded: the watch alone asks five times a second.
+        sampler=ParentBased(root=ALWAYS_OFF),
+        resource=Resource.create(
+            {**shared, "service.instance.id": f"{region}@{os.getpid()}", "lifeboat.region": region}
+        ),
+        shutdown_on_exit=False,
+    )
+    batches = BatchSpanProcessor(
+        Redacting(OTLPSpanExporter(timeout=EXPORT_S)), max_queue_size=QUEUE, schedule_delay_millis=EVERY_S * 1000
+    )
+    provider.add_span_processor(OfRun())
+    provider.add_span_processor(batches)
+    AsyncPGInstrumentor().instrument(tracer_provider=provider)  # type: ignore[no-untyped-call, unused-ignore]
+    PsycopgInstrumentor().instrument(tracer_provider=provider)
+    HTTPXClientInstrumentor().instrument(tracer_provider=provider)
+    BotocoreInstrumentor().instrument(tracer_provider=provider)  # type: ignore[no-untyped-call, unused-ignore]
+    dns_spans.instrument(provider)
+    # A run's own spans are no worker's.
+    runs = RunSpans(Resource.create({**shared, "service.instance.id": "runs"}), batches.on_end)
+    ends.listen(SPANS, runs.tell)
+    log.info("traces go to %s", redaction.url(where))
+    return Tracing(provider, TraceRuns(provider.get_tracer("lifeboat.activity"), OF_RUN, ends))
