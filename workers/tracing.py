@@ -10,6 +10,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
+from datetime import datetime
 from types import MappingProxyType
 
 from opentelemetry.context import Context
@@ -26,7 +27,7 @@ from opentelemetry.trace import Status
 
 from workers import dns_spans, redaction
 from workers.run_ends import RunEnds
-from workers.run_spans import RunSpans
+from workers.run_spans import Ended, RunSpans
 from workers.trace_of_run import SPANS, TraceRuns
 
 log = logging.getLogger("lifeboat.tracing")
@@ -36,8 +37,9 @@ ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"
 
 EXPORT_S = 3.0
 """Limit of one export. It runs in a thread of its own, and nobody waits for it."""
-EVERY_S = 1.0
-"""Spans are sent at this interval: what a worker that is killed had not sent is lost."""
+EVERY_S = 5.0
+"""Spans are sent at this interval, and when a run has ended: what a worker that is killed had not sent is lost. Encoding
+a failover's spans takes the processor for tens of milliseconds, which it should not have in mid failover."""
 QUEUE = 8192
 """Spans that wait for a collector that doesn't answer; the oldest are dropped."""
 LEAVE_S = 2.0
@@ -139,6 +141,11 @@ def start(ends: RunEnds, region: str) -> Tracing | None:
     dns_spans.instrument(provider)
     # A run's own spans are no worker's.
     runs = RunSpans(Resource.create({**shared, "service.instance.id": "runs"}), batches.on_end)
-    ends.listen(SPANS, runs.tell)
+
+    def tell(said: Ended, started: datetime, closed: datetime) -> None:
+        runs.tell(said, started, closed)
+        threading.Thread(target=batches.force_flush, daemon=True).start()
+
+    ends.listen(SPANS, tell)
     log.info("traces go to %s", redaction.url(where))
     return Tracing(provider, TraceRuns(provider.get_tracer("lifeboat.activity"), OF_RUN, ends))
