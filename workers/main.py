@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -145,7 +146,7 @@ def make_workers(client: Client, region: str, interceptors: list[Interceptor] | 
 
 
 def make_runtime(where: str | None) -> tuple[Runtime, bool]:
-    """The SDK's runtime, and whether it serves metrics: a port that can't be had costs the metrics, never the worker."""
+    """The SDK's runtime, and whether it serves metrics: a port that can't be had costs those, never the worker."""
     if where is not None:
         try:
             runtime = metrics.make_runtime(where)
@@ -191,6 +192,9 @@ async def serve(
         if measured:
             keeping = asyncio.create_task(gauges.keep(client, runtime.metric_meter, found))
             stack.callback(keeping.cancel)
+        # What was loaded stays: the collector need not walk all of it in mid failover.
+        gc.collect()
+        gc.freeze()
         log.info("worker of %s serves %s and %s", region, TASK_QUEUE, region_queue(region))
         await stop.wait()
     await ends.settle(SETTLE_S)
