@@ -8,7 +8,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Awaitable, Callable
 
-from bench.common import Figure, Value, figure, progress, slowest
+from bench.common import Result, Value, environment, figure, progress, slowest
 from bench.stand import Stand, own_lab
 
 LIMIT = 1.05
@@ -29,14 +29,13 @@ def ratio(observed: list[Value], plain: list[Value]) -> Value:
     return statistics.median(filter(None, observed)) / statistics.median(filter(None, plain))
 
 
-async def compare(
-    runs: int, failover: Callable[[Stand], Awaitable[tuple[dict[str, Value], list[str]]]]
-) -> tuple[list[Figure], list[str]]:
+async def compare(runs: int, failover: Callable[[Stand], Awaitable[tuple[dict[str, Value], list[str]]]]) -> Result:
     """`failover` gives the seconds from kill to write by route, and what went wrong."""
     values: dict[str, list[Value]] = {"plain": [], "observed": []}
     problems: list[str] = []
     async with own_lab(**PLAIN) as plain, own_lab(**OBSERVED) as observed:
         stands = {"plain": plain, "observed": observed}
+        about = environment(observed.lab, options={"plain": PLAIN, "observed": OBSERVED})
         for stand in stands.values():
             await stand.rest()
         for number in range(1, runs + 1):
@@ -45,9 +44,10 @@ async def compare(
                 await stands[name].rest()
                 values[name].append(slowest(waited))
                 problems += [f"run {number}, {name}: {problem}" for problem in wrong]
-                progress(f"run {number} of {runs}, {name}: kill to write {values[name][-1]}")
-    return [
+                progress(f"run {number} of {runs}, {name}: kill to write {values[name][-1] or 0:.3f} s")
+    figures = [
         figure("kill_to_write_plain", "s", values["plain"]),
         figure("kill_to_write_observed", "s", values["observed"]),
         figure("observed_over_plain", "ratio", [ratio(values["observed"], values["plain"])], target=LIMIT),
-    ], problems
+    ]
+    return Result(bench="failover with observability", environment=about, figures=figures, problems=problems)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -159,17 +160,17 @@ def make_workers(client: Client, region: str, interceptors: list[Interceptor] | 
     ]
 
 
-def make_runtime(where: str | None) -> Runtime | None:
-    """The SDK's runtime with a port for metrics. A port that can't be had costs the metrics, never the worker."""
-    if where is None:
-        return None
-    try:
-        runtime = metrics.make_runtime(where)
-    except (RuntimeError, ValueError) as error:
-        log.error("there are no metrics: %s can't be bound: %s", where, error)
-        return None
-    log.info("metrics at http://%s/metrics", where)
-    return runtime
+def make_runtime(where: str | None) -> tuple[Runtime, bool]:
+    """The SDK's runtime, and whether it serves metrics: a port that can't be had costs those, never the worker."""
+    if where is not None:
+        try:
+            runtime = metrics.make_runtime(where)
+        except (RuntimeError, ValueError) as error:
+            log.error("there are no metrics: %s can't be bound: %s", where, error)
+        else:
+            log.info("metrics at http://%s/metrics", where)
+            return runtime, True
+    return metrics.make_runtime(None), False
 
 
 async def serve(
@@ -182,11 +183,11 @@ async def serve(
         log.error("%s is not a region of %s; one of: %s", region, topology, ", ".join(r.name for r in found.regions))
         return 2
     os.environ[estate.TOPOLOGY_VARIABLE] = topology
-    runtime = make_runtime(measured_at)
+    runtime, measured = make_runtime(measured_at)
     client = await connect(address, namespace, runtime)
     interceptors: list[Interceptor] = [logs.NameService()]
     ends = RunEnds(client, identity(region))
-    if runtime is not None:
+    if measured:
         ends.listen(metrics.COUNTS, metrics.RunCounter(runtime.metric_meter).count)
         interceptors.append(metrics.MeasureRuns(ends))
     tracing = None
@@ -203,9 +204,12 @@ async def serve(
     async with contextlib.AsyncExitStack() as stack:
         for worker in make_workers(client, region, interceptors):
             await stack.enter_async_context(worker)
-        if runtime is not None:
+        if measured:
             keeping = asyncio.create_task(gauges.keep(client, runtime.metric_meter, found))
             stack.callback(keeping.cancel)
+        # What was loaded stays: the collector need not walk all of it in mid failover.
+        gc.collect()
+        gc.freeze()
         log.info("worker of %s serves %s and %s", region, TASK_QUEUE, region_queue(region))
         await stop.wait()
     await ends.settle(SETTLE_S)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -9,7 +10,14 @@ from typing import Any
 
 from temporalio import workflow
 from temporalio.common import MetricMeter
-from temporalio.runtime import PrometheusConfig, Runtime, TelemetryConfig
+from temporalio.runtime import (
+    LogForwardingConfig,
+    LoggingConfig,
+    PrometheusConfig,
+    Runtime,
+    TelemetryConfig,
+    TelemetryFilter,
+)
 from temporalio.worker import (
     ExecuteWorkflowInput,
     Interceptor,
@@ -53,8 +61,15 @@ def checked(where: str) -> str:
     return f"127.0.0.1:{port}" if host == "localhost" else where
 
 
-def make_runtime(where: str) -> Runtime:
-    """The SDK's runtime that serves `/metrics` at `where`; ValueError or RuntimeError when it can't be bound."""
+def make_runtime(where: str | None) -> Runtime:
+    """The SDK's runtime, with `/metrics` at `where`; ValueError or RuntimeError when that can't be bound.
+
+    What the SDK's core logs goes through this process's own log: in its form, and without secrets.
+    """
+    through = LogForwardingConfig(logger=logging.getLogger("temporalio.core"))
+    logs = LoggingConfig(filter=TelemetryFilter(core_level="WARN", other_level="ERROR"), forwarding=through)
+    if where is None:
+        return Runtime(telemetry=TelemetryConfig(logging=logs))
     config = PrometheusConfig(
         bind_address=where,
         counters_total_suffix=True,
@@ -62,7 +77,7 @@ def make_runtime(where: str) -> Runtime:
         durations_as_seconds=True,
         histogram_bucket_overrides=_BUCKETS,
     )
-    return Runtime(telemetry=TelemetryConfig(metrics=config, attach_service_name=False))
+    return Runtime(telemetry=TelemetryConfig(logging=logs, metrics=config, attach_service_name=False))
 
 
 @dataclass(frozen=True)

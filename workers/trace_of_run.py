@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Mapping
-from contextvars import ContextVar
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from opentelemetry.trace import NonRecordingSpan, SpanKind, Status, StatusCode, Tracer, set_span_in_context
@@ -41,11 +40,11 @@ SPANS = "spans"
 class TraceRuns(Interceptor):
     """Spans of activities, and what a run's own spans need to be made."""
 
-    def __init__(self, tracer: Tracer, of_run: ContextVar[Mapping[str, str]], ends: RunEnds) -> None:
-        self._tracer, self._of_run, self._ends = tracer, of_run, ends
+    def __init__(self, tracer: Tracer, remember: Callable[[Place], None], ends: RunEnds) -> None:
+        self._tracer, self._remember, self._ends = tracer, remember, ends
 
     def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:
-        return _Activity(next, self._tracer, self._of_run)
+        return _Activity(next, self._tracer, self._remember)
 
     def workflow_interceptor_class(self, input: WorkflowInterceptorClassInput) -> type[WorkflowInboundInterceptor]:
         self._ends.offer(input)
@@ -53,33 +52,30 @@ class TraceRuns(Interceptor):
 
 
 class _Activity(ActivityInboundInterceptor):
-    def __init__(self, next: ActivityInboundInterceptor, tracer: Tracer, of_run: ContextVar[Mapping[str, str]]) -> None:
+    def __init__(self, next: ActivityInboundInterceptor, tracer: Tracer, remember: Callable[[Place], None]) -> None:
         super().__init__(next)
-        self._tracer, self._of_run = tracer, of_run
+        self._tracer, self._remember = tracer, remember
 
     async def execute_activity(self, input: ExecuteActivityInput) -> Any:
         place = place_in(input.headers)
         if place is None:
             return await super().execute_activity(input)
+        self._remember(place)
         info = activity.info()
         told: dict[str, str | int] = {"temporal.activity_id": info.activity_id, "temporal.attempt": info.attempt}
-        before = self._of_run.set(place.of_run)
-        try:
-            with self._tracer.start_as_current_span(
-                info.activity_type,
-                context=set_span_in_context(NonRecordingSpan(place.context())),
-                kind=SpanKind.CONSUMER,
-                attributes=told,
-                record_exception=False,
-                set_status_on_exception=False,
-            ) as span:
-                try:
-                    return await super().execute_activity(input)
-                except BaseException as error:
-                    span.set_status(Status(StatusCode.ERROR, f"{type(error).__name__}: {error}"))
-                    raise
-        finally:
-            self._of_run.reset(before)
+        with self._tracer.start_as_current_span(
+            info.activity_type,
+            context=set_span_in_context(NonRecordingSpan(place.context())),
+            kind=SpanKind.CONSUMER,
+            attributes=told,
+            record_exception=False,
+            set_status_on_exception=False,
+        ) as span:
+            try:
+                return await super().execute_activity(input)
+            except BaseException as error:
+                span.set_status(Status(StatusCode.ERROR, f"{type(error).__name__}: {error}"))
+                raise
 
 
 class _Workflow(WorkflowInboundInterceptor):

@@ -7,26 +7,25 @@ import importlib.metadata
 import logging
 import os
 import threading
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from contextvars import ContextVar
 from dataclasses import dataclass
-from types import MappingProxyType
+from datetime import datetime
 
-from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.instrumentation.asyncpg import AsyncPGInstrumentor
 from opentelemetry.instrumentation.botocore import BotocoreInstrumentor
 from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
 from opentelemetry.instrumentation.psycopg import PsycopgInstrumentor
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased
 from opentelemetry.trace import Status
 
 from workers import dns_spans, redaction
 from workers.run_ends import RunEnds
-from workers.run_spans import RunSpans
+from workers.run_spans import Ended, Place, RunSpans
 from workers.trace_of_run import SPANS, TraceRuns
 
 log = logging.getLogger("lifeboat.tracing")
@@ -36,25 +35,41 @@ ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"
 
 EXPORT_S = 3.0
 """Limit of one export. It runs in a thread of its own, and nobody waits for it."""
-EVERY_S = 1.0
-"""Spans are sent at this interval: what a worker that is killed had not sent is lost."""
+EVERY_S = 5.0
+"""Spans are sent at this interval, and when a run has ended: what a worker that is killed had not sent is lost.
+Encoding a failover's spans takes the processor for tens of milliseconds, which are not to spare in mid failover."""
 QUEUE = 8192
 """Spans that wait for a collector that doesn't answer; the oldest are dropped."""
 LEAVE_S = 2.0
 """What a worker that ends gives its last spans."""
 
-OF_RUN: ContextVar[Mapping[str, str]] = ContextVar("of_run", default=MappingProxyType({}))
-"""What every span of an activity says of its run."""
+REMEMBERED = 500
+"""Runs. What is traced of older ones has long been sent."""
+
+
+class Runs:
+    """What every span of a run says of it, by trace: put in as spans leave, since a step should not wait for that."""
+
+    def __init__(self) -> None:
+        self._of: OrderedDict[int, Mapping[str, str]] = OrderedDict()
+
+    def remember(self, place: Place) -> None:
+        self._of[int(place.trace, 16)] = place.of_run
+        while len(self._of) > REMEMBERED:
+            self._of.popitem(last=False)
+
+    def of(self, span: ReadableSpan) -> Mapping[str, str]:
+        return self._of.get(span.context.trace_id, {}) if span.context else {}
 
 
 class Redacting(SpanExporter):
     """Takes out what must not leave, at the last moment: whatever made the span."""
 
-    def __init__(self, inner: SpanExporter) -> None:
-        self._inner = inner
+    def __init__(self, inner: SpanExporter, runs: Runs) -> None:
+        self._inner, self._runs = inner, runs
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        return self._inner.export([_clean(span) for span in spans])
+        return self._inner.export([_clean(span, self._runs.of(span)) for span in spans])
 
     def shutdown(self) -> None:
         self._inner.shutdown()
@@ -63,14 +78,14 @@ class Redacting(SpanExporter):
         return self._inner.force_flush(timeout_millis)
 
 
-def _clean(span: ReadableSpan) -> ReadableSpan:
+def _clean(span: ReadableSpan, of_run: Mapping[str, str]) -> ReadableSpan:
     told = span.status.description
     return ReadableSpan(
         name=redaction.clean(span.name),
         context=span.context,
         parent=span.parent,
         resource=span.resource,
-        attributes=redaction.attributes(span.attributes or {}),  # type: ignore[arg-type]
+        attributes=redaction.attributes({**of_run, **(span.attributes or {})}),  # type: ignore[arg-type]
         # An exception's message and stack may hold what the statement did; the status has its reason.
         events=[],
         links=span.links,
@@ -80,13 +95,6 @@ def _clean(span: ReadableSpan) -> ReadableSpan:
         end_time=span.end_time,
         instrumentation_scope=span.instrumentation_scope,
     )
-
-
-class OfRun(SpanProcessor):
-    """Every span of an activity carries the run, so that any of them leads to it."""
-
-    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
-        span.set_attributes(OF_RUN.get())
 
 
 @dataclass
@@ -127,10 +135,10 @@ def start(ends: RunEnds, region: str) -> Tracing | None:
         ),
         shutdown_on_exit=False,
     )
+    seen = Runs()
     batches = BatchSpanProcessor(
-        Redacting(OTLPSpanExporter(timeout=EXPORT_S)), max_queue_size=QUEUE, schedule_delay_millis=EVERY_S * 1000
+        Redacting(OTLPSpanExporter(timeout=EXPORT_S), seen), max_queue_size=QUEUE, schedule_delay_millis=EVERY_S * 1000
     )
-    provider.add_span_processor(OfRun())
     provider.add_span_processor(batches)
     AsyncPGInstrumentor().instrument(tracer_provider=provider)  # type: ignore[no-untyped-call, unused-ignore]
     PsycopgInstrumentor().instrument(tracer_provider=provider)
@@ -139,6 +147,11 @@ def start(ends: RunEnds, region: str) -> Tracing | None:
     dns_spans.instrument(provider)
     # A run's own spans are no worker's.
     runs = RunSpans(Resource.create({**shared, "service.instance.id": "runs"}), batches.on_end)
-    ends.listen(SPANS, runs.tell)
+
+    def tell(said: Ended, started: datetime, closed: datetime) -> None:
+        runs.tell(said, started, closed)
+        threading.Thread(target=batches.force_flush, daemon=True).start()
+
+    ends.listen(SPANS, tell)
     log.info("traces go to %s", redaction.url(where))
-    return Tracing(provider, TraceRuns(provider.get_tracer("lifeboat.activity"), OF_RUN, ends))
+    return Tracing(provider, TraceRuns(provider.get_tracer("lifeboat.activity"), seen.remember, ends))

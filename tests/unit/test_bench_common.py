@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from bench.common import figure, slowest, spread
+from bench.observed import ratio
 
 
 class TestSpread:
@@ -48,3 +51,10 @@ class TestTargets:
 def test_a_runs_figure_is_its_slowest_routes() -> None:
     assert slowest({"dns": 0.5, "session": 0.7}) == 0.7
     assert slowest({"dns": 0.5, "session": None}) is None
+
+
+def test_medians_are_compared_only_where_every_run_has_a_value() -> None:
+    assert ratio([1.0, 1.1, 3.0], [1.0, 1.0, 0.9]) == pytest.approx(1.1)
+    assert ratio([1.0, None], [1.0, 1.0]) is None
+    assert ratio([1.0, 1.0], [None, 1.0]) is None
+    assert ratio([], []) is None

@@ -85,4 +85,4 @@ def test_a_port_that_is_taken_costs_the_metrics_and_not_the_worker() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        assert main.make_runtime(f"127.0.0.1:{taken.getsockname()[1]}") is None
+        assert main.make_runtime(f"127.0.0.1:{taken.getsockname()[1]}")[1] is False

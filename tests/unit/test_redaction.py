@@ -11,7 +11,7 @@ from opentelemetry.trace import Status, StatusCode
 
 from activities import secrets
 from workers import redaction
-from workers.tracing import Redacting
+from workers.tracing import Redacting, Runs
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ class Kept(SpanExporter):
 def test_a_span_is_cleaned_as_a_whole_when_it_leaves(secret: str) -> None:
     kept = Kept()
     provider = TracerProvider(shutdown_on_exit=False)
-    provider.add_span_processor(SimpleSpanProcessor(Redacting(kept)))
+    provider.add_span_processor(SimpleSpanProcessor(Redacting(kept, Runs())))
     given = {
         "db.statement": "SET x = 'y'",
         "db.statement.parameters": "('y',)",
