@@ -9,6 +9,7 @@ from temporalio import activity
 
 from activities import epoch as epochs
 from activities import rfc2136
+from activities.addresses import address_of
 from schemas.facts import EpochRecord
 from schemas.failures import EpochSuperseded, EpochUnavailable, NotYet, RouteUnavailable
 from schemas.orders import DnsOrder, ProofResult
@@ -16,7 +17,7 @@ from schemas.orders import DnsOrder, ProofResult
 
 async def _elsewhere(order: DnsOrder, server: str) -> list[str]:
     """The routes' names that a server does not lead to the target."""
-    address = order.service.member(order.target).host
+    address = await address_of(order.service.member(order.target).host)
     names = [rfc2136.absolute(route.record) for route in order.service.dns_routes()]
     answers = await asyncio.gather(*(rfc2136.ask(server, name, "A") for name in names))
     return [name for name, found in zip(names, answers, strict=True) if found != [address]]
@@ -32,10 +33,11 @@ async def choose_and_lead(order: DnsOrder) -> EpochRecord:
     try:
         if held == order.wanted and not await _elsewhere(order, zone.servers[0]):
             return held
+        address = await address_of(service.member(order.target).host)
         update = rfc2136.new_update(zone)
         epochs.compare_and_set(update, zone, service.name, held, order.wanted)
         for route in service.dns_routes():
-            update.replace(rfc2136.absolute(route.record), route.ttl_s, "A", service.member(order.target).host)
+            update.replace(rfc2136.absolute(route.record), route.ttl_s, "A", address)
         rcode = await rfc2136.send(zone, update)
         if rcode == dns.rcode.NOERROR:
             return order.wanted
@@ -56,5 +58,5 @@ async def confirm_names(order: DnsOrder) -> ProofResult:
     if late:
         raise NotYet(f"names are still old: {late}")
     names = ", ".join(route.record for route in order.service.dns_routes())
-    address = order.service.member(order.target).host
+    address = await address_of(order.service.member(order.target).host)
     return ProofResult(acknowledged=True, evidence=f"{names or 'no name'} leads to {address} at every server")

@@ -17,6 +17,7 @@ import asyncpg
 from temporalio import activity
 
 from activities import rfc2136
+from activities.addresses import address_of
 from activities.beating import beating
 from activities.secrets import resolve
 from activities.sessions import BROKEN, Session, open_session
@@ -251,7 +252,7 @@ async def write_through(order: VerifyOrder, route: Route) -> RouteWrite:
         finally:
             conn.terminate()
         expected = order.service.member(order.expected)
-        if not error and server != f"{expected.host}:{expected.port}":
+        if not error and server != f"{await address_of(expected.host)}:{expected.port}":
             error = f"answered by {server}, not by {order.expected}"
     except (
         MemberUnreachable,

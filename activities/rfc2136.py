@@ -12,6 +12,7 @@ import dns.tsig
 import dns.tsigkeyring
 import dns.update
 
+from activities.addresses import address_of
 from activities.secrets import resolve
 from schemas.failures import RouteUnavailable
 from schemas.zones import Zone
@@ -20,9 +21,9 @@ LIMIT_S = 1.0
 """Limit of one exchange with a server, which is in another region at most."""
 
 
-def _where(server: str) -> tuple[str, int]:
+async def _where(server: str) -> tuple[str, int]:
     host, _, port = server.rpartition(":")
-    return host, int(port)
+    return await address_of(host), int(port)
 
 
 def new_update(zone: Zone) -> dns.update.UpdateMessage:
@@ -33,7 +34,7 @@ def new_update(zone: Zone) -> dns.update.UpdateMessage:
 
 async def send(zone: Zone, update: dns.update.UpdateMessage) -> int:
     """The answer's rcode. RouteUnavailable when no answer came, so that nobody knows whether it took effect."""
-    host, port = _where(zone.servers[0])
+    host, port = await _where(zone.servers[0])
     try:
         answer = await dns.asyncquery.tcp(update, host, timeout=LIMIT_S, port=port)
     except (OSError, EOFError, dns.exception.DNSException) as error:
@@ -43,7 +44,7 @@ async def send(zone: Zone, update: dns.update.UpdateMessage) -> int:
 
 async def ask(server: str, name: str, kind: str) -> list[str]:
     """The records of one name at one authoritative server, as text; empty when there are none."""
-    host, port = _where(server)
+    host, port = await _where(server)
     query = dns.message.make_query(name, kind)
     try:
         answer, _ = await dns.asyncquery.udp_with_fallback(query, host, timeout=LIMIT_S, port=port)
