@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test lint types unit lab-tests faults matrix bench lock clean
+.PHONY: help setup demo test lint types compose-check unit lab-tests faults matrix bench lock clean
 
 VENV := .venv/bin
 # A user's own profile, keys and proxies never reach what runs here.
@@ -21,7 +21,8 @@ setup: ## packages, virtual environment, Temporal CLI (idempotent; asks nothing)
 demo: setup ## kill a primary under load and watch the service come back
 	@$(RUN) $(LIMIT) 600 $(VENV)/lifeboat lab demo database-failover --html demo-report.html
 
-test: lint types ## everything that must pass before a change lands (under 20 minutes)
+test: WHERE := --where-possible
+test: lint types compose-check ## everything that must pass before a change lands (under 20 minutes)
 	@$(RUN) $(LIMIT) 1080 $(PYTEST) tests -m "not matrix"
 
 lint: setup
@@ -30,6 +31,9 @@ lint: setup
 
 types: setup
 	@$(RUN) $(LIMIT) 300 $(VENV)/mypy
+
+compose-check: setup ## docker-compose.yml: parsed by the Compose specification's own parser, then what it names is looked for
+	@$(RUN) $(LIMIT) 60 $(VENV)/python -m lab.compose $(WHERE)
 
 unit: setup ## the tests that need no server
 	@$(RUN) $(LIMIT) 300 $(PYTEST) tests/unit tests/replay
