@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup setup-all jaeger demo test lint types unit lab-tests faults matrix bench lock clean
+.PHONY: help setup setup-all setup-parser jaeger demo test lint types compose-check unit lab-tests faults matrix bench lock clean
 
 VENV := .venv/bin
 # A user's own profile, keys and proxies never reach what runs here.
@@ -22,12 +22,16 @@ jaeger: ## set up, and build Jaeger for `lifeboat lab up --with jaeger` (2 to 4 
 	@scripts/setup jaeger
 
 setup-all: ## set up, and build what only the tests run (5 minutes, once)
-	@scripts/setup jaeger versitygw
+	@scripts/setup jaeger versitygw compose-parser
+
+setup-parser:
+	@scripts/setup compose-parser
 
 demo: setup ## kill a primary under load and watch the service come back
 	@$(RUN) $(LIMIT) 600 $(VENV)/lifeboat lab demo database-failover --html demo-report.html
 
-test: setup-all lint types ## everything that must pass before a change lands (under 20 minutes)
+test: WHERE := --where-possible
+test: setup-all lint types compose-check ## everything that must pass before a change lands (under 20 minutes)
 	@$(RUN) $(LIMIT) 1080 $(PYTEST) tests -m "not matrix"
 
 lint: setup
@@ -36,6 +40,9 @@ lint: setup
 
 types: setup
 	@$(RUN) $(LIMIT) 300 $(VENV)/mypy
+
+compose-check: setup-parser ## docker-compose.yml: parsed by the Compose specification's own parser, then what it names is looked for
+	@$(RUN) $(LIMIT) 60 $(VENV)/python -m lab.compose $(WHERE)
 
 unit: setup ## the tests that need no server
 	@$(RUN) $(LIMIT) 300 $(PYTEST) tests/unit tests/replay

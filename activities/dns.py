@@ -11,6 +11,7 @@ import asyncio
 from temporalio import activity
 
 from activities import epoch as epochs
+from activities.addresses import address_of
 from activities.epoch_stores import as_record, canonical, in_zone
 from activities.names import Record, ask
 from activities.zones import names_of
@@ -19,16 +20,16 @@ from schemas.failures import EpochSuperseded, EpochUnavailable, NotYet, RouteUna
 from schemas.orders import DnsOrder, ProofResult
 
 
-def _wanted(order: DnsOrder) -> list[Record]:
-    address = order.service.member(order.target).host
+async def _wanted(order: DnsOrder) -> list[Record]:
+    address = await address_of(order.service.member(order.target).host)
     return [Record(route.record, "A", route.ttl_s, address) for route in order.service.dns_routes()]
 
 
-async def _leads(order: DnsOrder) -> bool:
+async def _leads(order: DnsOrder, wanted: list[Record]) -> bool:
     """Whether every name leads to the target, where changes are made."""
     names = names_of(order.zone)
-    answers = await asyncio.gather(*(names.read(record.name, record.kind) for record in _wanted(order)))
-    return all(found == [record.text] for found, record in zip(answers, _wanted(order), strict=True))
+    answers = await asyncio.gather(*(names.read(record.name, record.kind) for record in wanted))
+    return all(found == [record.text] for found, record in zip(answers, wanted, strict=True))
 
 
 async def _beside_names(order: DnsOrder) -> EpochRecord | None:
@@ -51,15 +52,16 @@ async def choose_and_lead(order: DnsOrder) -> EpochRecord:
     if zone.epochs is not None:
         await epochs.replace(zone, service.name, order.seen, order.wanted)
     try:
+        wanted = await _wanted(order)
         held = await _beside_names(order)
-        if held == order.wanted and await _leads(order):
+        if held == order.wanted and await _leads(order, wanted):
             return order.wanted
         before = as_record(zone, service.name, held) if held is not None else None
-        refusal = await names_of(zone).apply(before, as_record(zone, service.name, order.wanted), _wanted(order))
+        refusal = await names_of(zone).apply(before, as_record(zone, service.name, order.wanted), wanted)
         if refusal is None:
             return order.wanted
         # It may be the answer to our own change whose reply was lost: what stands there now decides.
-        if await in_zone(zone, service.name) == order.wanted and await _leads(order):
+        if await in_zone(zone, service.name) == order.wanted and await _leads(order, wanted):
             return order.wanted
     except RouteUnavailable as error:
         raise EpochUnavailable(error.detail) from error
@@ -70,7 +72,7 @@ async def choose_and_lead(order: DnsOrder) -> EpochRecord:
 async def confirm_names(order: DnsOrder) -> ProofResult:
     """Every authoritative server leads every name to the target."""
     servers = await names_of(order.zone).servers()
-    wanted = _wanted(order)
+    wanted = await _wanted(order)
 
     async def late_at(server: str) -> list[str]:
         answers = await asyncio.gather(*(ask(server, record.name, record.kind) for record in wanted))
@@ -81,5 +83,5 @@ async def confirm_names(order: DnsOrder) -> ProofResult:
     if late:
         raise NotYet(f"names are still old: {late}")
     names = ", ".join(record.name for record in wanted)
-    address = order.service.member(order.target).host
+    address = await address_of(order.service.member(order.target).host)
     return ProofResult(acknowledged=True, evidence=f"{names or 'no name'} leads to {address} at every server")

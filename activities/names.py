@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-import socket
 from typing import NamedTuple, Protocol
 
 import dns.asyncquery
 import dns.exception
-import dns.inet
 import dns.message
 import dns.rcode
 import dns.rdatatype
 
+from activities.addresses import address_of
 from schemas.failures import RouteUnavailable
 
 LIMIT_S = 1.0
@@ -51,16 +49,7 @@ def absolute(name: str) -> str:
 async def where(server: str) -> tuple[str, int]:
     """Address and port of `host:port`; RouteUnavailable for a name that has none."""
     host, _, port = server.rpartition(":")
-    host = host.strip("[]")
-    if dns.inet.is_address(host):
-        return host, int(port)
-    try:
-        found = await asyncio.wait_for(
-            asyncio.get_running_loop().getaddrinfo(host, int(port), type=socket.SOCK_STREAM), LIMIT_S
-        )
-    except (OSError, TimeoutError) as error:
-        raise RouteUnavailable(f"DNS server {server}: its name has no address: {error}") from error
-    return str(found[0][4][0]), int(port)
+    return await address_of(host.strip("[]")), int(port)
 
 
 async def ask(server: str, name: str, kind: str) -> list[str]:

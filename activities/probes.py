@@ -16,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 import asyncpg
 from temporalio import activity
 
+from activities.addresses import address_of
 from activities.beating import beating
 from activities.names import ask
 from activities.secrets import resolve
@@ -265,7 +266,7 @@ async def write_through(order: VerifyOrder, route: Route) -> RouteWrite:
         finally:
             conn.terminate()
         expected = order.service.member(order.expected)
-        if not error and server != f"{expected.host}:{expected.port}":
+        if not error and server != f"{await address_of(expected.host)}:{expected.port}":
             error = f"answered by {server}, not by {order.expected}"
     except (
         MemberUnreachable,

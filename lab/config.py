@@ -1,14 +1,15 @@
 """The servers' configuration, rendered from the templates in lab/etc: what the lab writes, and what containers mount.
 
-Nothing here holds a secret: those have files of their own (`key_conf`, lab/secrets.py).
+Nothing here holds a secret: those have files of their own (lab/secrets.py).
 """
 
 from __future__ import annotations
 
 from importlib import resources
 
-from lab.layout import DATABASES, HOME, KEY_NAME, RECORD, ZONE, shape_of
+from lab.layout import DATABASES, HOME, RECORD, ZONE, shape_of
 from lab.model import Lab, Node
+from lab.secrets import KEY_NAME
 
 
 def _template(name: str) -> str:
@@ -65,11 +66,6 @@ def knot_conf(lab: Lab, node: Node) -> str:
     return _template("knot.conf").format(
         folder=lab.paths.node(node.name), host=node.host, port=node.port, key=KEY_NAME, zone=ZONE
     )
-
-
-def key_conf(secret: str) -> str:
-    """The TSIG key of updates, which knot.conf includes: a secret."""
-    return _template("key.conf").format(key=KEY_NAME, secret=secret)
 
 
 def zone_file(lab: Lab, node: Node) -> str:

@@ -10,8 +10,9 @@ from typing import Any
 
 import yaml
 
-from lab.layout import DATABASE, DATABASES, HOME, KEY_NAME, RECORD, SERVICE, ZONE, shape_of
+from lab.layout import DATABASE, DATABASES, HOME, RECORD, SERVICE, ZONE, shape_of
 from lab.model import Lab
+from lab.secrets import KEY_NAME
 from lab.world import scrubbed_env
 from schemas.topology import Topology
 

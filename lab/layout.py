@@ -14,7 +14,6 @@ from lab.model import Node, NodeKind
 SERVICE = "counting-db"
 DATABASE = "counting"
 ZONE = "lab.lifeboat.test"
-KEY_NAME = "lifeboat-lab"
 RECORD = f"{SERVICE}.{ZONE}"
 HOME = "pg-east-1"
 """Who leads at first, in every shape."""

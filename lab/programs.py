@@ -80,11 +80,18 @@ def _program(lab: Lab, node: Node, binaries: Binaries) -> Program:
 def _temporal(lab: Lab, node: Node) -> list[str]:
     # 127.0.0.1 and 0.0.0.0 work, any other address lets every start hang [temporal.md, 15].
     ip = "127.0.0.1" if lab.network == LOOPBACK else "0.0.0.0"
-    attributes = [f"{name}=Keyword" for name in KEYWORD_ATTRIBUTES] + [f"{name}=Int" for name in INT_ATTRIBUTES]
     return [
         *(lab.temporal.cli, "server", "start-dev", "--ip", ip, "--port", str(node.port)),
         *("--ui-port", str(ui_port(lab.base_port)), "--log-level", "warn"),
         *("--db-filename", str(lab.paths.node(node.name) / "temporal.db")),
+        *temporal_options(),
+    ]
+
+
+def temporal_options() -> list[str]:
+    """What every development server of Lifeboat is started with: search attributes, tuning, and its database's mode."""
+    attributes = [f"{name}=Keyword" for name in KEYWORD_ATTRIBUTES] + [f"{name}=Int" for name in INT_ATTRIBUTES]
+    return [
         *(part for name in attributes for part in ("--search-attribute", name)),
         *(part for value in _TUNED for part in ("--dynamic-config-value", value)),
         *(part for value in _PRAGMAS for part in ("--sqlite-pragma", value)),

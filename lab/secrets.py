@@ -1,4 +1,7 @@
-"""The lab's passwords: made anew for each lab, in files of mode 0600."""
+"""The lab's passwords: made anew for each lab, in files of mode 0600.
+
+Standard library only, for lab/container_secrets.py.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import hmac
 import os
 import secrets
 from collections.abc import Mapping
+from importlib import resources
 
 from lab.owner import write_private
 from lab.paths import Folder
@@ -15,6 +19,7 @@ from lab.paths import Folder
 SUPERUSER = "postgres"
 """The lab's own, for its set-up, its bench and its referee; Lifeboat has only what lab/etc/lifeboat.sql grants."""
 ROLES = (SUPERUSER, "lifeboat", "replicator", "app", "lifeboat_probe")
+KEY_NAME = "lifeboat-lab"
 _ITERATIONS = 4096
 """PostgreSQL's own number (src/include/common/scram-common.h)."""
 
@@ -36,6 +41,12 @@ def roles_sql(verifiers: Mapping[str, str]) -> str:
         replication = " REPLICATION" if role == "replicator" else ""
         lines.append(f"{verb} ROLE {role} LOGIN{replication} PASSWORD '{verifier}';\n")
     return "".join(lines)
+
+
+def key_text(secret: str) -> str:
+    """The TSIG key of DNS updates, which Knot's configuration includes."""
+    template = resources.files("lab") / "etc" / "key.conf"
+    return template.read_text(encoding="utf-8").format(key=KEY_NAME, secret=secret)
 
 
 def users_text(verifiers: Mapping[str, str]) -> str:

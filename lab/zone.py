@@ -7,13 +7,14 @@ import shutil
 from lab import config
 from lab.model import Lab, Node
 from lab.owner import give, write_private
+from lab.secrets import key_text
 
 
 def write_dns(lab: Lab, node: Node) -> None:
     """Configuration of the DNS server; `restore_dns` writes its zone."""
     folder = lab.paths.node(node.name)
     write_private(folder / "knot.conf", config.knot_conf(lab, node), server=True)
-    write_private(folder / "key.conf", config.key_conf(lab.secret("tsig")), server=True)
+    write_private(folder / "key.conf", key_text(lab.secret("tsig")), server=True)
 
 
 def restore_dns(lab: Lab, node: Node) -> None:
