@@ -15,6 +15,7 @@ import pytest
 import pytest_asyncio
 
 from activities import rfc2136
+from activities.names import ask
 from lab.binaries import find_pg_bin
 from lab.container_secrets import make
 from lab.containers import estate, write_configuration
@@ -24,7 +25,8 @@ from lab.owner import as_server, give
 from lab.paths import PARENT, PREFIX, log_tail
 from lab.waiting import until
 from lab.world import server_env
-from schemas.zones import Zone
+from schemas.failures import RouteUnavailable
+from schemas.zones import Rfc2136Zone
 
 pytestmark = [pytest.mark.lab, pytest.mark.asyncio(loop_scope="module")]
 
@@ -86,8 +88,8 @@ class Containers:
 
         return await until(f"{name} takes a session", taken, 60, every=0.1)
 
-    async def ask(self, name: str, question: str) -> object:
-        conn = await self.session(name)
+    async def ask(self, name: str, question: str, user: str = "lifeboat") -> object:
+        conn = await self.session(name, user)
         try:
             return await conn.fetchval(question, timeout=10)
         finally:
@@ -136,7 +138,7 @@ async def test_a_write_through_the_pooler_is_on_the_voter(up: Containers) -> Non
     assert await up.ask("pg-east-1", "SELECT sync_state FROM pg_stat_replication") == "quorum"
 
     async def replayed() -> bool:
-        return await up.ask("pg-east-2", "SELECT count(*) FROM counting_results WHERE camera = 'c1'") == 1
+        return await up.ask("pg-east-2", "SELECT count(*) FROM counting_results WHERE camera = 'c1'", "app") == 1
 
     await until("the row is on the voter", replayed, 10)
 
@@ -150,7 +152,7 @@ async def test_who_probes_may_write_there_and_nowhere_else(up: Containers) -> No
 
 
 async def test_the_zone_leads_home_and_takes_a_signed_update(up: Containers) -> None:
-    zone = Zone(
+    zone = Rfc2136Zone(
         name="lab.lifeboat.test",
         servers=[up.lab.dns],
         key_name="lifeboat-lab",
@@ -159,7 +161,7 @@ async def test_the_zone_leads_home_and_takes_a_signed_update(up: Containers) -> 
     home = up.lab.node("pg-east-1").host
 
     async def answers() -> bool:
-        return await rfc2136.ask(up.lab.dns, f"{RECORD}.", "A") == [home]
+        return await ask(up.lab.dns, f"{RECORD}.", "A") == [home]
 
     await until("the zone is served", answers, 10)
     update = rfc2136.new_update(zone)
@@ -170,8 +172,8 @@ async def test_the_zone_leads_home_and_takes_a_signed_update(up: Containers) -> 
 
     async def kept() -> bool:
         try:
-            return await rfc2136.ask(up.lab.dns, "proof.lab.lifeboat.test.", "TXT") == ['"signed"']
-        except rfc2136.RouteUnavailable:
+            return await ask(up.lab.dns, "proof.lab.lifeboat.test.", "TXT") == ['"signed"']
+        except RouteUnavailable:
             return False
 
     await until("the update outlives the server", kept, 10)
