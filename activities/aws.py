@@ -7,7 +7,9 @@ again by the engine, which shows it, and an answer that was lost is looked for b
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import functools
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import boto3
@@ -19,6 +21,9 @@ FAILED = (BotoCoreError, ClientError)
 
 THROTTLED = {"Throttling", "ThrottlingException", "TooManyRequestsException", "PriorRequestNotComplete", "SlowDown"}
 """Codes that say: later. The engine's retries are later."""
+
+_THREADS = ThreadPoolExecutor(max_workers=16, thread_name_prefix="aws")
+"""Of their own: where AWS hangs, each call keeps its thread to its limit, and names are resolved in asyncio's."""
 
 
 @functools.lru_cache(maxsize=32)
@@ -34,7 +39,8 @@ def client(service: str, region: str | None, endpoint: str | None, limit: float 
 
 async def call(aws: Any, method: str, **given: Any) -> Any:
     """One call in a thread. It can't be cancelled, but it ends within the client's own limits."""
-    return await asyncio.to_thread(getattr(aws, method), **given)
+    asked = functools.partial(contextvars.copy_context().run, getattr(aws, method), **given)
+    return await asyncio.get_running_loop().run_in_executor(_THREADS, asked)
 
 
 def code_of(error: BaseException) -> str:
