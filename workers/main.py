@@ -112,6 +112,7 @@ SANDBOX = SandboxedWorkflowRunner(
         "workflows.telling",
         "workflows.database",
         "workflows.database_fence",
+        "workflows.database_gates",
         "workflows.database_routes",
         "pydantic",
         "pydantic_core",
