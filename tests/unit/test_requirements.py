@@ -107,5 +107,5 @@ def test_a_geographys_last_tier_is_cold() -> None:
 def test_two_regions_one_standby_and_no_pooler() -> None:
     topology = load_topology(TWO_REGIONS)
     service = topology.services[0]
-    assert (len(topology.regions), len(service.members), service.poolers()) == (2, 2, [])
+    assert (len(topology.regions), len(service.members), service.gates()) == (2, 2, [])
     assert service.synchronous.policy == "available"
