@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import fcntl
 import json
@@ -17,8 +18,8 @@ from temporalio import activity
 from activities.beating import beating
 from activities.commands import run_command
 from activities.files import replace_file
+from activities.posting import signature, why
 from activities.secrets import resolve
-from activities.signing import signature
 from schemas.failures import EpochSuperseded, NodeControlFailed, NotYet, RouteUnavailable
 from schemas.orders import FileOrder, HookOrder, ProofResult, RouteOrder
 from schemas.routes import FileRoute, WebhookRoute
@@ -41,25 +42,31 @@ def _values(order: RouteOrder) -> dict[str, str]:
 @contextlib.contextmanager
 def _mark(route: FileRoute) -> Iterator[Path]:
     """The note beside the file of which epoch wrote it and whether it was taken up, held against other workers."""
-    note = Path(f"{route.path}.lifeboat")
+    lock = Path(f"{route.path}.lifeboat-lock")
     try:
-        handle = os.open(note, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
-        raise RouteUnavailable(f"{route.name}: {note}: {error.strerror}") from error
+        raise RouteUnavailable(f"{route.name}: {lock}: {error.strerror}") from error
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise RouteUnavailable(f"{route.name}: another worker is writing {route.path}") from None
-        yield note
+        yield Path(f"{route.path}.lifeboat")
     finally:
         os.close(handle)
 
 
-def _noted(note: Path) -> tuple[int, bool]:
+def _noted(note: Path, route: FileRoute) -> tuple[int, bool]:
     """Epoch, and whether the file was taken up; (0, False) when nobody has written it yet."""
-    epoch, _, taken_up = note.read_text(encoding="utf-8").strip().partition(" ")
-    return (int(epoch) if epoch.isdigit() else 0), taken_up == "taken up"
+    try:
+        epoch, _, taken_up = note.read_text(encoding="utf-8").strip().partition(" ")
+        return int(epoch), taken_up == "taken up"
+    except FileNotFoundError:
+        return 0, False
+    except ValueError as error:
+        told = f"{note} says no epoch, so nobody knows who wrote {route.path} last; its owner must remove it"
+        raise RouteUnavailable(f"{route.name}: {told}") from error
 
 
 @activity.defn
@@ -68,16 +75,16 @@ async def write_configuration(order: FileOrder) -> ProofResult:
     route, values = order.route, _values(order)
     path, text = Path(route.path), string.Template(route.template).substitute(values)
     with _mark(route) as note:
-        epoch, taken_up = _noted(note)
+        epoch, taken_up = _noted(note, route)
         if epoch > order.epoch:
             raise EpochSuperseded(f"{route.name} is at epoch {epoch}, this run at {order.epoch}")
         try:
-            same = path.exists() and path.read_text(encoding="utf-8") == text
+            same = path.exists() and path.read_bytes() == text.encode()
             if not (same and taken_up and epoch == order.epoch):
-                note.write_text(f"{order.epoch}\n", encoding="utf-8")
-                replace_file(path, text)
+                await asyncio.to_thread(replace_file, note, f"{order.epoch}\n")
+                await asyncio.to_thread(replace_file, path, text)
                 await _run(route, route.reload, values, RouteUnavailable)
-                note.write_text(f"{order.epoch} taken up\n", encoding="utf-8")
+                await asyncio.to_thread(replace_file, note, f"{order.epoch} taken up\n")
         except OSError as error:
             raise RouteUnavailable(f"{route.name}: {error.filename or route.path}: {error.strerror}") from error
     if route.confirm is not None:
@@ -154,5 +161,5 @@ async def _tell(client: httpx.AsyncClient, order: HookOrder) -> None:
         raise _unavailable(route, error) from error
 
 
-def _unavailable(route: WebhookRoute, error: Exception) -> RouteUnavailable:
-    return RouteUnavailable(f"{route.name}: {str(error) or type(error).__name__}")
+def _unavailable(route: WebhookRoute, error: httpx.HTTPError) -> RouteUnavailable:
+    return RouteUnavailable(f"{route.name}: {why(error)}")

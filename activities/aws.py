@@ -16,8 +16,8 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-FAILED = (BotoCoreError, ClientError)
-"""What a call may raise: no answer, or an answer that refuses."""
+FAILED = (BotoCoreError, ClientError, ValueError)
+"""What a call may raise: no answer, an answer that refuses, or an address that can be none."""
 
 THROTTLED = {"Throttling", "ThrottlingException", "TooManyRequestsException", "PriorRequestNotComplete", "SlowDown"}
 """Codes that say: later. The engine's retries are later."""
@@ -32,7 +32,7 @@ def client(service: str, region: str | None, endpoint: str | None, limit: float 
     return boto3.session.Session().client(  # type: ignore[no-untyped-call, unused-ignore]
         service,
         region_name=region or "us-east-1",
-        endpoint_url=endpoint,
+        endpoint_url=endpoint,  # None: AWS's own, or what AWS_ENDPOINT_URL says
         config=Config(connect_timeout=limit, read_timeout=limit, retries={"total_max_attempts": 1}),
     )
 

@@ -27,8 +27,10 @@ async def run_command(argv: list[str], limit: float) -> tuple[int, str]:
     try:
         output, _ = await asyncio.wait_for(process.communicate(), limit)
     except TimeoutError:
-        with contextlib.suppress(ProcessLookupError):
+        # What became another user (sudo) can't be ended from here, and is left behind.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             process.kill()
-        await process.wait()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(process.wait(), 1.0)
         return TIMED_OUT, f"no end within {limit:g} s"
     return process.returncode or 0, output.decode(errors="replace").strip()[-KEPT:]

@@ -12,15 +12,20 @@ from temporalio import activity
 
 from activities import epoch as epochs
 from activities.addresses import address_of
-from activities.epoch_stores import as_record, canonical, in_zone
+from activities.epoch_stores import after, as_record, canonical, in_zone
 from activities.names import Record, ask
 from activities.zones import names_of
 from schemas.facts import EpochRecord
 from schemas.failures import EpochSuperseded, EpochUnavailable, NotYet, RouteUnavailable
 from schemas.orders import DnsOrder, ProofResult
 
+NAMES_S = 2.0
+"""What a zone gets in the middle of a failover whose epochs are elsewhere."""
+
 
 async def _wanted(order: DnsOrder) -> list[Record]:
+    if not order.service.dns_routes():
+        return []
     address = await address_of(order.service.member(order.target).host)
     return [Record(route.record, "A", route.ttl_s, address) for route in order.service.dns_routes()]
 
@@ -46,33 +51,59 @@ async def _beside_names(order: DnsOrder) -> EpochRecord | None:
 
 @activity.defn
 async def choose_and_lead(order: DnsOrder) -> EpochRecord:
-    """The record becomes `wanted`, and every name leads to the target: in one change, if the record is still `seen`."""
-    zone, service = order.zone, order.service
-    order = order.model_copy(update={"wanted": canonical(order.wanted)})
-    if zone.epochs is not None:
-        await epochs.replace(zone, service.name, order.seen, order.wanted)
+    """The record becomes `wanted`, and every name leads to the target: in one change, if the record is still `seen`.
+
+    With epochs in a bucket the choice alone counts here: a zone out of reach holds no promotion up, and the names are
+    led on when clients are routed (`lead_names`).
+    """
+    zone = order.zone
+    order = order.model_copy(update={"wanted": after(order.seen, order.wanted)})
+    if zone.epochs is None:
+        try:
+            await _lead(order)
+        except RouteUnavailable as error:
+            raise EpochUnavailable(error.detail) from error
+        return order.wanted
+    await epochs.replace(zone, order.service.name, order.seen, order.wanted)
     try:
-        wanted = await _wanted(order)
-        held = await _beside_names(order)
-        if held == order.wanted and await _leads(order, wanted):
-            return order.wanted
-        before = as_record(zone, service.name, held) if held is not None else None
-        refusal = await names_of(zone).apply(before, as_record(zone, service.name, order.wanted), wanted)
-        if refusal is None:
-            return order.wanted
-        # It may be the answer to our own change whose reply was lost: what stands there now decides.
-        if await in_zone(zone, service.name) == order.wanted and await _leads(order, wanted):
-            return order.wanted
-    except RouteUnavailable as error:
-        raise EpochUnavailable(error.detail) from error
-    raise EpochUnavailable(f"the change was refused: {refusal}")
+        async with asyncio.timeout(NAMES_S):
+            await _lead(order)
+    except (RouteUnavailable, EpochUnavailable, TimeoutError) as error:
+        activity.logger.warning("the names do not lead to %s yet: %s", order.target, error)
+    return order.wanted
+
+
+@activity.defn
+async def lead_names(order: DnsOrder) -> ProofResult:
+    """Every name leads to the target, where the epochs are in a bucket: the record there is chosen already."""
+    try:
+        await _lead(order.model_copy(update={"wanted": canonical(order.wanted)}))
+    except EpochUnavailable as error:
+        raise RouteUnavailable(error.detail) from error
+    return ProofResult(acknowledged=True, evidence=f"the names lead to {order.target}")
+
+
+async def _lead(order: DnsOrder) -> None:
+    """In one change: the record beside the names, and they themselves. RouteUnavailable when nobody answers."""
+    zone, service = order.zone, order.service
+    if zone.epochs is not None and not service.dns_routes():
+        return
+    wanted = await _wanted(order)
+    held = await _beside_names(order)
+    if held == order.wanted and await _leads(order, wanted):
+        return
+    before = as_record(zone, service.name, held) if held is not None else None
+    refusal = await names_of(zone).apply(before, as_record(zone, service.name, order.wanted), wanted)
+    # It may be the answer to our own change whose reply was lost: what stands there now decides.
+    if refusal is not None and not (await in_zone(zone, service.name) == order.wanted and await _leads(order, wanted)):
+        raise EpochUnavailable(f"the change was refused: {refusal}")
 
 
 @activity.defn
 async def confirm_names(order: DnsOrder) -> ProofResult:
     """Every authoritative server leads every name to the target."""
-    servers = await names_of(order.zone).servers()
     wanted = await _wanted(order)
+    servers = await names_of(order.zone).servers() if wanted else []
 
     async def late_at(server: str) -> list[str]:
         answers = await asyncio.gather(*(ask(server, record.name, record.kind) for record in wanted))
@@ -83,5 +114,5 @@ async def confirm_names(order: DnsOrder) -> ProofResult:
     if late:
         raise NotYet(f"names are still old: {late}")
     names = ", ".join(record.name for record in wanted)
-    address = await address_of(order.service.member(order.target).host)
+    address = wanted[0].text if wanted else order.target
     return ProofResult(acknowledged=True, evidence=f"{names or 'no name'} leads to {address} at every server")

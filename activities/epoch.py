@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from temporalio import activity
 
-from activities.epoch_stores import store_of
+from activities.epoch_stores import canonical, store_of
 from schemas.facts import EpochRecord
 from schemas.failures import EpochSuperseded, EpochUnavailable
 from schemas.orders import ClaimOrder, EstablishOrder, Estate, RecordOrder
@@ -33,6 +33,7 @@ async def claim_epoch(order: ClaimOrder) -> EpochRecord:
 
     The watch may have changed the voters since the run looked: the claim rests on what stands there now.
     """
+    order = order.model_copy(update={"run": canonical(order.seen.model_copy(update={"run": order.run})).run})
     for _ in range(5):
         held = await read(order.zone, order.service)
         if held is None:

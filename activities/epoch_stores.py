@@ -6,6 +6,7 @@ stands there afterwards: it's done if it is ours.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import Protocol
 
@@ -62,21 +63,33 @@ def to_text(record: EpochRecord) -> str:
     values = {
         "v": "lifeboat1",
         "epoch": str(record.epoch),
-        "run": record.run,
+        # A record of before there was a count of changes must be matched to the letter.
+        **({"change": str(record.change)} if record.change else {}),
+        "run": _short(record.run, 240),
         "leader": record.leader,
         "w": str(record.w),
         "voters": ",".join(record.voters),
         "candidate": record.candidate or "",
         "candidate-voters": ",".join(record.candidate_voters),
-        "verdict": record.verdict[:200],
+        "verdict": _short(record.verdict, 200),
     }
     return " ".join(f'"{_plain(key, value)}"' for key, value in values.items())
+
+
+def _short(text: str, limit: int) -> str:
+    """Of what is for people; a longer one differs from its beginning by the digest at the end."""
+    if len(text) <= limit:
+        return text
+    return f"{text[: limit - 9]}~{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def _plain(key: str, value: str) -> str:
     """Without what a zone file would escape, so that text and record are the same to the byte."""
     text = "".join(char if " " <= char <= "~" and char not in '"\\' else "'" for char in value)
-    return f"{key}={text}"[:255]
+    if len(key) + 1 + len(text) > 255:
+        # Never cut: a voter that is missing from the record would be missing from R + W > N.
+        raise EpochUnavailable(f"{key} is longer than a TXT string may be (255 bytes); give the members shorter names")
+    return f"{key}={text}"
 
 
 def from_text(text: str) -> EpochRecord:
@@ -90,6 +103,7 @@ def from_text(text: str) -> EpochRecord:
     try:
         return EpochRecord(
             epoch=int(values["epoch"]),
+            change=int(values.get("change", "0")),
             run=values["run"],
             leader=values["leader"],
             w=int(values["w"]),
@@ -105,6 +119,12 @@ def from_text(text: str) -> EpochRecord:
 def canonical(record: EpochRecord) -> EpochRecord:
     """The record as a store gives it back."""
     return from_text(to_text(record))
+
+
+def after(seen: EpochRecord | None, wanted: EpochRecord) -> EpochRecord:
+    """The record that follows `seen`, as a store gives it back: `wanted`, numbered as the next change."""
+    number = seen.change + 1 if seen is not None else 0
+    return canonical(wanted.model_copy(update={"change": number}))
 
 
 async def in_zone(zone: Zone, service: str) -> EpochRecord | None:
@@ -126,7 +146,7 @@ class ZoneStore:
             raise EpochUnavailable(error.detail) from error
 
     async def replace(self, service: str, seen: EpochRecord | None, wanted: EpochRecord) -> EpochRecord:
-        wanted = canonical(wanted)
+        wanted = after(seen, wanted)
         if await self.read(service) == wanted:
             return wanted
         before = as_record(self.zone, service, seen) if seen is not None else None
@@ -152,9 +172,9 @@ class S3Store:
 
     async def _get(self, service: str) -> tuple[EpochRecord | None, str]:
         """The record and its ETag."""
-        aws = client("s3", self.where.region, self.where.endpoint)
         place = f"s3://{self.where.bucket}/{self._key(service)}"
         try:
+            aws = client("s3", self.where.region, self.where.endpoint)
             found = await call(aws, "get_object", Bucket=self.where.bucket, Key=self._key(service))
             body = await call(found["Body"], "read")
         except FAILED as error:
@@ -170,26 +190,34 @@ class S3Store:
         return (await self._get(service))[0]
 
     async def replace(self, service: str, seen: EpochRecord | None, wanted: EpochRecord) -> EpochRecord:
-        wanted = canonical(wanted)
+        wanted = after(seen, wanted)
         found, etag = await self._get(service)
         if found == wanted:
             return wanted
         if found != seen:
             return decide(seen, wanted, found, "")
         condition = {"IfNoneMatch": "*"} if found is None else {"IfMatch": etag}
-        aws = client("s3", self.where.region, self.where.endpoint)
+        refusal = await self._put(service, wanted, condition)
+        if refusal:
+            return decide(seen, wanted, await self.read(service), refusal)
+        if found is None and not await self._put(service, wanted, condition):
+            raise EpochUnavailable(f"{self.where.bucket}: it keeps no condition of a write (If-None-Match), as S3 does")
+        return wanted
+
+    async def _put(self, service: str, record: EpochRecord, condition: dict[str, str]) -> str:
+        """The refusal, because the condition does not hold; "" when it is written."""
         try:
             await call(
-                aws,
+                client("s3", self.where.region, self.where.endpoint),
                 "put_object",
                 Bucket=self.where.bucket,
                 Key=self._key(service),
-                Body=wanted.model_dump_json(indent=1).encode(),
+                Body=record.model_dump_json(indent=1).encode(),
                 ContentType="application/json",
                 **condition,
             )
         except FAILED as error:
-            if code_of(error) not in _OTHERS_CAME_FIRST:
-                raise EpochUnavailable(f"s3://{self.where.bucket}/{self._key(service)}: {error}") from error
-            return decide(seen, wanted, await self.read(service), code_of(error))
-        return wanted
+            if code_of(error) in _OTHERS_CAME_FIRST:
+                return code_of(error)
+            raise EpochUnavailable(f"s3://{self.where.bucket}/{self._key(service)}: {error}") from error
+        return ""

@@ -216,7 +216,7 @@ async def stall_primary(order: StallOrder) -> ProofResult:
             async with guarded(conn, order.epoch):
                 await set_names(conn, STALLED)
             row = await conn.fetchrow(_END_CLIENTS)
-    except (MemberUnreachable, *BROKEN) as error:
+    except (MemberUnreachable, *BROKEN, asyncpg.PostgresError) as error:
         return ProofResult(acknowledged=True, evidence=f"not stalled: {str(error) or type(error).__name__}")
     assert row is not None
     spared = f", {row['spared']} of superusers left" if row["spared"] else ""

@@ -186,7 +186,7 @@ async def point_proxy(order: ProxyOrder) -> ProofResult:
         _refuse_older(order, await session.led())
         states = await session.states()
         text = await session.ask(f"show servers state {route.backend}")
-    _keep_state(route, text)
+    await asyncio.to_thread(_keep_state, route, text)
     wrong = [
         member
         for member, (running, admin) in states.items()

@@ -52,8 +52,8 @@ async def _carry_out(order: NodeOrder, isolation: Isolation, *, cut: bool) -> st
     try:
         async with beating(isolation.kind), asyncio.timeout(isolation.timeout_s):
             if isinstance(isolation, NetworkAclIsolation):
-                return await _swap_acl(ec2, isolation, cut=cut)
-            return await _run_instance(ec2, isolation, wanted="stopped" if cut else "running")
+                return await _swap_acl(ec2, order, isolation, cut=cut)
+            return await _run_instance(ec2, order, isolation, wanted="stopped" if cut else "running")
     except TimeoutError as error:
         raise IsolationFailed(f"{order.member}, {isolation.kind}: no end within {isolation.timeout_s:g} s") from error
     except aws.FAILED as error:
@@ -82,7 +82,7 @@ async def _must_deny(ec2: Any, acl: str) -> None:
         raise IsolationFailed(f"{acl} has {len(allowed)} rules that allow, so it cuts nobody off")
 
 
-async def _swap_acl(ec2: Any, isolation: NetworkAclIsolation, *, cut: bool) -> str:
+async def _swap_acl(ec2: Any, order: NodeOrder, isolation: NetworkAclIsolation, *, cut: bool) -> str:
     wanted = isolation.deny_acl_id if cut else isolation.network_acl_id
     if cut:
         await _must_deny(ec2, wanted)
@@ -90,6 +90,7 @@ async def _swap_acl(ec2: Any, isolation: NetworkAclIsolation, *, cut: bool) -> s
     if not cut and current not in (wanted, isolation.deny_acl_id):
         raise IsolationFailed(f"{isolation.subnet_id} has {current}, which is neither of ours, and keeps it")
     if current != wanted:
+        await must_be_ours(order)
         await aws.call(ec2, "replace_network_acl_association", AssociationId=association, NetworkAclId=wanted)
         _, current = await _association(ec2, isolation.subnet_id)
     if current != wanted:
@@ -105,7 +106,7 @@ async def _state(ec2: Any, instance: str) -> str:
     return str(found["Reservations"][0]["Instances"][0]["State"]["Name"])
 
 
-async def _run_instance(ec2: Any, isolation: StopInstanceIsolation, *, wanted: str) -> str:
+async def _run_instance(ec2: Any, order: NodeOrder, isolation: StopInstanceIsolation, *, wanted: str) -> str:
     """Ensure that the instance is `stopped`, or `running`: told when it is the opposite, else waited for."""
     instance, opposite = isolation.instance_id, "running" if wanted == "stopped" else "stopped"
     while (state := await _state(ec2, instance)) != wanted:
@@ -113,6 +114,9 @@ async def _run_instance(ec2: Any, isolation: StopInstanceIsolation, *, wanted: s
             raise IsolationFailed(f"{instance} is {state} and can't be started again")
         if state == "terminated":
             break
+        if state == opposite:
+            # Before each act: this worker may have stood still while the undo gave the member back.
+            await must_be_ours(order)
         if state == opposite and wanted == "stopped":
             await aws.call(ec2, "stop_instances", InstanceIds=[instance], Force=True, SkipOsShutdown=isolation.hard)
         elif state == opposite:

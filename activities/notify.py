@@ -16,8 +16,8 @@ from slack_sdk.errors import SlackApiError
 from temporalio import activity
 
 from activities.beating import beating
+from activities.posting import signature, why
 from activities.secrets import resolve
-from activities.signing import signature
 from schemas.failures import NoticeUndelivered
 from schemas.orders import Notice, NoticeOrder
 from schemas.targets import LogTarget, SlackTarget, SmtpTarget, WebhookTarget
@@ -66,7 +66,7 @@ async def _post(target: WebhookTarget, notice: Notice) -> None:
         async with httpx.AsyncClient(timeout=LIMIT_S, trust_env=False) as client:
             (await client.post(target.url, content=body, headers=headers)).raise_for_status()
     except httpx.HTTPError as error:
-        raise NoticeUndelivered(f"{target.name}: {str(error) or type(error).__name__}") from error
+        raise NoticeUndelivered(f"{target.name}: {why(error)}") from None
 
 
 def _mail(target: SmtpTarget, notice: Notice) -> None:

@@ -64,6 +64,8 @@ class Prober:
             return self._result(at, "timeout", f"no answer within {limit} s")
         except MemberUnreachable as error:
             self.drop()
+            if isinstance(error.__cause__, asyncpg.TooManyConnectionsError):
+                return self._result(at, "alive", "it answers, and has no session free")
             silent = isinstance(error.__cause__, TimeoutError)
             return self._result(at, "timeout" if silent else "refused", error.detail)
         except (*BROKEN, asyncpg.PostgresError) as error:
@@ -216,8 +218,11 @@ async def watch_member(order: WatchOrder) -> Sighting:
         prober.drop()
 
 
-async def _address(order: VerifyOrder, route: Route) -> tuple[str, int, str]:
+async def _address(order: VerifyOrder, route: Route | None) -> tuple[str, int, str]:
     """Where a client of the route connects: host, port, database."""
+    if route is None:
+        leader = order.service.member(order.expected)
+        return leader.host, leader.port, order.service.access.database
     if isinstance(route, DnsRoute):
         servers = await names_of(order.zone).servers()
         found = await ask(servers[-1], route.record, "A")
@@ -239,8 +244,19 @@ RETURNING ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32):
 """
 
 
-async def write_through(order: VerifyOrder, route: Route) -> RouteWrite:
-    """One probe write through the route and its reading back, each in a session of its own; never an exception."""
+DIRECT = "the leader itself"
+
+
+def name_of(route: Route | None) -> str:
+    return route.name if route is not None else DIRECT
+
+
+async def write_through(order: VerifyOrder, route: Route | None) -> RouteWrite:
+    """One probe write through the route and its reading back, each in a session of its own; never an exception.
+
+    None: straight to the leader, where no route of the service carries writes.
+    """
+    name = name_of(route)
     access = order.service.access
     token = uuid.uuid4().hex
     user = access.probe_user or access.user
@@ -252,14 +268,14 @@ async def write_through(order: VerifyOrder, route: Route) -> RouteWrite:
         try:
             # One transaction: a transaction pool may give each of asyncpg's round trips another server otherwise.
             async with conn.transaction():
-                row = await conn.fetchrow(_WRITE, route.name, order.region, order.run, token, timeout=1.5)
+                row = await conn.fetchrow(_WRITE, name, order.region, order.run, token, timeout=1.5)
             at = datetime.now(UTC)
             if row is None:
                 raise MemberUnreachable("the write returned nothing")
             server, timeline = row["server"], row["timeline"]
             async with conn.transaction():
                 back = await conn.fetchval(
-                    "SELECT token FROM lifeboat.probe WHERE route = $1 AND region = $2", route.name, order.region
+                    "SELECT token FROM lifeboat.probe WHERE route = $1 AND region = $2", name, order.region
                 )
             if back != token:
                 error = "the write was not read back"
@@ -277,7 +293,7 @@ async def write_through(order: VerifyOrder, route: Route) -> RouteWrite:
     ) as failure:
         error = str(failure) or type(failure).__name__
     return RouteWrite(
-        route=route.name,
+        route=name,
         region=order.region,
         at=at,
         ok=not error,
@@ -293,15 +309,16 @@ async def verify_routes(order: VerifyOrder) -> list[RouteWrite]:
     results: dict[str, RouteWrite] = {}
     until = datetime.now(UTC) + timedelta(seconds=3)
     told = order.service.told()
-    through = [route for route in order.service.routes if route not in told]
+    through: list[Route | None] = [route for route in order.service.routes if route not in told]
+    through = through or [None]
     waiting = through
     async with beating("writing through every route"):
         while waiting:
             for write in await asyncio.gather(*(write_through(order, route) for route in waiting)):
                 results[write.route] = write
-            waiting = [route for route in waiting if not results[route.name].ok]
+            waiting = [route for route in waiting if not results[name_of(route)].ok]
             if waiting and datetime.now(UTC) > until:
                 break
             if waiting:
                 await asyncio.sleep(0.05)
-    return [results[route.name] for route in through]
+    return [results[name_of(route)] for route in through]

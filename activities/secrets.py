@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from activities.aws import FAILED, client
 from schemas.failures import SecretUnavailable
 
 _SHORTEST = 4
@@ -36,7 +37,10 @@ def _remembered(read: Callable[[str | None], str | None]) -> Callable[[str | Non
 
 @_remembered
 def resolve(reference: str | None) -> str | None:
-    """The secret behind `env:NAME` or `file:PATH`; None for no reference. SecretUnavailable says which is missing."""
+    """The secret behind `env:NAME`, `file:PATH` or `aws-sm:NAME`; None for no reference.
+
+    SecretUnavailable says which is missing.
+    """
     if reference is None:
         return None
     kind, _, place = reference.partition(":")
@@ -50,4 +54,17 @@ def resolve(reference: str | None) -> str | None:
             return Path(place).read_text(encoding="utf-8").strip()
         except OSError as error:
             raise SecretUnavailable(f"file {place}: {error.strerror}") from error
-    raise SecretUnavailable(f"{kind}: references are not read by this version; use env: or file:")
+    return _of_secrets_manager(place)
+
+
+@functools.lru_cache(maxsize=64)
+def _of_secrets_manager(name: str) -> str:
+    """Kept while the worker lives: a rotated secret is read by its next start, and no step waits for AWS twice."""
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    try:
+        found = client("secretsmanager", region, None, 2.0).get_secret_value(SecretId=name)
+        return str(found["SecretString"])
+    except FAILED as error:
+        raise SecretUnavailable(f"{name} in AWS Secrets Manager: {error}") from error
+    except KeyError:
+        raise SecretUnavailable(f"{name} in AWS Secrets Manager is binary; keep it as text") from None

@@ -41,7 +41,10 @@ async def _lock(conn: Session, epoch: int) -> None:
                 raise EpochSuperseded(f"the node carries epoch {before}, this run {epoch}") from None
             # Whoever holds it for so long is frozen or dead; what it had in mind ends with its session.
             if attempt >= 1:
-                await conn.execute(_HOLDERS, LOCK)
+                try:
+                    await conn.execute(_HOLDERS, LOCK)
+                except asyncpg.InsufficientPrivilegeError as error:
+                    raise MemberUnreachable(f"a superuser's session holds the lock of the epoch: {error}") from error
         else:
             return
     raise MemberUnreachable("the advisory lock of the epoch stays taken")

@@ -100,6 +100,10 @@ def unreachable(member: Member, error: BaseException) -> MemberFacts:
     )
 
 
+STORE_S = 2.0
+"""Limit of reading the epoch's record: a look goes on without it, and says so."""
+
+
 async def look(service: DatabaseService, member: Member, *, limit: float = 1.0) -> MemberFacts:
     """One member as it is now; a member that can't be read is a fact too, never an exception."""
     try:
@@ -124,7 +128,10 @@ async def look_around(service: DatabaseService, zone: Zone, *, limit: float = 1.
     members = asyncio.create_task(look_at_all(service, service.members, limit=limit))
     record, error = None, ""
     try:
-        record = await epochs.read(zone, service.name)
+        async with asyncio.timeout(STORE_S):
+            record = await epochs.read(zone, service.name)
     except EpochUnavailable as unavailable:
         error = str(unavailable)
+    except TimeoutError:
+        error = str(EpochUnavailable(f"no answer within {STORE_S:g} s"))
     return Observation(record=record, epoch_error=error, members=await members)

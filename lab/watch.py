@@ -68,7 +68,9 @@ async def until_workers(lab: Lab, client: Client) -> None:
             (region_queue(region), TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY),
         )
         # A killed worker's pollers stay listed for minutes, so the process id counts (workers/main.py, identity).
-        return all([f"{region}@{pid}" in await _pollers(client, *queue) for queue in queues])
+        return all(
+            [any(each.startswith(f"{region}@{pid}@") for each in await _pollers(client, *queue)) for queue in queues]
+        )
 
     for region in lab.regions:
         try:

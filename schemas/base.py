@@ -22,5 +22,7 @@ class Fact(BaseModel):
 SecretRef = Annotated[str, StringConstraints(pattern=r"^(env|file|aws-sm):.+$")]
 """Where a secret is, never the secret: `env:NAME`, `file:PATH` or `aws-sm:NAME`."""
 
+Url = Annotated[str, StringConstraints(pattern=r"^https?://[^/?#]")]
+
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,62}$")]
 """A name of a region, member, service or route."""

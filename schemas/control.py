@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, PositiveFloat, Tag, model_validator
 
-from schemas.base import Declared, SecretRef
+from schemas.base import Declared, SecretRef, Url
 
 Argv = Annotated[list[str], Field(min_length=1)]
 """An argument vector, never a shell line."""
@@ -74,7 +74,7 @@ class SsmControl(Control):
     kind: Literal["ssm"] = "ssm"
     instance_id: str = Field(min_length=1)
     region: str
-    endpoint: str | None = None
+    endpoint: Url | None = None
     document: str = "AWS-RunShellScript"
     timeout_s: PositiveFloat = 20.0
 
@@ -100,7 +100,7 @@ class NetworkAclIsolation(Declared):
 
     kind: Literal["network-acl"] = "network-acl"
     region: str
-    endpoint: str | None = None
+    endpoint: Url | None = None
     subnet_id: str
     network_acl_id: str
     """The subnet's ACL when all is well, to which the undo returns: never read from AWS, where it may be gone."""
@@ -125,7 +125,7 @@ class StopInstanceIsolation(Declared):
     kind: Literal["stop-instance"] = "stop-instance"
     instance_id: str = Field(min_length=1)
     region: str
-    endpoint: str | None = None
+    endpoint: Url | None = None
     hard: bool = True
     timeout_s: PositiveFloat = 60.0
 

@@ -87,6 +87,8 @@ class EpochRecord(Fact):
     """
 
     epoch: int
+    change: int = 0
+    """Raised by each change, so that no content ever comes back: a change that comes late finds none to match."""
     run: str
     leader: str
     w: int

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from schemas.base import Declared
+from schemas.base import Declared, Url
 
 
 class S3Reports(Declared):
@@ -16,7 +16,7 @@ class S3Reports(Declared):
     bucket: str
     prefix: str = "lifeboat/reports"
     region: str
-    endpoint: str | None = None
+    endpoint: Url | None = None
 
     def reference(self, name: str) -> str:
         return f"s3://{self.bucket}/{self.key(name)}"

@@ -60,7 +60,8 @@ class HAProxyRoute(Declared):
 
     `socket` is where that API listens: `host:port`, or the absolute path of a Unix socket on the hosts of the region's
     workers. `servers` says which member each of the backend's servers stands for. A restarted HAProxy knows only its
-    files: with `state_file`, which its configuration loads (`load-server-state-from-file`), it still knows who leads.
+    files: with `state_file`, which the backend loads (`load-server-state-from-file local`) and the region's workers
+    can write, it still knows who leads.
     """
 
     kind: Literal["haproxy"] = "haproxy"

@@ -151,6 +151,32 @@ class DatabaseService(Declared):
         """Candidates in order of preference."""
         return list(self.failover.candidates or self.synchronous.voters)
 
+    def _unroutable(self) -> list[str]:
+        """Routes that could not be led on when it counts."""
+        problems = []
+        states: dict[str, str] = {}
+        for index, route in enumerate(self.routes):
+            if isinstance(route, HAProxyRoute) and route.state_file is not None:
+                other = states.setdefault(route.state_file, route.name)
+                if other != route.name:
+                    problems.append(
+                        f"routes.{index}.state_file: {route.state_file} is that of {other} as well, and would say"
+                        " nothing of one of them after a restart; give each backend a file of its own"
+                    )
+        if self.dns_routes():
+            problems += [
+                f"members.{index}.host: {member.host} is IPv6, and DNS routes are A records; give it an IPv4 address"
+                for index, member in enumerate(self.members)
+                if ":" in member.host
+            ]
+        names = ",".join(self.synchronous.voters)
+        if len(names) > 240:
+            problems.append(
+                f"synchronous.voters: their names take {len(names)} bytes, and the epoch's record has room for 240;"
+                " give the members shorter names"
+            )
+        return problems
+
     @model_validator(mode="after")
     def _consistent(self) -> DatabaseService:
         names = [member.name for member in self.members]
@@ -219,6 +245,7 @@ class DatabaseService(Declared):
                     for name in dict.fromkeys((self.home, *self.may_be_promoted()))
                     if name in names and name not in route.servers
                 ]
+        problems += self._unroutable()
         targets = [target.name for target in self.notify]
         for index, name in enumerate(targets):
             if name in targets[:index]:

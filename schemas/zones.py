@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from schemas.base import Declared, SecretRef
+from schemas.base import Declared, SecretRef, Url
 
 
 class S3Epochs(Declared):
@@ -19,7 +19,7 @@ class S3Epochs(Declared):
     bucket: str
     prefix: str = "lifeboat/epochs"
     region: str
-    endpoint: str | None = None
+    endpoint: Url | None = None
 
 
 class Rfc2136Zone(Declared):
@@ -49,7 +49,7 @@ class Route53Zone(Declared):
     name: str
     hosted_zone_id: str
     servers: list[str] = Field(default_factory=list)
-    endpoint: str | None = None
+    endpoint: Url | None = None
     epochs: S3Epochs | None = None
 
 

@@ -77,11 +77,16 @@ async def keep(client: Client, meter: MetricMeter, topology: Topology) -> None:
     )
     rto_s = {service.name: service.rto_s for service in topology.services}
     while True:
-        with contextlib.suppress(RPCError):
+        try:
             now = await look(client, rto_s, datetime.now(UTC))
             for service in rto_s:
                 of = {"service": service}
                 opened.set(now.open[service], of)
                 waiting.set(now.waiting[service], of)
                 left.set(now.left[service], of)
+        except RPCError as error:
+            log.debug("no gauges: %s", error)
+        except Exception:
+            # They must not end for good with one answer that nobody thought of.
+            log.exception("no gauges this time")
         await asyncio.sleep(EVERY_S)

@@ -9,6 +9,7 @@ import gc
 import logging
 import os
 import signal
+import socket
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,7 @@ ACTIVITIES: list[Any] = [
     application.write_configuration,
     dns.choose_and_lead,
     dns.confirm_names,
+    dns.lead_names,
     epoch.claim_epoch,
     epoch.establish_epoch,
     epoch.read_record,
@@ -126,7 +128,7 @@ SETTLE_S = 2.0
 
 def identity(region: str) -> str:
     """What Temporal calls this process."""
-    return f"{region}@{os.getpid()}"
+    return f"{region}@{os.getpid()}@{socket.gethostname()}"
 
 
 def make_workers(client: Client, region: str, interceptors: list[Interceptor] | None = None) -> list[Worker]:

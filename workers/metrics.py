@@ -117,7 +117,7 @@ class RunCounter:
         for each in ended.escalations:
             self._escalations.add(1, {**of, "percent": str(each.percent)})
         report = ended.report
-        if report is None:
+        if report is None or report.outcome == "planned":
             return
         self._machine.record(report.machine_s, of)
         if report.waiting_s:

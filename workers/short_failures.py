@@ -14,6 +14,12 @@ size limit." in its place otherwise (limit.mutableStateActivityFailureSizeLimitE
 STACK = 600
 """Characters of each stack that are kept: its end, where it happened."""
 MESSAGE = 1200
+"""Bytes of each message, from its beginning."""
+
+
+def beginning(text: str, size: int) -> str:
+    """As much of the text as fits into `size` bytes."""
+    return text.encode()[:size].decode(errors="ignore")
 
 
 def chain(failure: Failure) -> Iterator[Failure]:
@@ -30,8 +36,8 @@ class ShortFailures(DefaultFailureConverter):
     def to_failure(self, exception: BaseException, payload_converter: PayloadConverter, failure: Failure) -> None:
         super().to_failure(exception, payload_converter, failure)
         failure.stack_trace = failure.stack_trace[-STACK:]
-        if len(failure.message) > MESSAGE:
-            failure.message = failure.message[:MESSAGE] + " …"
+        if len(failure.message.encode()) > MESSAGE:
+            failure.message = beginning(failure.message, MESSAGE) + " …"
         if failure.ByteSize() <= LIMIT:
             return
         for each in chain(failure):
@@ -40,4 +46,4 @@ class ShortFailures(DefaultFailureConverter):
         for each in reversed(depth[:-1]):
             # The innermost message is the reason; what lies between goes, from the innermost on.
             if failure.ByteSize() > LIMIT:
-                each.message = each.message[: MESSAGE // 6]
+                each.message = beginning(each.message, MESSAGE // 6)

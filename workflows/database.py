@@ -46,6 +46,8 @@ class DatabaseRunbook(Looking):
         self.recovered: datetime | None = None
         self.decided_by_person = False
         self.adopted = False
+        self.accepted_loose = False
+        """A person knows that nothing keeps the old primary from acknowledging, and goes on, on record."""
         self.recorded = True
         """False: a person went on although the epoch store is out of reach, and the record is this run's alone."""
         self.w, self.names = 0, ""

@@ -241,7 +241,7 @@ class DatabaseFailover(Planning, Fencing, Routing):
         if final.choice.candidate is None:
             raise Ended("refused", final.choice.reason)
         if final.verdict.kind != "none":
-            await self.await_other_fence()
+            await self.must_be_held(final)
         self.w, self.names = follower_names(service, final.survivors)
         wanted = self.record.model_copy(
             update={
@@ -271,6 +271,18 @@ class DatabaseFailover(Planning, Fencing, Routing):
         # The watch was in the middle of a change of the voters when the run began: what it wrote binds as well.
         self.record = found
         return await self.compare(request, death, fenced, lost, keep=keep)
+
+    async def must_be_held(self, final: Assessment) -> None:
+        """A person must see it before a second server acknowledges beside one that nothing holds."""
+        loose = await self.other_fence()
+        if not loose or self.accepted_loose:
+            return
+        reason = (
+            f"{self.suspect} could not be stopped, stalled or cut off ({loose}): if it is alive it goes on"
+            f" acknowledging beside {final.choice.candidate}, and what it acknowledges is lost; stop it by hand first"
+        )
+        await self.ask_for(Go(action="refuse", reason=reason), final)
+        self.accepted_loose = True
 
     async def promote(self, request: FailoverRequest, death: Death) -> PromoteResult:
         """The recorded candidate and no other; poolers let their clients in the moment it leads.
@@ -317,7 +329,12 @@ class DatabaseFailover(Planning, Fencing, Routing):
     async def route_clients(self) -> list[str]:
         """Every route at once; one that can't be confirmed parks the run, with the others already moved."""
         assert self.record.candidate is not None
-        return await self.move_routes(self.record.candidate)
+        try:
+            return await self.move_routes(self.record.candidate)
+        except ApplicationError:
+            # What keeps the old primary away must not wait until somebody has mended a route.
+            self.stop_old_primary()
+            raise
 
     async def verify(self) -> Fence:
         """A write and its reading back through every route from every region, and the proof that the fence holds."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from temporalio import workflow
-from temporalio.exceptions import ActivityError
+from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
     from activities import dns, fencing, isolation, node
@@ -131,35 +131,65 @@ class Fencing(DatabaseRunbook):
         except ActivityError as error:
             return NodeResult(done=False, evidence=reason_of(error))
 
-    async def await_other_fence(self) -> None:
-        """Where R + W > N does not keep the old primary from acknowledging, a stall, its stop or its isolation must."""
-        if not self.stalled:
-            shown = "; ".join(each.evidence for each in await self.until_stopped() if each.evidence)
-            self.note(f"not without the stop of {self.suspect}: {shown}")
+    async def other_fence(self) -> str:
+        """Where R + W > N does not keep the old primary from acknowledging, a stall, its stop or its isolation must.
+
+        Why none of them does; "" when one holds.
+        """
+        if self.stalled:
+            return ""
+        results = await self.until_stopped()
+        shown = "; ".join(each.evidence for each in results if each.evidence)
+        self.note(f"what keeps {self.suspect} from acknowledging: {shown}")
+        return "" if any(each.done for each in results) else shown
 
     async def unfence(self) -> None:
-        """Undo of the fence, behind a newer epoch, so that a late attempt of the fence changes nothing any more."""
-        service = self.estate.service
+        """Undo of the fence, behind a newer epoch, so that a late attempt of the fence changes nothing any more.
+
+        What fails is told in the end, and holds none of the rest up.
+        """
         begun = [each for each in (self._stopping, self._isolating) if each is not None]
         await asyncio.gather(*begun, return_exceptions=True)
         await self.claim_for_undo()
-        member = service.member(self.suspect)
-        if member.isolation is not None:
-            await self.do(
-                isolation.rejoin_network, self._node_order(), limit=member.isolation.timeout_s + 10, total=300
-            )
+        failed: list[str] = []
+        for part in (self.let_back, self.unstall, self.reconnect, self.clear_choice):
+            try:
+                await part()
+            except (ActivityError, ApplicationError) as error:
+                failed.append(reason_of(error))
+        if failed:
+            raise ApplicationError("; ".join(failed), type="NotUndone")
+
+    async def let_back(self) -> None:
+        """The suspect is on the network, and its server runs."""
+        member = self.estate.service.member(self.suspect)
+        if member.isolation is not None and self._isolating is not None:
+            limit = member.isolation.timeout_s + 10
+            await self.do(isolation.rejoin_network, self._node_order(), limit=limit, total=300)
         await self.do(node.start_node, self._node_order(), limit=60, total=300)
+
+    async def unstall(self) -> None:
         names = render_names(self.record.w, self.record.voters)
-        stall = StallOrder(service=service, member=self.suspect, epoch=self.record.epoch, names=names)
+        stall = StallOrder(service=self.estate.service, member=self.suspect, epoch=self.record.epoch, names=names)
         await self.do(fencing.unstall_primary, stall, limit=10, total=300, heartbeat=None)
-        direct = [m.name for m in service.members if m.name != self.suspect and m.follows in (None, self.suspect)]
-        follow = FollowOrder(service=service, leader=self.suspect, members=direct, epoch=self.record.epoch)
+
+    async def reconnect(self) -> None:
+        members = self.estate.service.members
+        direct = [m.name for m in members if m.name != self.suspect and m.follows in (None, self.suspect)]
+        follow = FollowOrder(service=self.estate.service, leader=self.suspect, members=direct, epoch=self.record.epoch)
         await self.do(fencing.reconnect_standbys, follow, limit=30, total=300)
+
+    async def clear_choice(self) -> None:
+        """Nobody is chosen any more, and the names lead back."""
         if not self.recorded:
             return  # The names were never moved.
+        service, zone = self.estate.service, self.estate.zone
         cleared = self.record.model_copy(update={"candidate": None, "candidate_voters": [], "verdict": ""})
-        back = DnsOrder(service=service, zone=self.estate.zone, target=self.suspect, seen=self.record, wanted=cleared)
+        back = DnsOrder(service=service, zone=zone, target=self.suspect, seen=self.record, wanted=cleared)
         self.record = await self.do(dns.choose_and_lead, back, limit=10, total=300, heartbeat=None)
+        if zone.epochs is not None and service.dns_routes():
+            led = back.model_copy(update={"seen": self.record, "wanted": self.record})
+            await self.do(dns.lead_names, led, limit=10, total=60, heartbeat=None)
 
     async def claim_for_undo(self) -> None:
         """The next epoch, in the store where it answers, else on the nodes as the fence was."""
@@ -198,6 +228,10 @@ class Fencing(DatabaseRunbook):
                 f"{self.suspect} {cut}is not known to be stopped ({stopped.evidence}): stop it by hand"
                 + (", before it is let back" if cut else "")
             )
-        shown = (fence.evidence, stopped.evidence, isolated.evidence, proof.evidence)
+        stalled = self.stall_evidence if self.stalled else ""
+        shown = (fence.evidence, stalled, stopped.evidence, isolated.evidence, proof.evidence)
         strength = "none" if proof.acknowledged else fence.strength
+        if strength == "none":
+            # Whoever mends it says `retry`, and what was done by hand is looked at anew.
+            self._stopping = self._isolating = None
         return fence.model_copy(update={"evidence": "; ".join(filter(None, shown)), "strength": strength})

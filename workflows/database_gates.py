@@ -49,11 +49,11 @@ class Gating(DatabaseRunbook):
     async def gate(
         self, acts: Mapping[type[Gate], Act], route: Gate, target: str, *, once_it_leads: bool = False, **limits: Any
     ) -> ProofResult:
-        """One act on a pooler or proxy: where its Unix socket is, or from anywhere."""
+        """One act on a pooler or proxy: where its Unix socket or its state file is, or from anywhere."""
         at: dict[str, Any] = {"target": target, "epoch": self.epoch or 0, "once_it_leads": once_it_leads}
         at["service"] = self.estate.service
         if isinstance(route, HAProxyRoute):
-            region = route.region if route.socket.startswith("/") else None
+            region = route.region if route.socket.startswith("/") or route.state_file else None
             return await self.do(acts[HAProxyRoute], ProxyOrder(route=route, **at), region=region, **limits)
         return await self.do(acts[PgBouncerRoute], PoolerOrder(route=route, **at), **limits)
 

@@ -24,9 +24,13 @@ with workflow.unsafe.imports_passed_through():
         VerifyOrder,
     )
     from schemas.routes import FileRoute, Told
+    from schemas.zones import Route53Zone
     from workflows.database_gates import Gating
     from workflows.policy.merge import merge_follows
     from workflows.reasons import reason_of
+
+ROUTE53_S = 90.0
+"""Route 53 has its changes at all of its servers within 60 s as a rule (its developer guide, "Change propagation")."""
 
 
 class Routing(Gating):
@@ -87,7 +91,10 @@ class Routing(Gating):
         order = DnsOrder(
             service=self.estate.service, zone=self.estate.zone, target=leader, seen=self.record, wanted=self.record
         )
-        return await self.do(dns.confirm_names, order, limit=4, total=20, heartbeat=None)
+        if self.estate.zone.epochs is not None and self.estate.service.dns_routes():
+            await self.do(dns.lead_names, order, limit=10, total=20, heartbeat=None)
+        total = ROUTE53_S if isinstance(self.estate.zone, Route53Zone) else 20
+        return await self.do(dns.confirm_names, order, limit=4, total=total, heartbeat=None)
 
     async def write_final_record(self) -> None:
         if not self.recorded:

@@ -41,7 +41,7 @@ class KeepReport:
 def name_of(service: str) -> str:
     """The name of this run's report. Whoever started the run chose its id, which may hold slashes and dots."""
     info = workflow.info()
-    return f"{service}/{quote(info.workflow_id, safe='')}-{info.run_id}"
+    return f"{service}/{quote(info.workflow_id, safe='')[:120]}-{info.run_id}"
 
 
 async def keep(report: Report, store: ReportStore) -> str:

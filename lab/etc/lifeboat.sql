@@ -1,13 +1,13 @@
--- What Lifeboat needs of PostgreSQL 15 or newer, and no more. To be carried out once, by a superuser, on the primary, in the
+-- What Lifeboat needs of PostgreSQL 15 or newer, and no more. To be carried out (again does no harm) by a superuser, on the primary, in the
 -- database that the topology names (`access.database`), after the roles lifeboat and lifeboat_probe were made with LOGIN.
 
 -- Its own schema: a write through every route (`verify`), and one row a second (`detection.heartbeat`).
-CREATE SCHEMA lifeboat;
-CREATE TABLE lifeboat.probe (
+CREATE SCHEMA IF NOT EXISTS lifeboat;
+CREATE TABLE IF NOT EXISTS lifeboat.probe (
     route text, region text, run text, token text, at timestamptz DEFAULT clock_timestamp(),
     PRIMARY KEY (route, region)
 );
-CREATE TABLE lifeboat.heartbeat (id int PRIMARY KEY CHECK (id = 1), at timestamptz);
+CREATE TABLE IF NOT EXISTS lifeboat.heartbeat (id int PRIMARY KEY CHECK (id = 1), at timestamptz);
 GRANT USAGE ON SCHEMA lifeboat TO lifeboat, lifeboat_probe;
 GRANT SELECT, INSERT, UPDATE ON lifeboat.probe TO lifeboat, lifeboat_probe;
 GRANT SELECT, INSERT, UPDATE ON lifeboat.heartbeat TO lifeboat;

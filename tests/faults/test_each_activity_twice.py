@@ -102,7 +102,8 @@ async def test_a_whole_failover_with_each_activity_twice(scene: Scene) -> None:
 
     chosen = record.model_copy(update={"candidate": "pg-east-2", "candidate_voters": ["pg-east-3"], "verdict": "none"})
     choice = DnsOrder(service=service, zone=zone, target="pg-east-2", seen=record, wanted=chosen)
-    assert await twice(dns.choose_and_lead, choice) == chosen
+    assert await twice(dns.choose_and_lead, choice) == chosen.model_copy(update={"change": record.change + 1})
+    chosen = chosen.model_copy(update={"change": record.change + 1})
     promote = PromoteOrder(
         service=service, zone=zone, record=chosen, names='ANY 1 ("pg-east-3")', survivors=["pg-east-3"]
     )
@@ -119,11 +120,15 @@ async def test_a_whole_failover_with_each_activity_twice(scene: Scene) -> None:
         assert "already leads elsewhere" in (await twice(pooler.hold_pooler, held)).evidence
     await twice(dns.confirm_names, choice)
     final = RecordOrder(zone=zone, service=service.name, seen=chosen, wanted=routed)
+    routed = routed.model_copy(update={"change": chosen.change + 1})
     assert await twice(epoch.write_record, final) == routed
     assert await scene.epoch() == routed
     verify = VerifyOrder(service=service, zone=zone, region="us-east-1", run="hand-1", expected="pg-east-2")
     writes = await twice(probes.verify_routes, verify)
     assert [write.ok for write in writes] == [True] * 3, writes
+    told = verify.model_copy(update={"service": service.model_copy(update={"routes": []})})
+    (direct,) = await twice(probes.verify_routes, told)
+    assert (direct.route, direct.ok) == (probes.DIRECT, True)
     assert not (await twice(fencing.prove_fence, ProofOrder(service=service, member="pg-east-1"))).acknowledged
     assert (await twice(node.stop_node, NodeOrder(service=service, member="pg-east-1"))).done
     rest = FollowOrder(service=service, leader="pg-east-2", members=["pg-east-3", "pg-east-4", "pg-west-1"], epoch=1)

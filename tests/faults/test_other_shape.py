@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -118,3 +119,32 @@ async def test_without_a_voter_the_loss_is_unknown_and_a_person_decides(asynchro
     assert any("answers as ana" in line for line in told)
     run = scene.client.get_workflow_handle(report.run)
     assert await order_of(run, "stop_node", "promote_candidate") == ["stop_node", "promote_candidate"]
+
+
+async def test_a_primary_that_nothing_holds_is_named_before_another_acknowledges_beside_it(asynchronous: Lab) -> None:
+    """It is frozen, its standby's disconnection does not stop it, and neither does its node control."""
+    scene = Scene(await labs.reset(asynchronous, watch=False), await labs.connect(asynchronous))
+
+    def change(declared: dict[str, Any]) -> None:
+        for member in declared["services"][0]["members"]:
+            member["control"] |= {"stop": ["false"], "autostart_off": ["false"]}
+
+    await scene.declare(change)
+    await scene.traffic()
+    await fault(scene.lab, "freeze", "pg-east-1")
+    run = await scene.run_of_watch()
+    await scene.approve(run, override=True, reason="the region burnt down")
+    state = await scene.state_when(
+        run, "it asks once more", lambda each: each.question and "could not be stopped" in each.question.text, 120
+    )
+    assert state.question is not None
+    assert state.question.needs_override
+    assert not state.past_no_return
+    await scene.approve(run, override=True, reason="we have cut its power")
+    state = await scene.state_when(run, "it parks as nothing holds the old primary", lambda each: each.parked, 120)
+    assert state.parked == "Verify through every route"
+    await scene.say(run, "skip")
+    report = await scene.report(run)
+    assert report.outcome == "needs a person", report
+    assert [decision.override for decision in report.decisions] == [True, True]
+    assert any("not known to be stopped" in line for line in report.unprotected), report.unprotected

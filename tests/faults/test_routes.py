@@ -162,7 +162,7 @@ async def test_applications_that_cannot_be_confirmed_park_the_run_with_the_other
         assert state.parked == "Route clients"
         told = "\n".join(state.journal)
         assert "haproxy-east: HAProxy's runtime API at" in told, told
-        assert "application: Server error '503" in told, told
+        assert "application: answers 503" in told, told
         assert "done: pgbouncer-east leads to" in told, told
         await scene.safe()
 

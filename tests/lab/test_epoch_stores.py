@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import AsyncIterator, Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -101,7 +103,7 @@ async def test_a_record_is_kept_to_the_letter_and_written_twice_alike(store: Sto
         1, "database-failover/7 (undo)", candidate="pg-east-2", candidate_voters=["pg-east-3"], verdict='bounded: é "x"'
     )
     kept = await store.replace(first, chosen)
-    assert kept.model_copy(update={"verdict": ""}) == chosen.model_copy(update={"verdict": ""})
+    assert kept.model_copy(update={"verdict": ""}) == chosen.model_copy(update={"verdict": "", "change": 1})
     assert kept.verdict == "bounded: ' 'x'"
     assert await store.read() == kept
     assert await store.replace(first, chosen) == kept
@@ -134,14 +136,42 @@ async def test_four_contenders_whose_replies_are_lost(store: Store) -> None:
 
 
 async def test_a_late_change_is_refused_and_changes_nothing(store: Store) -> None:
-    first, second, third = record(0, "watch"), record(1, "run-1"), record(2, "run-2")
-    await store.replace(None, first)
-    await store.replace(first, second)
-    await store.replace(second, third)
+    first = await store.replace(None, record(0, "watch"))
+    second = await store.replace(first, record(1, "run-1"))
+    third = await store.replace(second, record(2, "run-2"))
     for seen in (None, first, second):
         with pytest.raises(EpochSuperseded, match="epoch 2 is held by run-2"):
             await store.replace(seen, record(1, "late"))
     assert await store.read() == third
+
+
+async def test_a_change_that_comes_late_finds_none_to_match(store: Store) -> None:
+    """The watch narrows a set and widens it again: what stands there then is no earlier content, letter by letter."""
+    wide = await store.replace(None, record(3, "watch"))
+    narrow = await store.replace(wide, wide.model_copy(update={"voters": ["pg-east-2"]}))
+    again = await store.replace(narrow, narrow.model_copy(update={"voters": wide.voters}))
+    assert again.voters == wide.voters
+    assert again != wide
+    with pytest.raises(EpochSuperseded):
+        await store.replace(wide, wide.model_copy(update={"voters": ["pg-east-2"]}))
+    assert await store.read() == again
+
+
+async def test_voters_are_never_cut_off_the_record(store: Store) -> None:
+    long = [f"ip-10-0-1-{number}.us-east-1.compute.internal" for number in range(9)]
+    with pytest.raises(EpochUnavailable, match="voters is longer than a TXT string may be"):
+        await store.replace(None, record(0, "watch", voters=long))
+    assert await store.read() is None
+
+
+async def test_a_run_of_any_name_knows_its_own_claim(store: Store) -> None:
+    seen = await store.replace(None, record(4, "watch"))
+    for number, run in enumerate(('Ausfall "östlich"', "x" * 400)):
+        order = ClaimOrder(zone=store.zone, service=SERVICE, run=run, seen=seen)
+        claimed = await ActivityEnvironment().run(epoch.claim_epoch, order)
+        assert claimed.epoch == 5 + number
+        assert await ActivityEnvironment().run(epoch.claim_epoch, order) == claimed
+        seen = claimed
 
 
 async def test_a_claim_whose_reply_is_lost_raises_the_epoch_once(store: Store) -> None:
@@ -166,3 +196,44 @@ async def test_a_store_that_is_gone_is_said_to_be(store: Store) -> None:
         await store.read()
     with pytest.raises(EpochUnavailable):
         await store.replace(record(0, "watch"), record(1, "run-1"))
+
+
+async def test_a_bucket_that_keeps_no_condition_is_no_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever speaks S3 and ignores If-None-Match would let every contender win."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "lab")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "lab")
+    kept: dict[str, bytes] = {}
+
+    class Careless(BaseHTTPRequestHandler):
+        def do_PUT(self) -> None:
+            kept[self.path] = self.rfile.read(int(self.headers["Content-Length"]))
+            self._answer(200, b"")
+
+        def do_GET(self) -> None:
+            if self.path in kept:
+                self._answer(200, kept[self.path])
+            else:
+                self._answer(404, b"<Error><Code>NoSuchKey</Code></Error>")
+
+        def _answer(self, status: int, body: bytes) -> None:
+            self.send_response(status)
+            self.send_header("ETag", '"same"')
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            return
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Careless)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        epochs = S3Epochs(bucket="epochs", region=REGION, endpoint=f"http://127.0.0.1:{server.server_port}")
+        zone = Rfc2136Zone(name=ZONE, servers=["127.0.0.1:9"], key_name="none", key_secret="env:NONE", epochs=epochs)
+        with pytest.raises(EpochUnavailable, match="keeps no condition of a write"):
+            await store_of(zone).replace(SERVICE, None, record(0, "watch"))
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join(5)

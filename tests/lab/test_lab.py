@@ -173,6 +173,9 @@ class TestOwnWorld:
         assert set(answer) == {"temporal", "nodes", "routes"}
         assert set(answer["temporal"]) == {"address", "namespace", "task_queue", "ui", "cli"}
         assert {node["name"]: node["role"] for node in answer["nodes"]} == first_roles(lab)
+        workers = [node for node in answer["nodes"] if node["role"] == "worker"]
+        assert workers
+        assert all(node.pop("metrics") for node in workers)
         assert all(set(node) == {"name", "role", "pid", "address"} for node in answer["nodes"])
 
 

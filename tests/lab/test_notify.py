@@ -19,7 +19,7 @@ from aiosmtpd.smtp import SMTP, Envelope, Session
 from temporalio.testing import ActivityEnvironment
 
 from activities import notify
-from activities.signing import signature
+from activities.posting import signature
 from schemas.failures import NoticeUndelivered
 from schemas.orders import Notice, NoticeOrder
 from schemas.targets import LogTarget, SlackTarget, SmtpTarget, WebhookTarget

@@ -22,7 +22,7 @@ from temporalio.testing import ActivityEnvironment
 
 from activities import application, epoch, haproxy, pooler
 from activities import dns as names
-from activities.signing import signature
+from activities.posting import signature
 from activities.topology import load_topology
 from lab import lab as life
 from lab.model import Lab
@@ -74,7 +74,7 @@ class Names:
             before = await epoch.read(self.zone, self.service.name)
             claimed = EpochRecord(epoch=number, run=f"run-{number}", leader=E1, w=1, voters=[E2])
             if before is None or before.epoch < number:
-                await epoch.replace(self.zone, self.service.name, before, claimed)
+                claimed = await epoch.replace(self.zone, self.service.name, before, claimed)
             chosen = claimed.model_copy(update={"candidate": target})
             self.orders[number] = DnsOrder(
                 service=self.service, zone=self.zone, target=target, seen=claimed, wanted=chosen
@@ -82,7 +82,11 @@ class Names:
         return self.orders[number]
 
     async def lead(self, target: str, number: int) -> Any:
-        return await run(names.choose_and_lead, await self.order(target, number))
+        order = await self.order(target, number)
+        chosen = await run(names.choose_and_lead, order)
+        if self.zone.epochs is not None:
+            await run(names.lead_names, order.model_copy(update={"seen": chosen, "wanted": chosen}))
+        return chosen
 
 
 def member_at(address: str) -> str:
@@ -426,3 +430,35 @@ async def test_an_application_that_answers_something_else_is_not_taken_at_its_wo
         made.hear = lambda headers, body: 200  # type: ignore[method-assign]
         with pytest.raises(NotYet, match="does not use it yet"):
             await run(application.tell_application, order)
+
+
+@pytest.mark.parametrize("routes", [[], [DnsRoute(name="dns", record=RECORD, port=6000, ttl_s=1)]])
+async def test_with_epochs_in_a_bucket_a_zone_that_is_gone_holds_no_choice_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, routes: list[DnsRoute]
+) -> None:
+    """The names follow once it is back, and no older run moves them."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "lab")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "lab")
+    with storage(tmp_path / "s3") as bucket, name_server(tmp_path / "knot") as server:
+        bucket.bucket("epochs")
+        epochs = S3Epochs(bucket="epochs", region=REGION, endpoint=bucket.endpoint)
+        orders = Names(server.zone().model_copy(update={"epochs": epochs}))
+        orders.service = service(routes=routes)
+        server.stop()
+        order = await orders.order(E2, 1)
+        chosen = await run(names.choose_and_lead, order)
+        assert chosen.candidate == E2
+        assert await run(names.choose_and_lead, order) == chosen
+        follow = order.model_copy(update={"seen": chosen, "wanted": chosen})
+        if routes:
+            with pytest.raises(RouteUnavailable):
+                await run(names.lead_names, follow)
+        server.start()
+        for _ in range(2):
+            await run(names.lead_names, follow)
+        assert await resolve(server) == (E2 if routes else "")
+        await run(names.choose_and_lead, await orders.order(E1, 2))
+        if routes:
+            with pytest.raises(EpochSuperseded):
+                await run(names.lead_names, follow)
+            assert await resolve(server) == E1

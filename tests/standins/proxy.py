@@ -20,15 +20,15 @@ _CONF = """\
 global
   stats socket ipv4@127.0.0.1:{api} level admin
   stats timeout 3s
-  server-state-file {folder}/state
 defaults
   mode tcp
   timeout connect 2s
   timeout client 1m
   timeout server 1m
-  load-server-state-from-file global
 listen counting
   bind 127.0.0.1:{port}
+  load-server-state-from-file local
+  server-state-file-name {folder}/state
 {servers}
 """
 

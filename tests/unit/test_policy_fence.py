@@ -67,7 +67,7 @@ def test_a_record_that_names_another_leader_proves_nothing():
 
 def test_the_evidence_is_whole():
     fence = judge(stalled=True, cut=(E2, E3), proved=False)
-    assert "its sessions were ended" in fence.evidence
+    assert "it waits for a standby that doesn't exist" in fence.evidence
     assert "it needs 1 of 2 voters and can gather 0" in fence.evidence
     assert "pg-east-4 may still receive from it" in fence.evidence
     assert (fence.proved, "no write has proved it" in fence.evidence) == (False, True)

@@ -342,3 +342,25 @@ def test_node_control_and_isolation_that_can_not_be_used(
     (line,) = [line for line in str(refused.value).splitlines() if f"services.0.{place}: " in line]
     assert told in line
     assert "s3cr3t" not in str(refused.value)
+
+
+def test_two_backends_with_one_state_file(problems):
+    one = HAPROXY + "        state_file: /var/lib/haproxy/state\n"
+    both = one + one.replace("    routes:\n", "").replace("haproxy-east", "haproxy-west").replace("counting", "billing")
+    (found,) = problems(("    routes:\n", both))
+    assert "routes.1.state_file: /var/lib/haproxy/state is that of haproxy-east as well" in found
+
+
+def test_voters_whose_names_have_no_room_in_the_record(problems):
+    names = [f"ip-10-0-1-{number}.us-east-1.compute.internal" for number in range(8)]
+    members = "".join(f"      - {{ name: {name}, host: {name}, port: 5432, region: us-east-1 }}\n" for name in names)
+    (found,) = problems(
+        ("    access:\n", members + "    access:\n"),
+        ("voters: [pg-east-1, pg-east-2]", f"voters: [pg-east-1, {', '.join(names)}]"),
+    )
+    assert "synchronous.voters: their names take" in found
+
+
+def test_a_name_cannot_lead_to_ipv6(problems):
+    (found,) = problems(("host: pg-east-2.example.internal", 'host: "2001:db8::2"'))
+    assert "members.1.host: 2001:db8::2 is IPv6, and DNS routes are A records" in found

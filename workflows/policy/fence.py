@@ -32,7 +32,7 @@ def judge_fence(
     fences: list[tuple[bool, Literal["stopped", "isolated", "stalled", "disconnected"], str]] = [
         (stopped, "stopped", "the server is stopped: no process, and its port closed"),
         (isolated, "isolated", "the cloud's API has cut the server off the network, or stopped its instance"),
-        (stalled, "stalled", "it waits for a standby that doesn't exist, and its sessions were ended"),
+        (stalled, "stalled", "it waits for a standby that doesn't exist"),
         (cut, "disconnected", sum_text),
     ]
     shown = [text for holds, _, text in fences if holds]
