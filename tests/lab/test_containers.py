@@ -18,12 +18,13 @@ from activities import rfc2136
 from activities.names import ask
 from lab.binaries import find_pg_bin
 from lab.container_secrets import make
-from lab.containers import estate, write_configuration
+from lab.containers import estate, polls, write_configuration
 from lab.layout import LOOPBACK, RECORD, THREE_REGIONS, choose_base_port, nodes
 from lab.model import Lab
 from lab.owner import as_server, give
 from lab.paths import PARENT, PREFIX, log_tail
 from lab.waiting import until
+from lab.watch import connect
 from lab.world import server_env
 from schemas.failures import RouteUnavailable
 from schemas.zones import Rfc2136Zone
@@ -204,6 +205,12 @@ async def test_a_laying_that_was_cut_off_begins_anew(up: Containers) -> None:
     assert await up.ask("pg-east-3", "SELECT pg_is_in_recovery()") is True
     assert not leftover.exists()
     assert not (up.lab.paths.data("pg-east-3") / "half").exists()
+
+
+async def test_a_workers_health_is_that_it_polls(lab: Lab) -> None:
+    client = await connect(lab)
+    assert await polls(client, "us-east-1")
+    assert not await polls(client, "nowhere")
 
 
 async def test_an_unknown_kind_is_refused(up: Containers) -> None:
