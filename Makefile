@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup setup-all setup-parser jaeger demo test lint types compose-check unit lab-tests faults matrix bench lock clean
+.PHONY: help setup setup-all setup-parser jaeger demo test lint types compose-check unit lab-tests faults campaign matrix bench lock clean
 
 VENV := .venv/bin
 # A user's own profile, keys and proxies never reach what runs here.
@@ -32,7 +32,10 @@ demo: setup ## kill a primary under load and watch the service come back
 
 test: WHERE := --where-possible
 test: setup-all lint types compose-check ## everything that must pass before a change lands (under 20 minutes)
-	@$(RUN) $(LIMIT) 1080 $(PYTEST) tests -m "not matrix"
+	@$(RUN) $(LIMIT) 1080 $(PYTEST) tests -m "not matrix and not campaign"
+
+campaign: setup-all ## long tests that `make test` leaves out and CI has (10 minutes)
+	@$(RUN) $(LIMIT) 1800 $(PYTEST) tests -m "campaign and not matrix"
 
 lint: setup
 	@$(RUN) $(LIMIT) 60 $(VENV)/ruff check .

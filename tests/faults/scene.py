@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import os
+import socket
 import sys
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
@@ -177,6 +178,7 @@ class Scene:
         if folder:
             history = json.loads((await run.fetch_history()).to_json())
             places = {str(self.lab.folder): "/var/tmp/lifeboat-lab", str(ROOT): "lifeboat", sys.base_prefix: "python"}
+            places[f"@{socket.gethostname()}"] = "@host"
             Path(folder).mkdir(parents=True, exist_ok=True)
             text = json.dumps(without_places(history, places), indent=1)
             (Path(folder) / f"{branch}.json").write_text(text + "\n", encoding="utf-8")

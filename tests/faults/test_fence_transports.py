@@ -137,6 +137,7 @@ async def test_a_machine_whose_control_fails_is_isolated(scene: Scene, sshd: Ssh
     await scene.safe()
 
 
+@pytest.mark.campaign
 async def test_an_abort_lets_the_isolated_primary_back(shared_lab: Lab, cloud: Cloud) -> None:
     """The run parks between fence and choice, as the DNS server died, and is aborted: the old primary serves again."""
     plan = {"activity": "disconnect_standbys", "when": "after", "strike": "pid", "node": "knot-eu"}

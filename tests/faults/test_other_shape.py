@@ -121,6 +121,7 @@ async def test_without_a_voter_the_loss_is_unknown_and_a_person_decides(asynchro
     assert await order_of(run, "stop_node", "promote_candidate") == ["stop_node", "promote_candidate"]
 
 
+@pytest.mark.campaign
 async def test_a_primary_that_nothing_holds_is_named_before_another_acknowledges_beside_it(asynchronous: Lab) -> None:
     """It is frozen, its standby's disconnection does not stop it, and neither does its node control."""
     scene = Scene(await labs.reset(asynchronous, watch=False), await labs.connect(asynchronous))

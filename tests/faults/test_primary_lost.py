@@ -161,6 +161,7 @@ async def test_dns_server_down_and_a_person_goes_on_without_the_epoch_store(scen
     await scene.safe()
 
 
+@pytest.mark.campaign
 async def test_candidate_dies_in_mid_promotion(shared_lab: Lab) -> None:
     """Its survivor, which has all that it had, is promoted by the same inequality, in a new epoch."""
     plan = {"inside": "activities.promotion:_caught_up", "strike": "server"}
@@ -212,6 +213,7 @@ async def test_a_voter_is_frozen_and_the_run_goes_on_without_it(scene: Scene) ->
     await scene.safe()
 
 
+@pytest.mark.campaign
 async def test_the_watchs_history_stands_still_after_a_failover(scene: Scene) -> None:
     """The old primary stays away, as a voter that is missing for long: that is no news each time."""
     await scene.traffic()

@@ -147,6 +147,7 @@ async def test_a_failover_is_one_trace_down_to_its_statements(traced_lab: Lab) -
     assert Counter(span.id for span in again.spans) == Counter(span.id for span in trace.spans)
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize("when", ["before", "after"])
 async def test_a_worker_killed_in_the_promotion_leaves_one_trace(traced_lab: Lab, when: str) -> None:
     async with striking_scene(traced_lab, activity="promote_candidate", when=when, strike="kill") as (scene, done):
@@ -165,6 +166,7 @@ async def test_a_worker_killed_in_the_promotion_leaves_one_trace(traced_lab: Lab
         await scene.safe()
 
 
+@pytest.mark.campaign
 async def test_what_failed_is_marked_with_its_reason(traced_lab: Lab) -> None:
     """The DNS server dies between fence and choice, the run parks and is aborted: its trace says where and why."""
     plan = {"activity": "disconnect_standbys", "when": "after", "strike": "pid", "node": "knot-eu"}
