@@ -128,8 +128,9 @@ async def read_proxy(order: ProxyOrder) -> ProofResult:
     route = order.route
     async with api(route) as session:
         await session.states()
-        if "Permission denied" in await session.ask(f"get var {_variable(route)}"):
-            raise RouteUnavailable(f"{route.name}: its runtime API must be declared with `level admin`")
+        if (level := await session.ask("show cli level")) != "admin":
+            told = f"its runtime API has `level {level}`, and takes no orders; its owner must declare `level admin`"
+            raise RouteUnavailable(f"{route.name}: {told}")
     if route.state_file is not None and not os.access(Path(route.state_file).parent, os.W_OK):
         raise RouteUnavailable(f"{route.name}: {route.state_file} can't be written from this worker")
     return ProofResult(acknowledged=True, evidence=f"{route.name} answers")

@@ -161,6 +161,10 @@ class Planning(Gating):
             for route in self.estate.service.told()
         )
 
+    def epoch_store(self) -> str:
+        zone = self.estate.zone
+        return zone.name if zone.epochs is None else f"s3://{zone.epochs.bucket}/{zone.epochs.prefix}"
+
     def would_decide(self, go: Go) -> str:
         return {
             "go": f"by policy alone: {go.reason}",

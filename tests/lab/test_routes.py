@@ -33,7 +33,7 @@ from schemas.routes import DnsRoute, FileRoute, PgBouncerRoute
 from schemas.zones import Route53Zone, S3Epochs, Zone
 from tests.standins.application import application as made_application
 from tests.standins.dns import ZONE, NameServer, name_server
-from tests.standins.proxy import namesakes, proxy
+from tests.standins.proxy import namesakes, proxy, who_answers
 from tests.standins.route53 import Route53, route53
 from tests.standins.storage import REGION, storage
 from tests.unit.estates import E1, E2, HOSTS, service
@@ -165,17 +165,6 @@ async def kind_pgbouncer(lab: Lab) -> AsyncIterator[Kind]:
         await life.reset(lab, watch=False)
 
 
-async def greeting(port: int) -> str:
-    """Who answers a new client; "" when nobody does."""
-    try:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        line = await asyncio.wait_for(reader.readline(), 5)
-        writer.close()
-    except OSError:
-        return ""
-    return line.decode().strip()
-
-
 @contextlib.asynccontextmanager
 async def kind_haproxy(tmp_path: Path) -> AsyncIterator[Kind]:
     async with namesakes(E1, E2) as members:
@@ -186,7 +175,7 @@ async def kind_haproxy(tmp_path: Path) -> AsyncIterator[Kind]:
                     haproxy.point_proxy, ProxyOrder(service=service(), route=made.route, target=target, epoch=number)
                 )
 
-            yield Kind(lead, lambda: greeting(made.port), made.stop)
+            yield Kind(lead, lambda: who_answers(made.port), made.stop)
 
 
 # Applications
@@ -289,69 +278,6 @@ async def test_a_control_that_is_gone_is_said_to_be(kind: Kind) -> None:
 
 
 # What is particular to one kind
-
-
-async def test_haproxy_cuts_sessions_and_holds_new_ones(tmp_path: Path) -> None:
-    async with namesakes(E1, E2) as members:
-        with proxy(tmp_path / "haproxy", members) as made:
-            order = ProxyOrder(service=service(), route=made.route, target=E1, epoch=1)
-            assert (await run(haproxy.read_proxy, order)).acknowledged
-            assert await greeting(made.port) == E1
-            reader, writer = await asyncio.open_connection("127.0.0.1", made.port)
-            assert (await reader.readline()).decode().strip() == E1
-            for _ in range(2):
-                assert "holds 2 servers" in (await run(haproxy.hold_proxy, order)).evidence
-                assert await greeting(made.port) == ""
-            assert await asyncio.wait_for(reader.read(), 5) == b""
-            writer.close()
-            led = order.model_copy(update={"target": E2})
-            await run(haproxy.point_proxy, led)
-            assert await greeting(made.port) == E2
-            # A late attempt of the same hold must not cut the clients that were let in.
-            assert "already leads elsewhere" in (await run(haproxy.hold_proxy, order)).evidence
-            assert await greeting(made.port) == E2
-            with pytest.raises(EpochSuperseded):
-                await run(haproxy.hold_proxy, order.model_copy(update={"epoch": 0}))
-            assert await greeting(made.port) == E2
-
-
-async def test_haproxy_still_knows_who_leads_after_its_restart(tmp_path: Path) -> None:
-    """By its configuration the old primary would be let in, and everybody sent to it."""
-    async with namesakes(E1, E2) as members:
-        with proxy(tmp_path / "haproxy", members) as made:
-            await run(haproxy.point_proxy, ProxyOrder(service=service(), route=made.route, target=E2, epoch=1))
-            made.stop()
-            made.start()
-            assert await greeting(made.port) == E2
-
-
-async def test_a_hold_of_haproxy_that_was_overtaken_lets_the_clients_in_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It stood still between its look and its act, and the route was led on meanwhile."""
-    async with namesakes(E1, E2) as members:
-        with proxy(tmp_path / "haproxy", members) as made:
-            order = ProxyOrder(service=service(), route=made.route, target=E2, epoch=1)
-            keep_out = haproxy.Api.keep_out
-            late = [True]
-
-            async def slow(self: haproxy.Api, member: str) -> None:
-                if late:
-                    late.clear()
-                    await run(haproxy.point_proxy, order)
-                await keep_out(self, member)
-
-            monkeypatch.setattr(haproxy.Api, "keep_out", slow)
-            assert "already leads elsewhere" in (await run(haproxy.hold_proxy, order)).evidence
-            assert await greeting(made.port) == E2
-
-
-async def test_a_server_that_haproxy_does_not_have_is_named(tmp_path: Path) -> None:
-    async with namesakes(E1, E2) as members:
-        with proxy(tmp_path / "haproxy", members) as made:
-            route = made.route.model_copy(update={"servers": {E1: E1, E2: "standby-2"}})
-            with pytest.raises(RouteUnavailable, match="no server standby-2 in its backend counting"):
-                await run(haproxy.read_proxy, ProxyOrder(service=service(), route=route, target=E1, epoch=1))
 
 
 async def test_names_count_only_once_every_authoritative_server_has_them(tmp_path: Path) -> None:

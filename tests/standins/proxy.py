@@ -18,7 +18,7 @@ from tests.standins.storage import free_port
 # A short idle limit of the runtime API, as docs/adopting.md asks for.
 _CONF = """\
 global
-  stats socket ipv4@127.0.0.1:{api} level admin
+  stats socket ipv4@127.0.0.1:{api} level {level}
   stats timeout 3s
 defaults
   mode tcp
@@ -36,14 +36,14 @@ listen counting
 class Proxy:
     """`members`: address of each member's server, by name. All but the first are in maintenance at first."""
 
-    def __init__(self, folder: Path, members: Mapping[str, tuple[str, int]]) -> None:
+    def __init__(self, folder: Path, members: Mapping[str, tuple[str, int]], level: str) -> None:
         self.folder, self.port, self.api = folder, free_port(), free_port()
         folder.mkdir(parents=True)
         lines = [
             f"  server {name} {host}:{port} check inter 200ms" + (" disabled" if place else "")
             for place, (name, (host, port)) in enumerate(members.items())
         ]
-        text = _CONF.format(api=self.api, port=self.port, folder=folder, servers="\n".join(lines))
+        text = _CONF.format(level=level, api=self.api, port=self.port, folder=folder, servers="\n".join(lines))
         (folder / "haproxy.cfg").write_text(text)
         self.route = HAProxyRoute(
             name="haproxy-east",
@@ -77,8 +77,8 @@ class Proxy:
 
 
 @contextlib.contextmanager
-def proxy(folder: Path, members: Mapping[str, tuple[str, int]]) -> Iterator[Proxy]:
-    made = Proxy(folder, members)
+def proxy(folder: Path, members: Mapping[str, tuple[str, int]], *, level: str = "admin") -> Iterator[Proxy]:
+    made = Proxy(folder, members, level)
     made.start()
     try:
         yield made
@@ -101,3 +101,14 @@ async def namesakes(*names: str) -> AsyncIterator[dict[str, tuple[str, int]]]:
             server = await stack.enter_async_context(await asyncio.start_server(serve, "127.0.0.1", 0))
             found[name] = server.sockets[0].getsockname()[:2]
         yield found
+
+
+async def who_answers(port: int) -> str:
+    """Who answers a new client; "" when nobody does."""
+    try:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        line = await asyncio.wait_for(reader.readline(), 5)
+        writer.close()
+    except OSError:
+        return ""
+    return line.decode().strip()
