@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from activities.topology import load_topology
+from lab.container_secrets import FILES
 from lab.errors import LabError, MissingProgram
 from lab.world import ROOT, SYSTEM_PATH, cache_folder
 from schemas.failures import TopologyInvalid
@@ -103,6 +104,8 @@ def _of_model(model: Mapping[str, Any], folder: Path) -> Iterator[str]:
             file = Path(declared.get("file", "/"))
             if set(declared) - {"file", "name"} or folder / "containers" / "secrets" not in file.parents:
                 yield f"{kind}.{name}: is no file in containers/secrets; write `file: ./containers/secrets/{name}`"
+            elif kind == "secrets" and file.name not in FILES:
+                yield f"{kind}.{name}: scripts/compose_secrets makes no {file.name}; one of: {', '.join(FILES)}"
 
 
 def _image(place: str, service: Mapping[str, Any]) -> Iterator[str]:

@@ -22,9 +22,13 @@ def traces_at(node: Node) -> TracesAt:
 
 
 def command(lab: Lab, node: Node, program: Path) -> list[str]:
-    """All in one, with its store in memory: what a restart forgets, nothing but a look back depends on."""
+    """All in one, with its store in memory: what a restart forgets, nothing but a look back depends on.
+
+    Elsewhere it has a machine of its own; here it yields the processor to the estate that it looks at.
+    """
     others = [f"--{name}={node.host}:{node.port + 2 + index}" for index, name in enumerate(_ELSEWHERE)]
     return [
+        *("/usr/bin/nice", "-n", "10"),
         str(program),
         f"--query.http-server.host-port={node.address}",
         f"--collector.otlp.http.host-port={node.host}:{node.port + 1}",

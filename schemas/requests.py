@@ -53,7 +53,8 @@ class Answer(Declared):
     """A person's answer to the question that a run asks. `digest` binds it to what they saw."""
 
     by: str = Field(min_length=1, max_length=200)
-    digest: str = Field(min_length=1, max_length=64)
+    digest: str = Field(default="", max_length=64)
+    """Needed. A signal without it is taken all the same, so that the run's journal can say why it does not count."""
     reason: str = Field(default="", max_length=2000)
     override: bool = False
     """Go on although the policy refuses; kept on record with the reason, which is then needed."""

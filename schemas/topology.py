@@ -195,6 +195,17 @@ class DatabaseService(Declared):
                 )
             if member.follows is not None and member.follows not in names:
                 problems.append(f"members.{index}.follows: {member.follows} is not a member; one of: {known}")
+        upstream = {member.name: member.follows for member in self.members}
+        for index, name in enumerate(names):
+            seen, at = {name}, upstream[name]
+            while at is not None and at not in seen:
+                seen.add(at)
+                at = upstream.get(at)
+            if at == name:
+                problems.append(
+                    f"members.{index}.follows: {name} follows itself in the end, and would receive nothing; let one of"
+                    " the circle follow the leader (leave its `follows` out)"
+                )
         subnets: dict[str, str] = {}
         for index, member in enumerate(self.members):
             if isinstance(member.isolation, NetworkAclIsolation):

@@ -121,7 +121,7 @@ class DatabaseFailover(Planning, Fencing, Routing):
         await self.plan_rest(
             {
                 DECIDE: self.would_decide(self.judge_go(request)),
-                CLAIM: f"the epoch in {self.epoch_store()} goes from {self.record.epoch} to the next",
+                CLAIM: self.would_claim(),
                 HOLD: f"clients of {self.suspect} are cut off and held at {poolers or 'no pooler'}",
                 FENCE: self.would_fence(),
                 COMPARE: f"the furthest, by now {candidate}, goes into the record, and {names} leads to it",

@@ -161,9 +161,13 @@ class Planning(Gating):
             for route in self.estate.service.told()
         )
 
-    def epoch_store(self) -> str:
-        zone = self.estate.zone
-        return zone.name if zone.epochs is None else f"s3://{zone.epochs.bucket}/{zone.epochs.prefix}"
+    def would_claim(self) -> str:
+        zone, number = self.estate.zone, self.record.epoch
+        place = zone.name if zone.epochs is None else f"s3://{zone.epochs.bucket}/{zone.epochs.prefix}"
+        reserved = (
+            f"; {number} is in reserve for a run that the watch starts" if self.record.run.startswith("watch/") else ""
+        )
+        return f"the run takes epoch {number + 1} in {place}{reserved}"
 
     def would_decide(self, go: Go) -> str:
         return {

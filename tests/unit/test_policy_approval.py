@@ -35,6 +35,7 @@ def test_a_good_answer_counts(approve):
         ({"at": 60}, "too late"),
         ({"at": 61}, "too late"),
         ({"digest": "old"}, "other evidence"),
+        ({"digest": ""}, "has no digest; read the question"),
         ({"by": "mallory"}, "one of these must: ana, ben"),
     ],
 )

@@ -364,3 +364,12 @@ def test_voters_whose_names_have_no_room_in_the_record(problems):
 def test_a_name_cannot_lead_to_ipv6(problems):
     (found,) = problems(("host: pg-east-2.example.internal", 'host: "2001:db8::2"'))
     assert "members.1.host: 2001:db8::2 is IPv6, and DNS routes are A records" in found
+
+
+def test_members_that_follow_each_other(problems):
+    found = problems(
+        ("host: pg-east-2.example.internal,", "follows: pg-west-1, host: pg-east-2.example.internal,"),
+        ("host: pg-west-1.example.internal,", "follows: pg-east-2, host: pg-west-1.example.internal,"),
+    )
+    assert "members.1.follows: pg-east-2 follows itself in the end" in found[0]
+    assert "members.2.follows: pg-west-1 follows itself in the end" in found[1]

@@ -22,6 +22,8 @@ def weigh(
         return f"the question is settled already: {settled}"
     if now >= question.expires:
         return f"too late: the question expired at {question.expires:%H:%M:%S} UTC; look at what the run did since"
+    if not answer.digest:
+        return f"the answer has no digest; read the question, and give the digest that it shows: {question.digest}"
     if answer.digest != question.digest:
         return (
             f"the answer is to other evidence ({answer.digest}); read the question again, its digest is"
