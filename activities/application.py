@@ -18,7 +18,7 @@ from temporalio import activity
 from activities.beating import beating
 from activities.commands import run_command
 from activities.files import replace_file
-from activities.posting import signature, why
+from activities.posting import headers, why
 from activities.secrets import resolve
 from schemas.failures import EpochSuperseded, NodeControlFailed, NotYet, RouteUnavailable
 from schemas.orders import FileOrder, HookOrder, ProofResult, RouteOrder
@@ -147,13 +147,9 @@ async def _tell(client: httpx.AsyncClient, order: HookOrder) -> None:
     route, values = order.route, _values(order)
     body = json.dumps(values | {"port": int(values["port"]), "epoch": order.epoch, "leader": order.target}).encode()
     key = f"{order.service.name}/{order.epoch}/{order.target}"
-    headers = {"Content-Type": "application/json", "Idempotency-Key": key}
-    secret = resolve(route.secret)
-    if secret is not None:
-        now = str(int(datetime.now(UTC).timestamp()))
-        headers |= {"X-Lifeboat-Timestamp": now, "X-Lifeboat-Signature": signature(secret, now, body)}
+    signed = headers(key, resolve(route.secret), datetime.now(UTC), body)
     try:
-        answer = await client.post(route.url, content=body, headers=headers)
+        answer = await client.post(route.url, content=body, headers=signed)
         if answer.status_code == httpx.codes.CONFLICT:
             raise EpochSuperseded(f"{route.name} knows a newer epoch than {order.epoch}")
         answer.raise_for_status()

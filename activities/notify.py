@@ -16,7 +16,7 @@ from slack_sdk.errors import SlackApiError
 from temporalio import activity
 
 from activities.beating import beating
-from activities.posting import signature, why
+from activities.posting import headers, why
 from activities.secrets import resolve
 from schemas.failures import NoticeUndelivered
 from schemas.orders import Notice, NoticeOrder
@@ -56,15 +56,11 @@ async def deliver(order: NoticeOrder) -> str:
 
 async def _post(target: WebhookTarget, notice: Notice) -> None:
     body = notice.model_dump_json().encode()
-    headers = {"Content-Type": "application/json", "Idempotency-Key": notice.key}
-    secret = resolve(target.secret)
-    if secret is not None:
-        timestamp = str(int(notice.at.timestamp()))
-        headers |= {"X-Lifeboat-Timestamp": timestamp, "X-Lifeboat-Signature": signature(secret, timestamp, body)}
+    signed = headers(notice.key, resolve(target.secret), notice.at, body)
     try:
         # Neither proxies nor credentials of the environment: the topology alone says where it goes.
         async with httpx.AsyncClient(timeout=LIMIT_S, trust_env=False) as client:
-            (await client.post(target.url, content=body, headers=headers)).raise_for_status()
+            (await client.post(target.url, content=body, headers=signed)).raise_for_status()
     except httpx.HTTPError as error:
         raise NoticeUndelivered(f"{target.name}: {why(error)}") from None
 

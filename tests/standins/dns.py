@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import socket
-import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from lab.binaries import find_program
 from schemas.zones import Rfc2136Zone
-from tests.standins.storage import free_port
+from tests.standins.server import Server, free_port
 
 ZONE = "names.test"
 SECRET = "c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0MTI="
@@ -48,7 +45,7 @@ zone:
 """
 
 
-class NameServer:
+class NameServer(Server):
     def __init__(self, folder: Path) -> None:
         self.folder, self.port = folder, free_port()
         self.server = f"127.0.0.1:{self.port}"
@@ -58,31 +55,14 @@ class NameServer:
         (folder / "zone").write_text(
             f"$ORIGIN {ZONE}.\n$TTL 1\n@ SOA ns hostmaster 1 3600 600 86400 1\n@ NS ns\nns A 127.0.0.1\n"
         )
-        self._process: subprocess.Popen[bytes] | None = None
+        self.command = [str(find_program("knotd")), "-c", str(folder / "knot.conf")]
+        self.ready = self.port
 
     def zone(self, *more: str) -> Rfc2136Zone:
         """This server's zone, as a topology declares it; `more` are further servers."""
         return Rfc2136Zone(
             name=ZONE, servers=[self.server, *more], key_name="test", key_secret=f"file:{self.folder / 'key'}"
         )
-
-    def start(self) -> None:
-        command = [str(find_program("knotd")), "-c", str(self.folder / "knot.conf")]
-        with (self.folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
-        end = time.monotonic() + 20
-        while True:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
-                return
-            assert self._process.poll() is None, (self.folder / "log").read_text()
-            assert time.monotonic() < end, "knotd does not listen within 20 s"
-            time.sleep(0.02)
-
-    def stop(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait(10)
-            self._process = None
 
 
 @contextlib.contextmanager

@@ -5,15 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
-import socket
-import subprocess
-import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 
 from lab.binaries import find_program
 from schemas.routes import HAProxyRoute
-from tests.standins.storage import free_port
+from tests.standins.server import Server, free_port
 
 # A short idle limit of the runtime API, as docs/adopting.md asks for.
 _CONF = """\
@@ -33,7 +30,7 @@ listen counting
 """
 
 
-class Proxy:
+class Proxy(Server):
     """`members`: address of each member's server, by name. All but the first are in maintenance at first."""
 
     def __init__(self, folder: Path, members: Mapping[str, tuple[str, int]], level: str) -> None:
@@ -55,25 +52,8 @@ class Proxy:
             servers={name: name for name in members},
             state_file=str(folder / "state"),
         )
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        command = [str(find_program("haproxy")), "-db", "-f", str(self.folder / "haproxy.cfg")]
-        with (self.folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
-        end = time.monotonic() + 20
-        while True:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.api), 1):
-                return
-            assert self._process.poll() is None, (self.folder / "log").read_text()
-            assert time.monotonic() < end, "haproxy does not listen within 20 s"
-            time.sleep(0.02)
-
-    def stop(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait(10)
-            self._process = None
+        self.command = [str(find_program("haproxy")), "-db", "-f", str(folder / "haproxy.cfg")]
+        self.ready = self.api
 
 
 @contextlib.contextmanager
