@@ -16,7 +16,7 @@ import httpx
 from temporalio import activity
 
 from activities.beating import beating
-from activities.commands import run_command
+from activities.commands import TOLD, run_command
 from activities.files import replace_file
 from activities.posting import headers, why
 from activities.secrets import resolve
@@ -103,7 +103,7 @@ async def _run(
         except NodeControlFailed as error:
             raise RouteUnavailable(f"{route.name}: {error.detail}") from error
     if code != 0:
-        raise failure(f"{route.name}: {' '.join(argv)} exited {code}: {output}")
+        raise failure(f"{route.name}: {' '.join(argv)} exited {code}: {output[-TOLD:]}")
 
 
 # The webhook

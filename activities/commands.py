@@ -9,8 +9,10 @@ from schemas.failures import NodeControlFailed
 
 TIMED_OUT = 124
 """Exit code of a command that had not ended at its limit, as timeout(1) has it."""
-KEPT = 500
-"""Characters of a command's output, from its end, that are kept."""
+KEPT = 24_000
+"""Characters of a command's output, from its end, that are kept (what AWS Systems Manager keeps)."""
+TOLD = 500
+"""Of these, what is worth telling a person."""
 
 
 async def run_command(argv: list[str], limit: float) -> tuple[int, str]:

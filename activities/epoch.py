@@ -43,7 +43,7 @@ async def claim_epoch(order: ClaimOrder) -> EpochRecord:
         # An epoch that a watch holds in reserve is nobody's yet: whoever has the lock claims the one after it.
         if held.epoch != order.seen.epoch and not (held.epoch == order.seen.epoch + 1 and held.run.startswith(RESERVE)):
             raise EpochSuperseded(f"epoch {held.epoch} is held by {held.run}")
-        wanted = held.model_copy(update={"epoch": max(held.epoch, order.at_least) + 1, "run": order.run, "verdict": ""})
+        wanted = held.model_copy(update={"epoch": max(held.epoch, order.at_least) + 1, "run": order.run})
         try:
             return await replace(order.zone, order.service, held, wanted)
         except EpochSuperseded:

@@ -186,6 +186,34 @@ async def follow_leader(order: FollowOrder) -> FollowResult:
 
 
 @activity.defn
+async def until_caught_up(order: FollowOrder) -> ProofResult:
+    """Wait until the members have replayed, within the RPO, all that the leader had written when it was asked."""
+    service, leader = order.service, order.service.member(order.leader)
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    while True:
+        asked = loop.time()
+        async with session(service, leader) as conn:
+            target = int(await conn.fetchval("SELECT (pg_current_wal_lsn() - '0/0')::bigint"))
+        while True:
+            found = await look_at_all(service, [service.member(name) for name in order.members])
+            behind = {each.member: target - (each.replayed or 0) for each in found}
+            left = {name: bytes_ for name, bytes_ in behind.items() if bytes_ > 0}
+            if not left:
+                break
+            activity.heartbeat({"doing": "catching up", "bytes behind": left})
+            await asyncio.sleep(0.05)
+        lag = loop.time() - asked
+        if lag <= max(service.rpo_s, 1.0):
+            names = ", ".join(order.members)
+            return ProofResult(
+                acknowledged=True,
+                evidence=f"{names} streams from {leader.name}, and replayed all within {lag:.1f} s"
+                f" ({loop.time() - began:.1f} s to catch up)",
+            )
+
+
+@activity.defn
 async def reconnect_standbys(order: FollowOrder) -> FollowResult:
     """Undo of the disconnection, behind a newer epoch; every member that is reached must stream again."""
     result = await follow_leader(order)

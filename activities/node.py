@@ -9,7 +9,7 @@ from temporalio import activity
 
 from activities import epoch as epochs
 from activities.beating import beating
-from activities.commands import run_command
+from activities.commands import TOLD, run_command
 from activities.ssh import run_over_ssh
 from activities.ssm import run_over_ssm
 from schemas.control import NodeControl, SshControl, SsmControl
@@ -74,7 +74,7 @@ async def _tell(order: NodeOrder, control: NodeControl, argv: list[str]) -> str:
     await must_be_ours(order)
     async with beating(argv[0]):
         code, output = await run_on(control, argv)
-    return "" if code == 0 else f"{argv[0]} … exited {code}: {output}"
+    return "" if code == 0 else f"{argv[0]} … exited {code}: {output[-TOLD:]}"
 
 
 @activity.defn

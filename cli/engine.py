@@ -27,7 +27,10 @@ from schemas.reports import Report
 from schemas.requests import Answer, FailoverRequest, Verb
 from schemas.state import RunState
 
-PROCEDURES = {"database-failover": "DatabaseFailover"}
+PROCEDURES = {
+    "database-failover": "DatabaseFailover",
+    "database-rejoin": "DatabaseRejoin",
+}
 """Name on the command line → workflow type."""
 
 ANSWER_S = timedelta(seconds=3)

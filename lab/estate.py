@@ -10,10 +10,12 @@ from typing import Any
 
 import yaml
 
+from lab import network
 from lab.layout import DATABASE, DATABASES, HOME, RECORD, SERVICE, ZONE, shape_of
 from lab.model import Lab
+from lab.owner import server_ids
 from lab.secrets import KEY_NAME
-from lab.world import scrubbed_env
+from lab.world import scrubbed_env, server_env
 from schemas.topology import Topology
 
 Overrides = Mapping[str, Any]
@@ -51,14 +53,26 @@ def write_topology(lab: Lab, overrides: Overrides | None = None) -> None:
 
 def write_node_control(lab: Lab) -> None:
     """The command of node control: it works from any folder and environment, as `systemctl` on a node would."""
-    environment = " ".join(shlex.quote(f"{name}={value}") for name, value in scrubbed_env(lab).items())
+    environment = _assignments(scrubbed_env(lab))
+    server = _assignments(server_env(lab.folder))
+    marks, nodes = (shlex.quote(str(lab.folder / each)) for each in ("marks", "nodes"))
+    enter = network.enter_by_name(lab, '"$name"', server_ids())
     lines = (
         "#!/bin/sh",
-        "# node start|stop|kill|autostart-on|autostart-off NODE",
+        "# node start|stop|kill|autostart-on|autostart-off NODE; node exec NODE COMMAND …",
+        # exec NODE …: a command on the node, as the servers' user; a frozen node does not answer.
+        'if [ "$1" = exec ]; then',
+        f'  name=$2; shift 2; if [ -e {marks}/"$name".frozen ]; then echo "node does not answer"; exit 1; fi',
+        f'  cd {nodes}/"$name" && exec env -i {server} {enter} "$@"',
+        "fi",
         f'exec env -i {environment} {shlex.quote(sys.executable)} -m lab.node "$1" {shlex.quote(str(lab.folder))} "$2"',
     )
     lab.paths.control.write_text("\n".join(lines) + "\n", encoding="utf-8")
     lab.paths.control.chmod(0o700)
+
+
+def _assignments(env: Mapping[str, str]) -> str:
+    return " ".join(shlex.quote(f"{name}={value}") for name, value in env.items())
 
 
 def _service(lab: Lab) -> dict[str, Any]:
@@ -113,6 +127,12 @@ def _member(lab: Lab, name: str) -> dict[str, Any]:
             "stop": [command, "stop", name],
             "autostart_on": [command, "autostart-on", name],
             "autostart_off": [command, "autostart-off", name],
+        },
+        "data": {
+            "directory": str(lab.paths.data(name)),
+            "bin": str(lab.pg_bin),
+            "run_as": [command, "exec", name],
+            "keep": str(lab.paths.kept(name)),
         },
     }
 

@@ -103,6 +103,16 @@ def enter(lab: Lab, node: Node, ids: tuple[int, int] | None) -> list[str]:
     return [str(find_program("nsenter")), f"--net=/run/netns/{namespace(lab, node.name)}", *user, "--"]
 
 
+def enter_by_name(lab: Lab, name: str, ids: tuple[int, int] | None) -> str:
+    """The same in a shell, where `name` is a word of it: into the node's namespace, down to the servers' user."""
+    if lab.netns:
+        user = "" if ids is None else f"--setuid {ids[0]} --setgid {ids[1]} "
+        return f"{find_program('nsenter')} --net=/run/netns/{_id(lab)}-{name} {user}--"
+    if ids is None:
+        return ""
+    return f"{find_program('setpriv')} --reuid {ids[0]} --regid {ids[1]} --clear-groups --"
+
+
 def expand(lab: Lab, name: str) -> list[Node]:
     """One node, or all nodes of a region."""
     found = [node for node in lab.nodes if node.region == name]

@@ -75,6 +75,10 @@ class Folder:
     def data(self, name: str) -> Path:
         return self.node(name) / "data"
 
+    def kept(self, name: str) -> Path:
+        """What outlives a rebuild of the node's data."""
+        return self.node(name) / "lifeboat"
+
     def log(self, name: str) -> Path:
         return self.root / "logs" / f"{name}.log"
 

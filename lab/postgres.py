@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import signal
 from pathlib import Path
 
@@ -110,6 +111,7 @@ def _configure(lab: Lab, node: Node, data: Path) -> None:
 async def restore_member(lab: Lab, node: Node) -> None:
     """The node's data folder as it was at the beginning. The node must be stopped; whatever it held is gone."""
     data = lab.paths.data(node.name)
+    await asyncio.to_thread(shutil.rmtree, lab.paths.kept(node.name), ignore_errors=True)
     if not data.exists():
         copy = ["cp", "--archive", "--reflink=auto", str(lab.paths.pristine), str(data)]
         await run(copy, cwd=lab.folder, env=server_env(lab.folder), limit=120)

@@ -87,6 +87,30 @@ class NodeControlFailed(LifeboatError):
     """A node's control command failed; the node's owner must do by hand what it was asked to do."""
 
 
+class DataFolderFailed(LifeboatError):
+    """The work on a member's data folder failed; the node's owner must look at what its own programs say here, then
+    retry."""
+
+
+class JobFailed(LifeboatError):
+    """A rewind or a copy on a node failed; what its own programs say is told here, and the run looks what is left to
+    do, or asks."""
+
+    retryable = False
+
+
+class NodeRuns(LifeboatError):
+    """The server of a member that is to be worked on runs again: somebody, or something, has started it; it is stopped
+    anew by itself, and its owner should find out what starts it."""
+
+
+class SecondPrimary(LifeboatError):
+    """A member that was started as a standby came up as a primary, and was stopped at once; a person must look at its
+    data folder before anything starts it."""
+
+    retryable = False
+
+
 class HostKeyChanged(LifeboatError):
     """A node's SSH host key is not one that known_hosts has for it, so that nothing was sent there; the node's owner
     must find out whether the machine was replaced, put its key there if so, and do by hand what was asked."""

@@ -8,10 +8,13 @@ from typing import Literal
 from schemas.base import Fact
 from schemas.decisions import Assessment, Fence
 from schemas.facts import RouteWrite
+from schemas.receipts import Receipt
 
 Outcome = Literal[
     "recovered, unprotected",
     "recovered",
+    "done, unprotected",
+    "done",
     "not needed",
     "rejected",
     "expired",
@@ -25,6 +28,8 @@ Outcome = Literal[
 EXIT_CODES: dict[str, int] = {
     "recovered, unprotected": 0,
     "recovered": 0,
+    "done, unprotected": 0,
+    "done": 0,
     "not needed": 0,
     "rejected": 3,
     "expired": 3,
@@ -116,6 +121,10 @@ class Report(Fact):
     fence: Fence | None = None
     receipt: str = ""
     """What was lost, as far as it is known now."""
+    loss: Receipt | None = None
+    """The same, counted in the WAL that only the old primary has."""
+    followed_by: list[str] = []
+    """Runs that this one started, and that go on: rejoins."""
     routes: list[RouteWrite] = []
     witness: list[Witness] = []
     """Empty where nobody watched as a client."""

@@ -30,15 +30,45 @@ class Suspicion(Fact):
     """Who holds it, as the record says."""
 
 
-class FailoverRequest(Declared):
-    """The start form of DatabaseFailover. `approval: always` asks a person whatever the policy says."""
+class RunRequest(Declared):
+    """What every runbook is started with. `approval: always` asks a person whatever the policy says."""
 
     service: Name
     reason: str = Field(min_length=1, max_length=2000)
     approval: Literal["policy", "always"] = "policy"
-    candidate: Name | None = None
     dry_run: bool = False
     """Read for real, and only say what would be done."""
+
+    def names(self) -> list[str]:
+        """The members that it names, which must be there."""
+        return []
+
+
+class CandidateRequest(RunRequest):
+    """The start form of DatabaseSwitchover."""
+
+    candidate: Name | None = None
+
+    def names(self) -> list[str]:
+        return [self.candidate] if self.candidate is not None else []
+
+
+class RejoinRequest(RunRequest):
+    """The start form of DatabaseRejoin."""
+
+    member: Name
+    predicted: str = ""
+    """The verdict of the failover that it follows; what the epoch's record says when it is left out."""
+    wait_s: float = Field(default=0.0, ge=0)
+    """How long the node is waited for when it is out of reach; 0: not at all."""
+
+    def names(self) -> list[str]:
+        return [self.member]
+
+
+class FailoverRequest(CandidateRequest):
+    """The start form of DatabaseFailover."""
+
     suspicion: Suspicion | None = None
     """Set by the watch; a person leaves it out."""
 

@@ -12,6 +12,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from schemas.base import Declared, Name, SecretRef
 from schemas.control import Isolation, NetworkAclIsolation, NodeControl
+from schemas.data import DataFolder, RejoinPolicy
 from schemas.keeping import ReportStore
 from schemas.routes import DnsRoute, FileRoute, Gate, HAProxyRoute, PgBouncerRoute, Route, Told, WebhookRoute
 from schemas.targets import LogTarget, Target
@@ -30,6 +31,7 @@ class Member(Declared):
     """One database server. `follows` names the upstream of a cascading standby; without it, the leader.
 
     `control` stops its server, `isolation` cuts it off by the cloud's API: both are tried at once, the stronger counts.
+    `data` lets Lifeboat rewind or rebuild it.
     """
 
     name: Name
@@ -39,6 +41,21 @@ class Member(Declared):
     follows: Name | None = None
     control: NodeControl | None = None
     isolation: Isolation | None = None
+    data: DataFolder | None = None
+
+    @model_validator(mode="after")
+    def _can_be_worked_on(self) -> Member:
+        if self.data is None:
+            return self
+        if self.control is None:
+            raise ValueError("data: its commands go the way of `control`, which is missing; declare `control` as well")
+        inside = self.data.keep.rstrip("/") + "/"
+        if inside.startswith(self.data.directory.rstrip("/") + "/"):
+            raise ValueError(
+                f"data.keep: {self.data.keep} is inside the data folder, and would be lost with it; name a folder"
+                " outside"
+            )
+        return self
 
 
 class SynchronousPolicy(Declared):
@@ -68,6 +85,9 @@ class DatabaseAccess(Declared):
     probe_password: SecretRef | None = None
     replication_user: str = "replicator"
     replication_passfile: str | None = None
+    rewind_user: str | None = None
+    """Role with which a member that comes back reads the leader's files (pg_rewind); `replication_user` when there is
+    none. Its password is in the passfile."""
     sslmode: Literal["disable", "prefer", "require", "verify-ca", "verify-full"] = "prefer"
     sslrootcert: str | None = None
 
@@ -126,6 +146,7 @@ class DatabaseService(Declared):
     detection: Detection = Detection()
     approval: Approval = Approval()
     failover: Failover = Failover()
+    rejoin: RejoinPolicy = RejoinPolicy()
     notify: list[Target] = [LogTarget()]
     """Who is told of a run: its start, a decision that is needed, each escalation, its end."""
 

@@ -22,6 +22,7 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxR
 
 from activities import (
     application,
+    data_folder,
     dns,
     epoch,
     estate,
@@ -35,6 +36,7 @@ from activities import (
     privileges,
     probes,
     promotion,
+    receipts,
     reports,
     survey,
 )
@@ -44,6 +46,7 @@ from workers import gauges, logs, metrics
 from workers.connect import connect
 from workers.run_ends import RunEnds
 from workflows.database_failover import DatabaseFailover
+from workflows.database_rejoin import DatabaseRejoin
 from workflows.keeping import KeepReport
 from workflows.lock import Lock
 from workflows.notify import Notify
@@ -51,10 +54,16 @@ from workflows.watch import Watch
 
 log = logging.getLogger("lifeboat.worker")
 
-WORKFLOWS: list[type] = [DatabaseFailover, KeepReport, Lock, Notify, Watch]
+WORKFLOWS: list[type] = [DatabaseFailover, DatabaseRejoin, KeepReport, Lock, Notify, Watch]
 ACTIVITIES: list[Any] = [
     application.tell_application,
     application.write_configuration,
+    data_folder.examine_folder,
+    data_folder.let_it_start,
+    data_folder.look_at_folder,
+    data_folder.return_member,
+    data_folder.start_standby,
+    data_folder.until_in_reach,
     dns.choose_and_lead,
     dns.confirm_names,
     dns.lead_names,
@@ -72,6 +81,7 @@ ACTIVITIES: list[Any] = [
     fencing.reconnect_standbys,
     fencing.stall_primary,
     fencing.unstall_primary,
+    fencing.until_caught_up,
     haproxy.hold_proxy,
     haproxy.point_proxy,
     haproxy.read_proxy,
@@ -92,6 +102,7 @@ ACTIVITIES: list[Any] = [
     promotion.checkpoint,
     promotion.confirm_commit,
     promotion.promote_candidate,
+    receipts.keep_divergence,
     reports.keep_report,
     survey.observe,
 ]
@@ -115,7 +126,9 @@ SANDBOX = SandboxedWorkflowRunner(
         "workflows.database",
         "workflows.database_fence",
         "workflows.database_gates",
+        "workflows.database_protect",
         "workflows.database_routes",
+        "workflows.synchronous",
         "pydantic",
         "pydantic_core",
     )

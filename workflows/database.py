@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
 from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError
@@ -22,7 +23,7 @@ with workflow.unsafe.imports_passed_through():
         PromoteResult,
     )
     from schemas.reports import DecisionReport, Outcome, Report
-    from schemas.requests import FailoverRequest
+    from schemas.requests import FailoverRequest, RunRequest
     from schemas.topology import DatabaseService
     from workflows.keeping import keep
     from workflows.looking import Looking
@@ -57,16 +58,17 @@ class DatabaseRunbook(Looking):
         self.blockers: list[str] = []
         self.end_told = False
 
-    async def carry_out(self, request: FailoverRequest) -> None:
+    async def carry_out(self, request: Any) -> None:
         raise NotImplementedError
 
-    async def from_start_to_report(self, request: FailoverRequest) -> Report:
+    async def from_start_to_report(self, request: RunRequest) -> Report:
         """The whole run: what `carry_out` says, and its undo when it ends before the point of no return."""
         self.service_name, self.reason = request.service, request.reason
         self.attribute("LifeboatService", request.service)
         self.attribute("LifeboatProcedure", self.procedure)
         # A run of the watch has clients waiting from its first moment.
-        self.urgent = request.suspicion is not None
+        suspicion = request.suspicion if isinstance(request, FailoverRequest) else None
+        self.urgent = suspicion is not None
         self.estate = await workflow.execute_local_activity(
             estate.describe_estate,
             request.service,
@@ -75,16 +77,16 @@ class DatabaseRunbook(Looking):
             retry_policy=RETRY,
         )
         self.rto_s = self.estate.service.rto_s
-        self._must_be_member(request.candidate)
+        self._must_be_members(request.names())
         self.note(f"started: {request.reason}")
         if not request.dry_run:
             self.tell("started", f"{self.procedure} of {self.service_name} has started: {request.reason}")
-        if request.suspicion is not None:
+        if suspicion is not None:
             self.detected = workflow.info().start_time
-            self.start_clock(request.suspicion.first_failure)
+            self.start_clock(suspicion.first_failure)
         try:
             await self.carry_out(request)
-            done: Outcome = "planned" if request.dry_run else "recovered, unprotected"
+            done: Outcome = "planned" if request.dry_run else self.reached()
             end = Ended("needs a person" if self.tasks else done, "")
         except Ended as early:
             end = await self._end(early)
@@ -124,10 +126,14 @@ class DatabaseRunbook(Looking):
     async def after_undo(self) -> None:
         """Look at what clients get now that everything was undone."""
 
-    def _must_be_member(self, candidate: str | None) -> None:
+    def reached(self) -> Outcome:
+        """What a run that came to its end has reached."""
+        return "recovered, unprotected"
+
+    def _must_be_members(self, asked: Sequence[str]) -> None:
         names = [member.name for member in self.estate.service.members]
-        if candidate is not None and candidate not in names:
-            told = str(UnknownMember(f"{candidate}; {self.service_name} has {', '.join(names)}"))
+        for name in [name for name in asked if name not in names]:
+            told = str(UnknownMember(f"{name}; {self.service_name} has {', '.join(names)}"))
             raise ApplicationError(told, type=UnknownMember.__name__, non_retryable=True)
 
     async def _end(self, end: Ended) -> Ended:

@@ -29,6 +29,7 @@ with workflow.unsafe.imports_passed_through():
     from schemas.reports import DecisionReport, Report
     from schemas.requests import FailoverRequest
     from workflows.database_fence import Fencing
+    from workflows.database_protect import StartingRejoins
     from workflows.database_routes import Routing
     from workflows.plan import Planning
     from workflows.policy.assess import covers
@@ -50,6 +51,7 @@ PROMOTE = "Promote the candidate"
 ROUTE = "Route clients"
 VERIFY = "Verify through every route"
 FOLLOW = "Follow the new primary"
+PROTECT = "Bring the old primary back"
 NOTIFY = "Notify"
 
 PROMOTIONS = 4
@@ -57,11 +59,11 @@ PROMOTIONS = 4
 
 
 @workflow.defn(name="DatabaseFailover", failure_exception_types=[Exception])
-class DatabaseFailover(Planning, Fencing, Routing):
+class DatabaseFailover(Planning, Fencing, Routing, StartingRejoins):
     """Start with `{"service": "counting-db", "reason": "…", "approval": "policy"}`; ends with a Report."""
 
     procedure = "DatabaseFailover"
-    titles = (CONFIRM, ASSESS, DECIDE, CLAIM, HOLD, FENCE, COMPARE, PROMOTE, ROUTE, VERIFY, FOLLOW, NOTIFY)
+    titles = (CONFIRM, ASSESS, DECIDE, CLAIM, HOLD, FENCE, COMPARE, PROMOTE, ROUTE, VERIFY, FOLLOW, PROTECT, NOTIFY)
     expected_s = types.MappingProxyType({CLAIM: 0.2, FENCE: 1.0, COMPARE: 0.2, PROMOTE: 1.5, ROUTE: 0.6, VERIFY: 1.5})
 
     @workflow.run
@@ -80,7 +82,10 @@ class DatabaseFailover(Planning, Fencing, Routing):
             lambda: self.assess(request, death, first),
             told=lambda r: f"{r[0].choice.reason}; {r[0].verdict.reason}",
         )
-        await locking
+        if await locking:
+            # Whoever held it may have claimed an epoch since this run looked.
+            seen = seen.model_copy(update={"record": (await self.observe()).record})
+            self.assessment = self.weigh(request.candidate, death, seen.record, seen.members, disconnected=None)
         await self.step(DECIDE, lambda: self.decide(request, seen), told=lambda d: f"{d.answer} by {d.by}")
 
         self.urgent = True
@@ -104,6 +109,7 @@ class DatabaseFailover(Planning, Fencing, Routing):
         await self.step_or_skip(ROUTE, self.route_clients, told="; ".join)
         await self.step_or_skip(VERIFY, self.verify, told=lambda f: f.evidence)
         await self.step_or_skip(FOLLOW, self.follow, told=self.follow_text)
+        await self.step_or_skip(PROTECT, self.protect, told=lambda text: text)
         await self.step_or_skip(NOTIFY, self.notify, told=lambda names: f"told: {names}")
 
     async def plan(self, request: FailoverRequest) -> None:
@@ -129,6 +135,7 @@ class DatabaseFailover(Planning, Fencing, Routing):
                 ROUTE: f"{f'{poolers} and ' if poolers else ''}{names} lead to {candidate}{self.would_tell()}",
                 VERIFY: f"a write and its reading back through every route from {', '.join(self.estate.vantages)}",
                 FOLLOW: f"the other standbys stream from {candidate}; CHECKPOINT; the record names the new leader",
+                PROTECT: self.would_protect(),
                 NOTIFY: f"told: {', '.join(target.name for target in self.estate.service.notify) or 'nobody'}",
             }
         )
@@ -367,8 +374,7 @@ class DatabaseFailover(Planning, Fencing, Routing):
                 total=180,
             ),
         )
-        for name, why in (result.diverged | result.unreachable).items():
-            self.unprotected.append(f"{name} does not follow the new primary ({why}): rejoin it")
+        self.astray = result.diverged | result.unreachable
         return result
 
     async def notify(self) -> str:

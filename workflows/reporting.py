@@ -25,10 +25,8 @@ def build_report(run: DatabaseRunbook, outcome: Outcome, summary: str = "") -> R
     assessment = getattr(run, "assessment", None)
     promoted = getattr(run, "promoted", None)
     unprotected = list(run.unprotected)
-    if outcome == "recovered, unprotected":
-        unprotected.insert(0, f"{run.suspect} is not back as a standby: keep it from starting, and rejoin it")
-        if promoted is not None and not run.w:
-            unprotected.append(f"{promoted.member} acknowledges alone: {_until(run)}")
+    if outcome == "recovered, unprotected" and promoted is not None and not run.w:
+        unprotected.append(f"{promoted.member} acknowledges alone: {_until(run)}")
     receipt = ""
     if promoted is not None and assessment is not None:
         receipt = {
@@ -36,13 +34,14 @@ def build_report(run: DatabaseRunbook, outcome: Outcome, summary: str = "") -> R
             "bounded": f"unknown, {assessment.verdict.text().removeprefix('bounded: ')}",
             "unknown": "unknown",
         }[assessment.verdict.kind]
+    loss = getattr(run, "loss", None)
     return Report(
         procedure=run.procedure,
         service=run.service_name,
         run=workflow.info().workflow_id,
         reason=run.reason,
         outcome=outcome,
-        summary=summary or (f"{promoted.member} leads, {run.suspect} is fenced" if promoted else ""),
+        summary=summary or _summary(run),
         started=workflow.info().start_time,
         ended=now,
         outage_started=run.outage_started,
@@ -61,7 +60,9 @@ def build_report(run: DatabaseRunbook, outcome: Outcome, summary: str = "") -> R
         new_primary=promoted.member if promoted else None,
         assessment=assessment,
         fence=run.fence,
-        receipt=receipt,
+        receipt=loss.text() if loss is not None else receipt,
+        loss=loss,
+        followed_by=getattr(run, "followed_by", []),
         routes=run.route_writes,
         # By their beginnings: of two that ran side by side the later one may have ended first.
         steps=sorted(run.steps, key=lambda step: (step.started, _place(run, step.title))),
@@ -73,6 +74,16 @@ def build_report(run: DatabaseRunbook, outcome: Outcome, summary: str = "") -> R
         kept=_place_of_page(run) if outcome != "planned" else "",
         expected_s=clock.forecast(run.expected_s) if outcome == "planned" else None,
     )
+
+
+def _summary(run: DatabaseRunbook) -> str:
+    promoted, how = getattr(run, "promoted", None), getattr(run, "how", None)
+    if promoted is not None:
+        return f"{promoted.member} leads, {run.suspect} is fenced"
+    if how is not None:
+        done = {"follow": "as it was", "rewind": "by rewind", "rebuild": "by a copy"}.get(how.method, how.method)
+        return f"{run.suspect} is back as a standby, {done}: {how.reason}"
+    return ""
 
 
 def _place_of_page(run: DatabaseRunbook) -> str:

@@ -6,10 +6,11 @@ A runbook subclasses `Runbook`, and its `carry_out` reads top to bottom. Everyth
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from datetime import datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from temporalio import workflow
 from temporalio.common import RetryPolicy
@@ -53,6 +54,9 @@ STEP: ContextVar[str] = ContextVar("step", default="")
 """The step that this task works for: steps may run side by side, and each activity carries the title of its own."""
 
 
+MAKE_WAY_ROUNDS = 20
+WAIT_S = 30 * 86400.0
+"""Longest attempt of an activity that waits for a person, a node or another run."""
 NO_WORKER_S = 1.5
 """A region whose workers don't take a task within this has no vote, and no part in the run."""
 
@@ -65,6 +69,10 @@ class Ended(Exception):
         self.outcome, self.summary = outcome, summary
 
 
+class Overtaken(Exception):
+    """A run that gives way was overtaken by another, which may have changed everything: it looks anew."""
+
+
 class Skipped(Exception):
     """A person skipped the step."""
 
@@ -72,11 +80,15 @@ class Skipped(Exception):
 class Runbook(Telling):
     """State of one run, and the verbs that `carry_out` is written in."""
 
+    gives_way: ClassVar[bool] = False
+    """Whether a failover may overtake it."""
+
     def __init__(self) -> None:
         super().__init__()
         self.waiting = timedelta()
         self.effects_from: str | None = None
         """The region whose workers act, since others are cut off from a part of the estate; None: any region's."""
+        self.has_lock, self.overtaken = False, ""
         self._undos: list[tuple[str, Callable[[], Awaitable[object]]]] = []
         self._parking = asyncio.Lock()
         self._beside: list[asyncio.Future[object]] = []
@@ -163,10 +175,13 @@ class Runbook(Telling):
         while True:
             rounds += 1
             try:
-                result = await action()
-            except Ended:
+                result = await self._unless_overtaken(action)
+            except (Ended, Overtaken):
                 raise
             except (ActivityError, ChildWorkflowError, ApplicationError) as error:
+                if self.gives_way and (self.overtaken or kind_of(error) == failures.EpochSuperseded.__name__):
+                    self._report(title, "failed", started, rounds, f"overtaken: {reason_of(error)}")
+                    raise Overtaken(reason_of(error)) from error
                 failed = self._report(title, "failed", started, rounds, reason_of(error))
                 if kind_of(error) == failures.EpochSuperseded.__name__ and not self.past_no_return:
                     # Nothing is undone: whatever stands there now is the newer run's.
@@ -186,6 +201,18 @@ class Runbook(Telling):
             self._report(title, "done", started, rounds, told(result))
             self._current = ""
             return result
+
+    async def _unless_overtaken(self, action: Callable[[], Awaitable[T]]) -> T:
+        """A step of a run that gives way is left as it stands once another has the service."""
+        if not self.gives_way:
+            return await action()
+        work: asyncio.Future[T] = asyncio.ensure_future(action())
+        await workflow.wait_condition(lambda: work.done() or bool(self.overtaken))
+        if work.done():
+            return await work
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
+        raise Overtaken(self.overtaken)
 
     async def _gate(self) -> None:
         """Between steps: an abort is obeyed, and a hold kept."""
@@ -300,23 +327,62 @@ class Runbook(Telling):
         beside, self._beside = self._beside, []
         await self.together(*beside)
 
-    async def lock(self) -> None:
-        """Take the service's lock for as long as this run is open; ServiceLocked names who holds it."""
+    async def lock(self, what: str | None = None) -> bool:
+        """Take the service's lock (or that of `what`) for as long as this run is open; whether it was waited for.
+
+        A rejoin gives way to whoever asks. ServiceLocked names who holds it otherwise.
+        """
+        name = what or self.service_name
+        if await self._hold_lock(name):
+            return False
+        holder = await self.do(estates.lock_holder, LockQuestion(service=name), attempts=5)
+        if holder and what is None and not self.gives_way:
+            asked = Verb(by=workflow.info().workflow_id, reason="it needs the service now")
+            with contextlib.suppress(FailureError):
+                await workflow.get_external_workflow_handle(holder).signal("make_way", asked)
+                for _ in range(MAKE_WAY_ROUNDS):
+                    if await self._hold_lock(name):
+                        return True
+                    await workflow.sleep(timedelta(seconds=0.1), summary="until the other run makes way")
+        raise ApplicationError(
+            str(failures.ServiceLocked(f"{name} is held by {holder or 'a run that just ended'}")),
+            type="ServiceLocked",
+            non_retryable=True,
+        )
+
+    async def _hold_lock(self, name: str) -> bool:
         try:
             await workflow.start_child_workflow(
                 "Lock",
-                id=attributes.lock_id(self.service_name),
+                id=attributes.lock_id(name),
                 task_queue=attributes.TASK_QUEUE,
                 parent_close_policy=workflow.ParentClosePolicy.TERMINATE,
                 cancellation_type=workflow.ChildWorkflowCancellationType.ABANDON,
             )
         except FailureError:
-            holder = await self.do(estates.lock_holder, LockQuestion(service=self.service_name), attempts=5)
-            raise ApplicationError(
-                str(failures.ServiceLocked(f"{self.service_name} is held by {holder or 'a run that just ended'}")),
-                type="ServiceLocked",
-                non_retryable=True,
-            ) from None
+            return False
+        return True
+
+    async def wait_for_lock(self) -> None:
+        """Wait until no run holds the service's lock, and take it."""
+        while not await self._hold_lock(self.service_name):
+            await self.do(
+                estates.until_free, LockQuestion(service=self.service_name), limit=WAIT_S, total=None, heartbeat=6.0
+            )
+        self.has_lock = True
+
+    async def unlock(self) -> None:
+        """Give the service's lock back before the end of the run."""
+        self.has_lock = False
+        with contextlib.suppress(FailureError):
+            await workflow.get_external_workflow_handle(attributes.lock_id(self.service_name)).cancel()
+
+    @workflow.signal(description="Asked by a failover: a rejoin lets it have the service, and goes on after it.")
+    async def make_way(self, verb: Verb) -> None:
+        if self.gives_way and self.has_lock:
+            self.overtaken = verb.by
+            self.note(f"makes way for {verb.by}")
+            await self.unlock()
 
     def start_clock(self, outage_started: datetime) -> None:
         """The RTO runs from the first failed probe."""

@@ -15,7 +15,7 @@ from temporalio.common import RetryPolicy, SearchAttributeKey
 from temporalio.exceptions import FailureError
 
 with workflow.unsafe.imports_passed_through():
-    from activities import epoch, estate, keeper, probes, promotion, survey
+    from activities import epoch, estate, keeper, probes, survey
     from schemas.attributes import TASK_QUEUE, TASK_TIMEOUT, region_queue
     from schemas.facts import EpochRecord
     from schemas.failures import ServiceLocked
@@ -25,18 +25,17 @@ with workflow.unsafe.imports_passed_through():
         Estate,
         KeepOrder,
         LockQuestion,
-        NamesOrder,
         Observation,
         Picture,
-        RecordOrder,
         Sighting,
         WatchOrder,
     )
     from schemas.requests import FailoverRequest, Suspicion, WatchRequest
     from schemas.topology import Detection
-    from workflows.policy.voters import next_set, parse_names, render_names
+    from workflows.policy.voters import next_set, parse_names
     from workflows.reasons import kind_of, reason_of
     from workflows.runbook import RETRY
+    from workflows.synchronous import carry_out_change
 
 FOR_EVER = timedelta(days=3650)
 HEARTBEAT = timedelta(seconds=3)
@@ -287,30 +286,14 @@ class Watch:
         change = next_set(service, record, picture.leader, missing_since=picture.missing_since, now=now)
         if change is None:
             return False
-        wanted = record.model_copy(update={"w": change.w, "voters": change.voters})
-        write = RecordOrder(zone=zone, service=service.name, seen=record, wanted=wanted)
         # The epoch in reserve is the next run's: what the watch does to the node is older than that.
         held = record.epoch - 1 if record.run == self.record.run else record.epoch
-        names = NamesOrder(
-            service=service, leader=record.leader, names=render_names(change.w, change.voters), epoch=held
-        )
+        reason = change.reason[:200]
 
-        async def act(activity: Callable[[Any], Awaitable[object]], order: object) -> None:
-            await workflow.execute_activity(
-                activity,
-                order,
-                start_to_close_timeout=short,
-                schedule_to_close_timeout=short,
-                summary=change.reason[:200],
+        async def act(activity: Callable[[Any], Awaitable[object]], order: object) -> object:
+            return await workflow.execute_activity(
+                activity, order, start_to_close_timeout=short, schedule_to_close_timeout=short, summary=reason
             )
 
-        if change.record_first:
-            await act(epoch.write_record, write)
-        if change.apply:
-            await act(promotion.apply_names, names)
-        if change.confirm:
-            # What was acknowledged before may be on a voter that has just left: one commit more is on those that stay.
-            await act(promotion.confirm_commit, names)
-        if not change.record_first:
-            await act(epoch.write_record, write)
+        await carry_out_change(service, zone, record, change, held, act=act)
         return True

@@ -27,3 +27,7 @@ GRANT pg_checkpoint TO lifeboat;
 
 -- Ends clients' sessions on an old primary that still answers; those of superusers stay, and are told in the report.
 GRANT pg_signal_backend TO lifeboat;
+
+-- Rewinds a member that comes back: the role with which its pg_rewind reads the leader's files (pg_rewind's manual).
+GRANT EXECUTE ON FUNCTION pg_ls_dir(text, boolean, boolean), pg_stat_file(text, boolean), pg_read_binary_file(text),
+    pg_read_binary_file(text, bigint, bigint, boolean) TO replicator;

@@ -1,0 +1,313 @@
+"""A member's data folder, on its node: looked at, kept, rewound, rebuilt, and started as a standby (safety.md, Rejoin).
+
+data_folder.sh is sent by the member's node control; what it answers is read here. Long work is a job on the node, so
+that a worker that dies, or is replaced, finds it under way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Awaitable, Callable
+from importlib import resources
+
+import asyncpg
+from temporalio import activity
+
+from activities.beating import beating
+from activities.commands import TIMED_OUT, TOLD
+from activities.fencing import conninfo
+from activities.node import must_be_ours, run_on
+from activities.sessions import BROKEN, literal, session
+from schemas.data import DataFolder
+from schemas.failures import DataFolderFailed, JobFailed, MemberUnreachable, NodeControlFailed, NodeRuns, SecondPrimary
+from schemas.orders import NodeOrder
+from schemas.rejoin import Branch, Examination, FolderFacts, FolderOrder, FolderResult, ReturnOrder
+from schemas.topology import DatabaseService, Member
+
+POLL_S = (0.05, 0.1, 0.2, 0.5, 1.0)
+"""Between looks at a job, the last of them from then on."""
+
+Answers = dict[str, list[str]]
+Progress = Callable[[], Awaitable[dict[str, object]]]
+
+
+@functools.cache
+def _script() -> str:
+    return (resources.files("activities") / "data_folder.sh").read_text(encoding="utf-8")
+
+
+def folder_of(member: Member) -> DataFolder:
+    """DataFolderFailed where the topology declares none: its owner must."""
+    if member.data is None or member.control is None:
+        raise DataFolderFailed(f"{member.name} has no `data` in the topology, so Lifeboat can't work on its folder")
+    return member.data
+
+
+async def tell(order: NodeOrder, *words: str) -> Answers:
+    """Carry out one verb of data_folder.sh on the node; its answers by name. NodeRuns, DataFolderFailed."""
+    await must_be_ours(order)
+    return await ask(order, *words)
+
+
+async def ask(order: NodeOrder, *words: str) -> Answers:
+    """The same for a verb that changes nothing."""
+    member = order.service.member(order.member)
+    folder = folder_of(member)
+    assert member.control is not None
+    argv = [*folder.run_as, "sh", "-c", 'eval "$1"', "lifeboat-data", _script()]
+    argv += [folder.directory, folder.bin, folder.keep, folder.config_file or "", *words]
+    code, output = await run_on(member.control, argv)
+    answers: Answers = {}
+    for line in output.splitlines():
+        if line.startswith("::"):
+            name, _, value = line[2:].partition("=")
+            answers.setdefault(name, []).append(value)
+    if answers.get("error") and answers.get("running") == ["1"]:
+        raise NodeRuns(member.name)
+    if answers.get("error") and words[0] not in ("begin", "status"):
+        raise DataFolderFailed(f"{member.name}: {'; '.join(answers['error'])}{_told(output)}")
+    if code != 0 and not answers:
+        raise NodeControlFailed(f"{member.name}: {words[0]} exited {code}: {output[-TOLD:]}")
+    return answers
+
+
+def _told(output: str) -> str:
+    """What the programs said, without the answers."""
+    lines = [line for line in output.splitlines() if line.strip() and not line.startswith("::")]
+    return f": {' | '.join(lines)[-TOLD:]}" if lines else ""
+
+
+def position(lsn: str) -> int:
+    """Bytes of `0/3000148`; 0 for none."""
+    high, _, low = lsn.partition("/")
+    return (int(high, 16) << 32) + int(low, 16) if low else 0
+
+
+def _facts(member: str, found: Answers) -> FolderFacts:
+    def one(name: str) -> str:
+        return found.get(name, [""])[0]
+
+    def number(name: str) -> int:
+        return int(one(name)) if one(name).isdigit() else 0
+
+    newest = one("newest_wal")
+    return FolderFacts(
+        member=member,
+        running=one("running") == "1",
+        major=number("major"),
+        programs=number("programs"),
+        state=one("state"),
+        system=one("system"),
+        checkpoint=position(one("checkpoint")),
+        recovered_to=position(one("recovered_to")),
+        timeline=max(int(newest[:8], 16) if newest else 0, number("checkpoint_timeline")),
+        segment_bytes=number("segment_bytes"),
+        hints=one("hints") == "on" or number("checksums") > 0,
+        standby=one("standby") == "1",
+        begun=one("begun"),
+        room_bytes=number("room_kb") * 1024,
+    )
+
+
+def source(service: DatabaseService, member: Member, leader: Member, *, rewind: bool = False) -> str:
+    """The connection to the leader that the node's own programs make; its application_name is nobody's vote."""
+    parts = conninfo(service, member, leader).split(" ")
+    kept = [part for part in parts if not part.startswith(("user=", "application_name="))]
+    user = (service.access.rewind_user if rewind else None) or service.access.replication_user
+    return " ".join([*kept, f"user={user}", f"dbname={service.access.database}", f"application_name={visitor(member)}"])
+
+
+def visitor(member: Member) -> str:
+    return f"lifeboat-rejoin-{member.name}"
+
+
+@activity.defn
+async def look_at_folder(order: NodeOrder) -> FolderFacts:
+    """The folder as it stands. Nothing is changed."""
+    return _facts(order.member, await ask(order, "look"))
+
+
+@activity.defn
+async def until_in_reach(order: NodeOrder) -> FolderFacts:
+    """Wait until the node answers its control, and does as it is told; the folder as it stands then."""
+    pause = 1.0
+    while True:
+        try:
+            return _facts(order.member, await ask(order, "look"))
+        except NodeControlFailed as error:
+            activity.heartbeat({"doing": f"waiting for the node of {order.member}", "why": error.detail[-TOLD:]})
+        await asyncio.sleep(pause)
+        pause = min(pause * 1.5, 10.0)
+
+
+_LEADER = """
+SELECT ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int AS timeline,
+       (SELECT system_identifier::text FROM pg_control_system()) AS system,
+       current_setting('server_version_num')::int / 10000 AS major,
+       (SELECT sum(pg_database_size(oid))::bigint FROM pg_database) AS bytes
+"""
+
+
+@activity.defn
+async def examine_folder(order: FolderOrder) -> Examination:
+    """The folder beside the leader's history. Nothing is changed."""
+    service, member, leader = order.service, order.service.member(order.member), order.service.member(order.leader)
+    async with session(service, leader) as conn:
+        row = await conn.fetchrow(_LEADER)
+    assert row is not None
+    branches: list[Branch] = []
+    async with beating(f"examining {member.name}"):
+        if row["timeline"] > 1:
+            found = await ask(order, "history", source(service, member, leader), str(row["timeline"]))
+            if "branch" not in found:
+                raise DataFolderFailed(f"{member.name} can't read the leader's history: {found.get('error')}")
+            parts = [line.split() for line in found["branch"]]
+            branches = [Branch(timeline=int(each[0]), switch=position(each[1])) for each in parts]
+        facts = _facts(member.name, await ask(order, "look"))
+    return Examination(
+        folder=facts,
+        leader=leader.name,
+        leader_timeline=row["timeline"],
+        leader_system=row["system"],
+        leader_major=row["major"],
+        leader_bytes=row["bytes"],
+        branches=branches,
+    )
+
+
+async def run_job(order: NodeOrder, kind: str, *words: str, progress: Progress | None = None) -> Answers:
+    """Begin a job on the node, or find it, and wait for its end. JobFailed when it fails or is killed; a next attempt
+    begins it anew.
+    """
+    ident = f"{kind}/{order.run}/{order.epoch}"
+    answers = await tell(order, "begin", ident, kind, *words)
+    pauses = iter(POLL_S)
+    while answers.get("code") == ["running"]:
+        told = {"doing": f"{kind} of {order.member}", "log": (answers.get("line") or [""])[-1]}
+        activity.heartbeat(told | (await progress() if progress is not None else {}))
+        await asyncio.sleep(next(pauses, POLL_S[-1]))
+        answers = await ask(order, "status")
+        if answers.get("job") != [ident]:
+            raise JobFailed(f"{order.member}: the {kind} was ended for another job: {answers.get('job')}")
+    if answers.get("code") == ["0"] and "done" in answers:
+        return answers
+    if answers.get("running") == ["1"]:
+        raise NodeRuns(order.member)
+    log = " | ".join([*answers.get("error", []), *answers.get("line", [])])[-TOLD:]
+    raise JobFailed(f"{order.member}: the {kind} ended with {answers.get('code', ['nothing'])[0]}: {log}")
+
+
+def _settings(order: ReturnOrder) -> str:
+    """What postgresql.auto.conf says of a standby, beside what is the node's own."""
+    member, leader = order.service.member(order.member), order.service.member(order.leader)
+    return "\n".join(
+        (
+            f"lifeboat.epoch = '{order.epoch:d}'",
+            f"primary_conninfo = {literal(conninfo(order.service, member, leader))}",
+        )
+    )
+
+
+_COPYING = """
+SELECT p.phase, p.backup_total, p.backup_streamed
+  FROM pg_stat_progress_basebackup p JOIN pg_stat_activity a USING (pid) WHERE a.application_name = $1
+"""
+
+
+class Copying:
+    """Bytes and time left of a copy, as the leader that it is made from tells."""
+
+    def __init__(self, order: ReturnOrder) -> None:
+        self.order, self.began, self.bytes = order, asyncio.get_running_loop().time(), 0
+
+    async def __call__(self) -> dict[str, object]:
+        service = self.order.service
+        try:
+            async with session(service, service.member(self.order.leader)) as conn:
+                row = await conn.fetchrow(_COPYING, visitor(service.member(self.order.member)))
+        except (MemberUnreachable, *BROKEN, asyncpg.PostgresError) as error:
+            return {"why": str(error)}
+        if row is None:
+            return {}
+        done, total = row["backup_streamed"] or 0, row["backup_total"]
+        self.bytes = max(self.bytes, done)
+        passed = asyncio.get_running_loop().time() - self.began
+        left = None if not (total and done and passed) else max(total - done, 0) * passed / done
+        return {"phase": row["phase"], "bytes": done, "of": total, "left_s": None if left is None else round(left, 1)}
+
+
+@activity.defn
+async def return_member(order: ReturnOrder) -> FolderResult:
+    """Make the folder a standby's of the leader: as it is, by rewind, or by a copy of the whole. It is not started.
+
+    JobFailed: a rewind that failed leaves a folder that only a rebuild mends.
+    """
+    service, member, leader = order.service, order.service.member(order.member), order.service.member(order.leader)
+    folder, began = folder_of(member), asyncio.get_running_loop().time()
+    settings, copying = _settings(order), Copying(order)
+    async with beating(f"{order.method} of {member.name}"):
+        match order.method:
+            case "follow":
+                await tell(order, "follow", settings)
+            case "rewind":
+                await run_job(order, "rewind", source(service, member, leader, rewind=True), settings)
+            case "rebuild":
+                rate = str(folder.max_rate_kb_s or "")
+                words = (source(service, member, leader), settings, visitor(member), rate)
+                await run_job(order, "rebuild", *words, progress=copying)
+    took = asyncio.get_running_loop().time() - began
+    done = {"follow": "turned into a standby as it is", "rewind": "rewound", "rebuild": "copied anew"}[order.method]
+    return FolderResult(evidence=f"{member.name} was {done} in {took:.1f} s", seconds=took, bytes=copying.bytes or None)
+
+
+async def _role(order: FolderOrder) -> bool | None:
+    """Whether the member is in recovery; None while it takes no session."""
+    try:
+        async with session(order.service, order.service.member(order.member), limit=0.5) as conn:
+            return bool(await conn.fetchval("SELECT pg_is_in_recovery()"))
+    except (MemberUnreachable, *BROKEN, asyncpg.PostgresError):
+        return None
+
+
+@activity.defn
+async def start_standby(order: FolderOrder) -> FolderResult:
+    """Start the member, once its folder is seen to be a standby's, and see that it came up as one.
+
+    A server that recovers for long takes no session meanwhile: it is waited for. SecondPrimary, after stopping it, when
+    it came up as a primary.
+    """
+    member = order.service.member(order.member)
+    folder_of(member)
+    assert member.control is not None
+    began = asyncio.get_running_loop().time()
+    async with beating(f"{member.name} starts"):
+        found = await tell(order, "is_standby")
+        if found.get("running") != ["1"]:
+            code, output = await run_on(member.control, member.control.start)
+            if code not in (0, TIMED_OUT) and (await ask(order, "look")).get("running") != ["1"]:
+                raise NodeControlFailed(f"{member.name}: start exited {code}: {output[-TOLD:]}")
+        while (recovering := await _role(order)) is None:
+            if (await ask(order, "look")).get("running") != ["1"]:
+                raise NodeControlFailed(f"{member.name} was started, and ended; its own log says why")
+            await asyncio.sleep(0.2)
+        if not recovering:
+            await run_on(member.control, member.control.stop)
+            raise SecondPrimary(member.name)
+    return FolderResult(evidence=f"{member.name} runs as a standby", seconds=asyncio.get_running_loop().time() - began)
+
+
+@activity.defn
+async def let_it_start(order: FolderOrder) -> FolderResult:
+    """Autostart on again: the member streams, and may come back by itself from now on."""
+    member = order.service.member(order.member)
+    folder_of(member)
+    assert member.control is not None
+    if member.control.autostart_on is not None:
+        await must_be_ours(order)
+        code, output = await run_on(member.control, member.control.autostart_on)
+        if code != 0:
+            raise NodeControlFailed(
+                f"{member.name}: {member.control.autostart_on[0]} … exited {code}: {output[-TOLD:]}"
+            )
+    return FolderResult(evidence=f"{member.name} may start by itself")

@@ -1,0 +1,299 @@
+# What a rejoin does to a member's data folder, on its node, as the server's own user (activities/data_folder.py sends it).
+#
+#   sh -c 'eval "$1"' lifeboat-data THIS DATA BIN KEEP CONFIG VERB …
+#
+# Lines that begin with `::` are the answer, `::name=value`; anything else is for people. POSIX sh, awk, and PostgreSQL's
+# own programs. Long work is a job: it goes on when whoever began it is gone, and is found again by its id.
+#
+# In KEEP: `begun` while a rewind or a copy has begun and not ended (the folder is then good for neither), `config/` the
+# node's own files of before, `divergent/ID/` the WAL that only this node has, `job/` the newest job.
+set -u
+umask 077
+script=$1 data=$2 bin=$3 keep=$4 config=$5 verb=$6
+shift 6
+export LC_ALL=C TZ=UTC PATH="$bin:/usr/local/bin:/usr/bin:/bin"
+unset PGDATA PGHOST PGPORT PGUSER PGPASSWORD PGSERVICE PGOPTIONS
+
+say() { printf '::%s=%s\n' "$1" "$2"; }
+die() { say error "$*"; exit 3; }
+
+running() {
+  pid=$(head -n 1 "$data/postmaster.pid" 2>/dev/null) || return 1
+  case $pid in '' | *[!0-9]*) return 1 ;; esac
+  kill -0 "$pid" 2>/dev/null || return 1
+  # Another process may have its number by now; a zombie has no working folder.
+  [ ! -d /proc/self ] || [ "$(readlink "/proc/$pid/cwd" 2>/dev/null)" = "$(readlink -f "$data")" ]
+}
+must_be_stopped() { if running; then say running 1; die "the server runs"; fi; }
+
+control() { "$bin/pg_controldata" -D "$data" 2>/dev/null | sed -n "s/^$1: *//p"; }
+
+# What tells how the folder stands.
+look() {
+  mkdir -p "$keep/config" "$keep/divergent" || die "$keep can't be made"
+  if running; then say running 1; else say running 0; fi
+  say major "$(cat "$data/PG_VERSION" 2>/dev/null)"
+  say programs "$("$bin/postgres" --version 2>/dev/null | sed 's/^[^0-9]*\([0-9]*\).*/\1/')"
+  say state "$(control 'Database cluster state')"
+  say system "$(control 'Database system identifier')"
+  say checkpoint "$(control 'Latest checkpoint location')"
+  say checkpoint_timeline "$(control "Latest checkpoint's TimeLineID")"
+  say recovered_to "$(control 'Minimum recovery ending location')"
+  say segment_bytes "$(control 'Bytes per WAL segment')"
+  say hints "$(control 'wal_log_hints setting')"
+  say checksums "$(control 'Data page checksum version')"
+  say newest_wal "$(ls "$data/pg_wal" 2>/dev/null | grep -E '^[0-9A-F]{24}$' | sort | tail -n 1)"
+  if [ -e "$data/standby.signal" ]; then say standby 1; else say standby 0; fi
+  say begun "$(cat "$keep/begun" 2>/dev/null)"
+  say room_kb "$(df -Pk "$(dirname "$data")" | awk 'NR == 2 { print $4 }')"
+}
+
+# The history of a timeline, from a server that has it: CONNINFO TIMELINE.
+history() {
+  "$bin/psql" -X -A -t -d "$1 replication=true connect_timeout=3" -c "TIMELINE_HISTORY $2" 2>&1 |
+    sed -n -e 's/^[0-9A-F]*\.history|//' -e '/^[[:space:]]*[0-9][0-9]*[[:space:]]/s/^/::branch=/p' -e '/rror:/s/^/::error=/p'
+}
+
+own_files() {
+  ls -A "$1" 2>/dev/null | while read -r name; do
+    case $name in
+      PG_VERSION | postmaster.* | backup_label* | backup_manifest* | tablespace_map* | *.signal | current_logfiles | *.old | core*) ;;
+      *) if [ -f "$1/$name" ] || [ "$name" = conf.d ]; then printf '%s\n' "$name"; fi ;;
+    esac
+  done
+}
+
+# The node's own configuration and keys, which a rewind and a copy replace by the source's. Once begun, what is there
+# may be the source's already.
+save_config() {
+  [ ! -s "$keep/begun" ] || return 0
+  [ -f "$data/PG_VERSION" ] || return 0
+  rm -rf "$keep/config.new" && mkdir -p "$keep/config.new" || die "$keep can't be written"
+  own_files "$data" | while read -r name; do cp -Rp "$data/$name" "$keep/config.new/" || exit 3; done || die "configuration not kept"
+  rm -rf "$keep/config" && mv "$keep/config.new" "$keep/config" && sync
+}
+
+# Own files back, and as a standby: SETTINGS is what postgresql.auto.conf says beside the node's own.
+as_standby() {
+  if [ -n "$(ls -A "$keep/config" 2>/dev/null)" ]; then cp -Rp "$keep/config/." "$data/" || die "configuration not restored"; fi
+  : > "$data/standby.signal" || die "standby.signal not written"
+  rm -f "$data/recovery.signal"
+  {
+    grep -Ev '^(#|(primary_conninfo|synchronous_standby_names|lifeboat\.epoch|recovery_target[a-z_]*) *=)' \
+      "$keep/config/postgresql.auto.conf" 2>/dev/null
+    printf '%s\n' "$1"
+  } > "$data/postgresql.auto.conf.lifeboat" || die "postgresql.auto.conf not written"
+  mv "$data/postgresql.auto.conf.lifeboat" "$data/postgresql.auto.conf"
+  sync
+}
+
+# No divergence: the folder is only turned into a standby's.
+follow() {
+  must_be_stopped
+  [ ! -s "$keep/begun" ] || die "a rewind or a copy has begun and not ended"
+  save_config
+  as_standby "$1"
+  say done 1
+}
+
+# SOURCE SETTINGS
+rewind() {
+  must_be_stopped
+  [ ! -s "$keep/begun" ] || die "a rewind or a copy has begun and not ended"
+  save_config
+  echo rewind > "$keep/begun" && sync
+  # Its own recovery of a folder that was not shut down is not that of a standby.
+  rm -f "$data/standby.signal"
+  set -- "$1" "$2" --no-sync
+  [ -z "$config" ] || set -- "$@" "--config-file=$config"
+  if [ -n "$("$bin/postgres" -D "$data" ${config:+-c "config_file=$config"} -C restore_command 2>/dev/null)" ]; then set -- "$@" --restore-target-wal; fi
+  source=$1 settings=$2
+  shift 2
+  "$bin/pg_rewind" -D "$data" --write-recovery-conf --progress "--source-server=$source" "$@" || die "pg_rewind exited $?"
+  as_standby "$settings"
+  rm -f "$keep/begun" && sync
+  say done 1
+}
+
+# SOURCE SETTINGS LABEL RATE
+rebuild() {
+  must_be_stopped
+  save_config
+  echo rebuild > "$keep/begun" && sync
+  wal=$(readlink "$data/pg_wal" 2>/dev/null) || wal=
+  for space in "$data"/pg_tblspc/*; do
+    [ ! -d "$space" ] || find "$(readlink -f "$space")" -mindepth 1 -delete || die "$space can't be emptied"
+  done
+  mkdir -p "$data" && find "$data" -mindepth 1 -delete || die "$data can't be emptied"
+  chmod 700 "$data"
+  [ -z "$wal" ] || find "$wal" -mindepth 1 -delete || die "$wal can't be emptied"
+  "$bin/pg_basebackup" -D "$data" -d "$1" -X stream -c fast --no-password --label="$3" \
+    ${4:+"--max-rate=$4"} ${wal:+"--waldir=$wal"} || die "pg_basebackup exited $?"
+  as_standby "$2"
+  rm -f "$keep/begun" && sync
+  say done 1
+}
+
+# Keeps the WAL past the fork and counts it: ID TIMELINE FORK FIRST (the segment that holds the fork).
+keep() {
+  to=$keep/divergent/$1 from=$data/pg_wal
+  mkdir -p "$to" || die "$to can't be made"
+  [ ! -e "$to/complete" ] || from=$to
+  [ -e "$from/$4" ] || { say missing "$4"; say kept ""; say done 1; return; }
+  # Its error says where the WAL ends: it always ends with one.
+  "$bin/pg_waldump" -p "$from" -t "$2" -s "$3" 2> "$to/end" | tally > "$to/tally"
+  grep -q '^::records=' "$to/tally" || die "the WAL past the fork could not be counted"
+  # It ends with an error of its own where the WAL does; any other means that it was not read.
+  grep -Eq 'could not find a valid record|invalid|unexpected|out-of-sequence|incorrect|record with' "$to/end" || die "$(cat "$to/end")"
+  grep -v '^::end' "$to/tally"
+  end=$(sed -n 's/^::end=//p' "$to/tally")
+  say end "$end"
+  sed -n 's/^pg_waldump: error: /waldump: /p' "$to/end" | head -n 3
+  if [ ! -e "$to/complete" ]; then
+    for file in "$from"/????????????????????????; do
+      name=${file##*/}
+      [ "${name%????????????????}" = "${4%????????????????}" ] || continue
+      [ "$(printf '%s\n%s\n' "$4" "$name" | sort | head -n 1)" = "$4" ] || continue
+      # Those past the end are only the room for WAL to come.
+      [ "$name" = "$4" ] || [ "$(segment_of "$end" "$4" "$5")" \> "$name" ] || [ "$(segment_of "$end" "$4" "$5")" = "$name" ] || continue
+      cp -p "$file" "$to/" || die "$name not kept"
+    done
+    cp -p "$from"/*.history "$to/" 2>/dev/null
+    "$bin/pg_controldata" -D "$data" > "$to/control" 2>/dev/null
+    : > "$to/complete" && sync
+  fi
+  say kept "$to"
+  say done 1
+}
+
+# The segment that holds an LSN (X/Y): LSN SEGMENT-OF-THE-TIMELINE BYTES.
+segment_of() {
+  [ -n "$1" ] || { printf '%s' "$2"; return; }
+  high=$((0x${1%/*})) low=$((0x${1#*/}))
+  printf '%s%08X%08X' "${2%????????????????}" "$high" $((low / $3))
+}
+
+# Of pg_waldump's lines: the commits, by the set of relations that each touched, and the rows of each relation.
+tally() {
+  awk '
+    function relation(line,   at, rest, part) {
+      at = index(line, ": rel "); if (!at) return ""
+      rest = substr(line, at + 6); split(rest, part, /[ ,;]/); return part[1]
+    }
+    function rows(line,   at, part) {
+      if (match(line, /MULTI_INSERT[^ ]* [0-9]+ tuples/) || match(line, /MULTI_INSERT[^ ]* ntuples: [0-9]+/)) {
+        split(substr(line, RSTART, RLENGTH), part, " ")
+        return (part[2] ~ /^[0-9]+$/) ? part[2] : part[3]
+      }
+      return 1
+    }
+    {
+      at = index($0, "lsn: "); lsn = substr($0, at + 5); sub(/,.*/, "", lsn); end = lsn
+      at = index($0, "tx: "); tx = substr($0, at + 4); sub(/,.*/, "", tx); gsub(/ /, "", tx)
+      at = index($0, "desc: "); desc = substr($0, at + 6); word = desc; sub(/[ ,+].*/, "", word)
+      manager = $2
+    }
+    (manager == "Heap" || manager == "Heap2") && tx > 0 {
+      if (word !~ /^(INSERT|MULTI_INSERT|UPDATE|HOT_UPDATE|DELETE|TRUNCATE)$/) next
+      rel = relation($0); kind = (word ~ /INSERT/) ? "i" : (word ~ /UPDATE/) ? "u" : "d"
+      if (!((tx, rel) in touched)) { touched[tx, rel] = 1; list[tx] = list[tx] " " rel }
+      changed[tx, rel, kind] += rows($0)
+      next
+    }
+    manager == "LogicalMessage" && tx > 0 { if (index(desc, "\"lifeboat.")) own[tx] = 1; next }
+    manager == "Transaction" && word ~ /^COMMIT/ {
+      if (word == "COMMIT_PREPARED") { match(desc, /COMMIT_PREPARED [0-9]+/); tx = substr(desc, RSTART + 16, RLENGTH - 16) }
+      family = tx
+      if (match(desc, /subxacts: [0-9 ]+/)) family = family " " substr(desc, RSTART + 10, RLENGTH - 10)
+      count = split(family, each, " "); set = ""; mine = 0; delete seen
+      for (i = 1; i <= count; i++) {
+        if (each[i] in own) mine = 1
+        many = split(list[each[i]], part, " ")
+        for (j = 1; j <= many; j++) {
+          rel = part[j]
+          if (!(rel in seen)) { seen[rel] = 1; set = set (set == "" ? "" : ",") rel }
+          total[rel, "i"] += changed[each[i], rel, "i"]
+          total[rel, "u"] += changed[each[i], rel, "u"]
+          total[rel, "d"] += changed[each[i], rel, "d"]
+          all[rel] = 1
+        }
+      }
+      if (set == "" && mine) set = "lifeboat"
+      if (match(desc, /[0-9]+-[0-9]+-[0-9]+ [0-9:.]+ UTC/)) when = substr(desc, RSTART, RLENGTH - 4); else when = ""
+      commits[set]++
+      if (!(set in first)) first[set] = when
+      last[set] = when
+    }
+    END {
+      for (set in commits) printf "::commits=%d;%s;%s;%s\n", commits[set], first[set], last[set], set
+      for (rel in all) printf "::rows=%s;%d;%d;%d\n", rel, total[rel, "i"], total[rel, "u"], total[rel, "d"]
+      printf "::records=%d\n", NR
+      if (NR) printf "::end=%s\n", end
+    }'
+}
+
+# ID VERB …: begins a job, or finds it under way or ended. Another that is under way is ended first.
+begin() {
+  id=$1
+  shift
+  job=$keep/job
+  if [ "$(cat "$job/id" 2>/dev/null)" = "$id" ]; then
+    if alive || [ "$(cat "$job/code" 2>/dev/null)" = 0 ]; then status; return; fi
+  elif alive; then
+    kill -TERM -- "-$(cat "$job/pid")" 2>/dev/null
+    for _ in 1 2 3 4 5 6 7 8 9 10; do alive || break; sleep 0.2; done
+    if alive; then kill -KILL -- "-$(cat "$job/pid")" 2>/dev/null; sleep 0.2; fi
+    if alive; then die "a job of before does not end"; fi
+  fi
+  rm -rf "$job" && mkdir -p "$job" && printf '%s' "$id" > "$job/id" || die "$job can't be made"
+  # A session of its own, which outlives this one.
+  setsid sh -c 'eval "$1"' lifeboat-data "$script" "$data" "$bin" "$keep" "$config" work "$@" > "$job/log" 2>&1 < /dev/null &
+  echo $! > "$job/pid"
+  status
+}
+
+work() {
+  trap '' HUP
+  ("$@")
+  echo $? > "$keep/job/code.new" && mv "$keep/job/code.new" "$keep/job/code"
+}
+
+alive() {
+  pid=$(cat "$keep/job/pid" 2>/dev/null) || return 1
+  [ ! -e "$keep/job/code" ] && kill -0 "$pid" 2>/dev/null
+}
+
+# How the newest job stands, once it has ended or a moment has passed.
+status() {
+  job=$keep/job
+  for _ in 1 2 3 4 5 6 7 8 9 10; do
+    [ ! -e "$job/code" ] && alive || break
+    sleep 0.05
+  done
+  say job "$(cat "$job/id" 2>/dev/null)"
+  if [ -e "$job/code" ]; then
+    say code "$(cat "$job/code")"
+    grep '^::' "$job/log"
+    grep -v '^::' "$job/log" | tr '\r' '\n' | tail -n 5 | sed 's/^/::line=/'
+  elif alive; then
+    say code running
+    tr '\r' '\n' < "$job/log" | tail -n 1 | sed 's/^/::line=/'
+  else
+    say code killed
+    tr '\r' '\n' < "$job/log" | tail -n 5 | sed 's/^/::line=/'
+  fi
+}
+
+# Before every start: a server that starts as a primary would be a second one.
+is_standby() {
+  [ -e "$data/standby.signal" ] || die "standby.signal is missing"
+  [ ! -s "$keep/begun" ] || die "a rewind or a copy has begun and not ended"
+  grep -q '^primary_conninfo *=' "$data/postgresql.auto.conf" || die "primary_conninfo is missing"
+  if running; then say running 1; else say running 0; fi
+  say done 1
+}
+
+case $verb in
+  look | history | follow | is_standby | begin | work | status) "$verb" "$@" ;;
+  *) die "there is no verb $verb" ;;
+esac

@@ -1,0 +1,111 @@
+"""What a rejoin finds on a node, and what is done about it. LSNs are bytes."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+from schemas.base import Fact
+from schemas.orders import NodeOrder
+from schemas.receipts import TableLoss
+
+
+class FolderFacts(Fact):
+    """A data folder as the node's own programs tell it. "" and 0 where it doesn't tell."""
+
+    member: str
+    running: bool
+    major: int = 0
+    programs: int = 0
+    """Major version of the programs that are to work on it."""
+    state: str = ""
+    """Cluster state of pg_controldata: `shut down`, `in production` (it crashed, unless it runs) …"""
+    system: str = ""
+    checkpoint: int = 0
+    recovered_to: int = 0
+    timeline: int = 0
+    """That of its newest WAL."""
+    segment_bytes: int = 0
+    hints: bool = False
+    """wal_log_hints or checksums: without either, pg_rewind can't tell which pages differ."""
+    standby: bool = False
+    begun: str = ""
+    """`rewind` or `rebuild`, when one has begun on it and not ended."""
+    room_bytes: int = 0
+
+    @property
+    def position(self) -> int:
+        """How far its WAL goes at least."""
+        return max(self.checkpoint, self.recovered_to)
+
+
+class Branch(Fact):
+    """A line of a timeline's history: `timeline` was left at `switch`."""
+
+    timeline: int
+    switch: int
+
+
+class Examination(Fact):
+    """A folder beside the leader: its branches, its timeline, its system identifier and size."""
+
+    folder: FolderFacts
+    leader: str
+    leader_timeline: int
+    leader_system: str
+    leader_major: int
+    leader_bytes: int
+    branches: list[Branch]
+
+    @property
+    def fork(self) -> int | None:
+        """Where the leader's history left the folder's timeline; None when it did not, or never was on it."""
+        return next((each.switch for each in self.branches if each.timeline == self.folder.timeline), None)
+
+
+class Divergence(Fact):
+    """What was counted past the fork. `missing`: the WAL file that isn't there any more."""
+
+    records: int = 0
+    end: int | None = None
+    missing: str = ""
+    kept: str = ""
+    commits: int = 0
+    own_commits: int = 0
+    catalog_commits: int = 0
+    first_commit: datetime | None = None
+    last_commit: datetime | None = None
+    tables: list[TableLoss] = []
+
+
+class Return(Fact):
+    """How a member comes back. `stand`: it streams already; `refuse`: a person must look."""
+
+    method: Literal["stand", "follow", "rewind", "rebuild", "refuse"]
+    reason: str
+
+
+class FolderOrder(NodeOrder):
+    """Work on a member's data folder, for a `leader`. Refused once the epoch's record is another run's."""
+
+    leader: str
+
+
+class DivergenceOrder(FolderOrder):
+    """Keep and count the WAL of `timeline` past `fork`."""
+
+    timeline: int
+    fork: int
+    segment_bytes: int
+
+
+class ReturnOrder(FolderOrder):
+    method: Literal["follow", "rewind", "rebuild"]
+
+
+class FolderResult(Fact):
+    """What came of it, and in how many seconds; `bytes` copied where that is known."""
+
+    evidence: str
+    seconds: float = 0.0
+    bytes: int | None = None

@@ -1,0 +1,254 @@
+"""Database rejoin: a former primary, or any member, comes back as a standby, and what only it had is counted first.
+
+docs/runbooks/database_rejoin.md has the same headings as the steps here.
+"""
+
+from __future__ import annotations
+
+from temporalio import workflow
+from temporalio.exceptions import ActivityError, ApplicationError
+
+with workflow.unsafe.imports_passed_through():
+    import types
+
+    from activities import data_folder, fencing, node, receipts
+    from schemas.facts import EpochRecord, MemberFacts
+    from schemas.failures import EpochUnavailable, JobFailed, NodeRuns, NotYet
+    from schemas.orders import FollowOrder, NodeOrder, NodeResult, Observation
+    from schemas.receipts import Receipt
+    from schemas.rejoin import (
+        Divergence,
+        DivergenceOrder,
+        Examination,
+        FolderFacts,
+        FolderOrder,
+        FolderResult,
+        Return,
+        ReturnOrder,
+    )
+    from schemas.reports import Outcome, Report
+    from schemas.requests import RejoinRequest
+    from workflows.database_protect import Protecting
+    from workflows.policy.rejoin import already_back, how_to_return, is_apart, make_receipt
+    from workflows.reasons import kind_of, reason_of
+    from workflows.reporting import build_report
+    from workflows.runbook import WAIT_S, Ended, Overtaken
+
+REACH = "Reach the node"
+LOOK = "Look at the member and at who leads"
+DECIDE = "Decide"
+CLAIM = "Claim the epoch"
+STOP = "Stop the member and keep it from starting"
+KEEP = "Keep and count what only it has"
+RETURN = "Rewind or rebuild it"
+START = "Start it as a standby"
+FOLLOW = "Confirm that it streams"
+RESTORE = "Restore the synchronous set"
+NOTIFY = "Notify"
+
+STOPS = 4
+"""How often a member that starts by itself is stopped anew, before the run parks."""
+
+
+class Returning(Protecting):
+    """What brings a stopped member back; the switchover uses it as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.member = ""
+        self.predicted = ""
+        self.how: Return | None = None
+        self.loss: Receipt | None = None
+        self.examined: Examination | None = None
+
+    def folder_order(self) -> dict[str, object]:
+        return {
+            "service": self.estate.service,
+            "member": self.member,
+            "zone": self.estate.zone,
+            "run": self.record.run,
+            "epoch": self.record.epoch,
+            "leader": self.record.leader,
+        }
+
+    async def stop_member(self) -> NodeResult:
+        """Stopped, and kept from starting: from here only this run starts it."""
+        member = self.estate.service.member(self.member)
+        longest = max(45.0, member.control.longest_s() + 5) if member.control else 45.0
+        order = NodeOrder.model_validate({k: v for k, v in self.folder_order().items() if k != "leader"})
+        stopped = await self.do(node.stop_node, order, limit=longest, total=3 * longest)
+        if not stopped.done:
+            raise ApplicationError(str(NotYet(stopped.evidence)), type=NotYet.__name__)
+        return stopped
+
+    async def keep_what_only_it_has(self) -> Return:
+        """Examine the stopped folder, keep and count its divergent WAL, and say how it comes back."""
+        for left in reversed(range(STOPS)):
+            try:
+                return await self._keep()
+            except ActivityError as error:
+                if kind_of(error) != NodeRuns.__name__ or not left:
+                    raise
+                self.note(reason_of(error))
+                await self.stop_member()
+        raise AssertionError("the last round returns or raises")
+
+    async def _keep(self) -> Return:
+        order = FolderOrder.model_validate(self.folder_order())
+        found: Examination = await self.do(data_folder.examine_folder, order, limit=30, total=120)
+        divergence: Divergence | None = None
+        if found.folder.major and is_apart(found):
+            fork = {"timeline": found.folder.timeline, "fork": found.fork, "segment_bytes": found.folder.segment_bytes}
+            kept = DivergenceOrder.model_validate({**self.folder_order(), **fork})
+            divergence = await self.do(receipts.keep_divergence, kept, limit=3600, total=None)
+        # A folder whose rewind has begun says nothing any more: what was counted before stands.
+        self.loss = self.loss or make_receipt(found, divergence, self.predicted)
+        self.examined, self.how = found, how_to_return(found, divergence)
+        return self.how
+
+    async def return_member(self) -> FolderResult:
+        """Behind the fence, the folder is made a standby's. A rewind that fails leaves only a rebuild."""
+        for left in reversed(range(STOPS)):
+            assert self.how is not None
+            order = ReturnOrder.model_validate({**self.folder_order(), "method": self.how.method})
+            try:
+                return await self.do(data_folder.return_member, order, limit=WAIT_S, total=None, heartbeat=6.0)
+            except ActivityError as error:
+                if not left or kind_of(error) not in (NodeRuns.__name__, JobFailed.__name__):
+                    raise
+                if kind_of(error) == JobFailed.__name__ and self.how.method != "rewind":
+                    raise
+                self.note(reason_of(error))
+                await self.stop_member()
+                # Looked at anew: whatever the rewind has begun decides.
+                await self.keep_what_only_it_has()
+        raise AssertionError("the last round returns or raises")
+
+    async def start_member(self) -> FolderResult:
+        order = FolderOrder.model_validate(self.folder_order())
+        return await self.do(data_folder.start_standby, order, limit=WAIT_S, total=None, heartbeat=6.0)
+
+    async def until_it_streams(self) -> str:
+        """It streams on the leader's timeline, as both say, has replayed what was there, and may start by itself."""
+        order = FolderOrder.model_validate(self.folder_order())
+        follow = FollowOrder(
+            service=self.estate.service, leader=self.record.leader, members=[self.member], epoch=self.record.epoch
+        )
+        result = await self.do(fencing.follow_leader, follow, limit=30, total=120)
+        if self.member not in result.following:
+            raise ApplicationError(str(NotYet(f"{result.diverged | result.unreachable}")), type=NotYet.__name__)
+        caught = await self.do(fencing.until_caught_up, follow, limit=WAIT_S, total=None, heartbeat=6.0)
+        await self.do(data_folder.let_it_start, order, limit=30, total=120)
+        cascade = await self.lead_cascade(self.member)
+        return caught.evidence + (f"; {', '.join(cascade)} follow it" if cascade else "")
+
+
+@workflow.defn(name="DatabaseRejoin", failure_exception_types=[Exception])
+class DatabaseRejoin(Returning):
+    """Start with `{"service": "counting-db", "reason": "…", "member": "pg-east-1"}`; ends with a Report."""
+
+    procedure = "DatabaseRejoin"
+    titles = (REACH, LOOK, DECIDE, CLAIM, STOP, KEEP, RETURN, START, FOLLOW, RESTORE, NOTIFY)
+    expected_s = types.MappingProxyType({STOP: 2.0, KEEP: 2.0, RETURN: 5.0, START: 2.0, FOLLOW: 2.0})
+    gives_way = True
+
+    @workflow.run
+    async def run(self, request: RejoinRequest) -> Report:
+        return await self.shielded(self.from_start_to_report(request))
+
+    def reached(self) -> Outcome:
+        return "done, unprotected" if self.unprotected else "done"
+
+    async def carry_out(self, request: RejoinRequest) -> None:
+        self.member, self.predicted = request.member, request.predicted
+        if request.dry_run:
+            await self.look(request)
+            raise Ended("planned", f"{self.member} would be brought back")
+        # Two rejoins of one member would undo each other's work.
+        await self.lock(f"{self.service_name}/{self.member}")
+        await self.step(REACH, lambda: self.reach(request), told=lambda found: found.state or "an empty folder")
+        while True:
+            try:
+                return await self.bring_back(request)
+            except Overtaken as by:
+                self.note(f"overtaken ({by}): looked at anew once it has ended")
+                self.overtaken, self.past_no_return = "", False
+
+    async def bring_back(self, request: RejoinRequest) -> None:
+        """From a look to a protected estate; whoever overtakes this run lets it begin here again."""
+        await self.wait_for_lock()
+        seen = await self.step(LOOK, lambda: self.look(request), told=lambda seen: f"{seen[0].leader} leads")
+        await self.step(DECIDE, lambda: self.decide(request), told=lambda text: text)
+        self.record = await self.step(CLAIM, lambda: self.claim_after(seen[0]), told=lambda r: f"epoch {r.epoch}")
+        await self.step(STOP, self.stop_member, told=lambda stopped: stopped.evidence)
+        how = await self.step(KEEP, self.keep_what_only_it_has, told=self.kept_text)
+        if how.method == "refuse":
+            raise Ended("refused", how.reason)
+
+        self.point_of_no_return()
+        # A copy takes hours: meanwhile the watch keeps the synchronous set, and a failover may come.
+        await self.unlock()
+        await self.step(RETURN, self.return_member, told=lambda result: result.evidence)
+        await self.wait_for_lock()
+        await self.step(START, self.start_member, told=lambda result: result.evidence)
+        await self.step(FOLLOW, self.until_it_streams, told=lambda text: text)
+        await self.step_or_skip(RESTORE, self.restore_protection, told=lambda text: text)
+        await self.step_or_skip(NOTIFY, self.notify, told=lambda names: f"told: {names}")
+
+    # What the steps do, in their order
+
+    async def reach(self, request: RejoinRequest) -> FolderFacts:
+        """The node answers its control. One that is out of reach is waited for, without holding anything."""
+        order = NodeOrder(service=self.estate.service, member=self.member)
+        wait = max(request.wait_s, 10.0)
+        return await self.do(data_folder.until_in_reach, order, limit=wait, total=wait, heartbeat=15.0, attempts=0)
+
+    async def look(self, request: RejoinRequest) -> tuple[EpochRecord, Observation]:
+        """Who leads by the record, and whether there is anything to do."""
+        seen = await self.observe_everywhere()
+        if seen.record is None:
+            why = seen.epoch_error or "there is no record: start the watch"
+            raise ApplicationError(str(EpochUnavailable(why)), type=EpochUnavailable.__name__)
+        self.suspect = self.member
+        record, facts = seen.record, {each.member: each for each in seen.members}
+        if record.leader == self.member:
+            raise Ended("refused", f"{self.member} leads: name a member that is to follow it")
+        back = already_back(self.member, facts.get(self.member), facts.get(record.leader))
+        if back is not None:
+            self.unprotected = (await self.look_at_protection())[1]
+            raise Ended("not needed", back)
+        leader: MemberFacts | None = facts.get(record.leader)
+        if leader is None or not leader.reachable or leader.in_recovery:
+            raise ApplicationError(
+                str(NotYet(f"{record.leader} should lead, and does not: fail over first")), type=NotYet.__name__
+            )
+        self.predicted = self.predicted or record.verdict
+        return record, seen
+
+    async def decide(self, request: RejoinRequest) -> str:
+        """At once by policy, or a person, who is told what will become of the member's data."""
+        if request.approval == "policy":
+            return f"by policy (rejoin.when is {self.estate.service.rejoin.when})"
+        text = (
+            f"Bring {self.member} back as a standby? Approving stops it, keeps and counts the WAL that only it has,"
+            " then rewinds it, or erases it and copies it anew where a rewind can't be done."
+        )
+        decision = await self.ask(text, self.member, needs_override=False, machine_s=15.0)
+        if decision.answer != "approved":
+            outcome: Outcome = {"rejected": "rejected", "expired": "expired"}.get(decision.answer, "aborted")  # type: ignore[assignment]
+            raise Ended(outcome, f"{decision.answer} by {decision.by}")
+        return f"approved by {decision.by}"
+
+    def kept_text(self, how: Return) -> str:
+        told = f"{how.method}: {how.reason}"
+        return f"{self.loss.text()}; {told}" if self.loss is not None else told
+
+    async def restore_protection(self) -> str:
+        told = await self.restore_set()
+        _, self.unprotected = await self.look_at_protection()
+        return told
+
+    async def notify(self) -> str:
+        self.tell_end(build_report(self, "needs a person" if self.tasks else self.reached()))
+        await self.all_told()
+        return ", ".join(target.name for target in self.estate.service.notify) or "nobody is to be told"

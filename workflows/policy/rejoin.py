@@ -1,0 +1,148 @@
+"""How a member comes back, and what its divergent WAL says of the loss (safety.md, Rejoin)."""
+
+from __future__ import annotations
+
+from schemas.facts import MemberFacts, lsn_text
+from schemas.receipts import Receipt
+from schemas.rejoin import Divergence, Examination, Return
+
+ROOM = 1.1
+"""A copy takes the leader's bytes and the WAL that is written meanwhile."""
+
+
+def already_back(member: str, seen: MemberFacts | None, leader: MemberFacts | None) -> str | None:
+    """Why nothing is to be done, as text; None when the member does not stream from where it should."""
+    if seen is None or leader is None or not (seen.reachable and seen.in_recovery and leader.reachable):
+        return None
+    if seen.receiver is None or seen.receiver.status != "streaming" or seen.timeline != leader.timeline:
+        return None
+    if seen.system_identifier != leader.system_identifier:
+        return None
+    return f"{member} streams on timeline {seen.timeline} already"
+
+
+def may_rejoin(found: Examination) -> str | None:
+    """Why a person must look first; None when it may go on."""
+    folder = found.folder
+    if folder.system and folder.system != found.leader_system:
+        return (
+            f"the data of {folder.member} is another cluster's (system identifier {folder.system}, {found.leader} has"
+            f" {found.leader_system}): it would be erased; its owner must find out whose it is, and empty the folder"
+        )
+    if folder.programs != found.leader_major:
+        return (
+            f"{folder.member} has PostgreSQL {folder.programs or 'none'} at its `bin`, {found.leader} runs"
+            f" {found.leader_major}: its owner must install that"
+        )
+    return None
+
+
+def is_apart(found: Examination) -> bool:
+    """Whether the folder may have WAL that the leader's history has not, so that it is to be looked for."""
+    return found.fork is not None
+
+
+def how_to_return(found: Examination, divergence: Divergence | None) -> Return:
+    """Follow where nothing diverged, rewind where it is right, else rebuild. `divergence`: what lies past the fork."""
+    folder, leader = found.folder, found.leader
+    refusal = may_rejoin(found)
+    if refusal is not None:
+        return Return(method="refuse", reason=refusal)
+    if not folder.major:
+        return _rebuild(found, "its data folder is empty")
+    if folder.begun:
+        return _rebuild(found, f"a {folder.begun} has begun on it and not ended, which leaves it good for nothing else")
+    if folder.major != found.leader_major:
+        return _rebuild(found, f"its data is of PostgreSQL {folder.major}")
+    if folder.timeline == found.leader_timeline:
+        if folder.standby:
+            return Return(method="follow", reason=f"it is on {leader}'s timeline {folder.timeline}")
+        return _rebuild(found, f"it led on {leader}'s own timeline {folder.timeline}, so the two can't be told apart")
+    if found.fork is None:
+        return _apart(found, f"its timeline {folder.timeline} is none that {leader} ever was on")
+    assert divergence is not None
+    at = lsn_text(found.fork)
+    if divergence.missing:
+        if folder.position <= found.fork:
+            return Return(method="follow", reason=f"it ends at {lsn_text(folder.position)}, before the fork at {at}")
+        return _rebuild(found, f"its WAL from the fork at {at} on is gone")
+    if not divergence.records:
+        return Return(method="follow", reason=f"it has nothing past the fork at {at}")
+    return _apart(found, f"it has WAL up to {lsn_text(divergence.end)}, past the fork at {at}")
+
+
+def _apart(found: Examination, why: str) -> Return:
+    if found.folder.hints:
+        return Return(method="rewind", reason=why)
+    return _rebuild(found, f"{why}, and it has neither checksums nor wal_log_hints, which a rewind needs")
+
+
+def _rebuild(found: Examination, why: str) -> Return:
+    return Return(method="rebuild", reason=why)
+
+
+def room_for(found: Examination, used: int) -> str | None:
+    """Why a copy of the leader would not fit; `used` bytes are freed by it."""
+    needed = int(found.leader_bytes * ROOM)
+    if found.folder.room_bytes + used >= needed:
+        return None
+    return (
+        f"{found.folder.member} has room for {(found.folder.room_bytes + used) / 1e9:.1f} GB, a copy of {found.leader}"
+        f" takes {needed / 1e9:.1f} GB: its owner must make room, then retry"
+    )
+
+
+def make_receipt(found: Examination, divergence: Divergence | None, predicted: str) -> Receipt | None:
+    """The receipt of a member that may have led; None where the leader's history never left its timeline.
+
+    `predicted`: the verdict that the promotion was decided on, as the epoch's record has it. `none` was proved by
+    R + W > N: what lies past the fork was then acknowledged to nobody.
+    """
+    folder = found.folder
+    if found.fork is None:
+        if not folder.major or folder.timeline == found.leader_timeline:
+            return None
+        reason = f"its timeline {folder.timeline} is none that {found.leader} ever was on"
+        return Receipt(member=folder.member, timeline=folder.timeline, fork=0, reason=reason, predicted=predicted)
+    base = Receipt(member=folder.member, timeline=folder.timeline, fork=found.fork, reason="", predicted=predicted)
+    if divergence is None or divergence.missing:
+        if folder.position <= found.fork and not folder.begun:
+            return base.model_copy(
+                update={"end": found.fork, "commits": 0, "acknowledged_at_most": 0, "within": True}
+                | {"reason": f"it ends before the fork at {lsn_text(found.fork)}"}
+            )
+        gone = divergence.missing if divergence is not None else "its WAL"
+        return base.model_copy(update={"reason": f"{gone} of {folder.member} is gone, so nobody can count"})
+    lost = divergence.commits + divergence.catalog_commits
+    proved = predicted == "none"
+    at_most = 0 if proved or not lost else lost
+    reason = f"from {lsn_text(found.fork)} to {lsn_text(divergence.end)} on timeline {folder.timeline}"
+    if lost:
+        reason += (
+            "; R + W > N: they were acknowledged to nobody" if proved else "; those in flight were not acknowledged"
+        )
+    receipt = base.model_copy(
+        update={
+            "end": divergence.end,
+            "commits": divergence.commits,
+            "own_commits": divergence.own_commits,
+            "catalog_commits": divergence.catalog_commits,
+            "acknowledged_at_most": at_most,
+            "reason": reason,
+            "first_commit": divergence.first_commit,
+            "last_commit": divergence.last_commit,
+            "tables": divergence.tables,
+            "kept": divergence.kept,
+        }
+    )
+    return receipt.model_copy(update={"within": is_within(receipt)})
+
+
+def is_within(receipt: Receipt) -> bool | None:
+    """Whether what was found lies within what was predicted; None where nothing was (`unknown`)."""
+    if receipt.predicted == "none":
+        return True
+    words = receipt.predicted.replace(",", "").split()
+    if "bytes" not in words or receipt.bytes is None:
+        return None
+    return receipt.bytes <= int(words[words.index("bytes") - 1])
