@@ -72,6 +72,16 @@ async def ask(order: NodeOrder, *words: str) -> Answers:
     return answers
 
 
+async def _command(order: NodeOrder, argv: list[str]) -> None:
+    """One of the node's own commands, which must work."""
+    await must_be_ours(order)
+    control = order.service.member(order.member).control
+    assert control is not None
+    code, output = await run_on(control, argv)
+    if code != 0:
+        raise NodeControlFailed(f"{order.member}: {argv[0]} … exited {code}: {output[-TOLD:]}")
+
+
 def _told(output: str) -> str:
     """What the programs said, without the answers."""
     lines = [line for line in output.splitlines() if line.strip() and not line.startswith("::")]
@@ -139,6 +149,37 @@ async def until_in_reach(order: NodeOrder) -> FolderFacts:
             activity.heartbeat({"doing": f"waiting for the node of {order.member}", "why": error.detail[-TOLD:]})
         await asyncio.sleep(pause)
         pause = min(pause * 1.5, 10.0)
+
+
+@activity.defn
+async def keep_from_starting(order: NodeOrder) -> FolderResult:
+    """Autostart off, before a planned stop."""
+    member = order.service.member(order.member)
+    folder_of(member)
+    assert member.control is not None
+    if member.control.autostart_off is not None:
+        await must_be_ours(order)
+        code, output = await run_on(member.control, member.control.autostart_off)
+        if code != 0:
+            raise NodeControlFailed(
+                f"{member.name}: {member.control.autostart_off[0]} … exited {code}: {output[-TOLD:]}"
+            )
+    return FolderResult(evidence=f"{member.name} does not start by itself")
+
+
+@activity.defn
+async def stop_cleanly(order: NodeOrder) -> FolderFacts:
+    """A fast stop, and the folder as it was left: only `shut down` says that its last checkpoint is its last WAL."""
+    member = order.service.member(order.member)
+    folder_of(member)
+    assert member.control is not None
+    await must_be_ours(order)
+    async with beating(f"{member.name} stops"):
+        code, output = await run_on(member.control, member.control.stop)
+        facts = _facts(member.name, await ask(order, "look"))
+    if facts.running:
+        raise NodeControlFailed(f"{member.name}: stop exited {code}, and it runs: {output[-TOLD:]}")
+    return facts
 
 
 _LEADER = """

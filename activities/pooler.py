@@ -23,8 +23,8 @@ from temporalio import activity
 from activities.files import replace_file
 from activities.leading import until_it_leads
 from activities.secrets import resolve
-from schemas.failures import EpochSuperseded, NotYet, RouteUnavailable
-from schemas.orders import PoolerOrder, ProofResult
+from schemas.failures import EpochSuperseded, NotYet, PauseRefused, RouteUnavailable
+from schemas.orders import PauseOrder, PoolerOrder, ProofResult
 from schemas.routes import PgBouncerRoute
 from schemas.topology import DatabaseService
 
@@ -33,7 +33,7 @@ _EPOCH = "; lifeboat.epoch = "
 
 
 @contextlib.asynccontextmanager
-async def console(route: PgBouncerRoute) -> AsyncIterator[Console]:
+async def console(route: PgBouncerRoute, *, limit: float = 5.0) -> AsyncIterator[Console]:
     """A session on the administration console, by the simple protocol; RouteUnavailable within 2 s otherwise."""
     try:
         conn: Console = await asyncio.wait_for(
@@ -55,7 +55,7 @@ async def console(route: PgBouncerRoute) -> AsyncIterator[Console]:
     except (psycopg.Error, OSError, TimeoutError) as error:
         raise _unavailable(route, error) from error
     try:
-        async with asyncio.timeout(5.0):
+        async with asyncio.timeout(limit):
             yield conn
     except (psycopg.OperationalError, OSError, TimeoutError) as error:
         raise _unavailable(route, error) from error
@@ -152,9 +152,55 @@ async def hold_pooler(order: PoolerOrder) -> ProofResult:
     return ProofResult(acknowledged=False, evidence=f"{order.route.name} holds {len(after)} databases")
 
 
-async def _cut(conn: Console, route: PgBouncerRoute) -> None:
-    """Every session of the route is ended, and no new one begins. NotYet while clients hang in their login."""
-    before = await databases(conn, route)
+@activity.defn
+async def pause_pooler(order: PauseOrder) -> ProofResult:
+    """Let clients wait instead of failing: each transaction pool ends what it is at, gives its servers back and holds
+    the next query. A session pool would wait for its clients to leave, so that theirs are cut, last.
+
+    RouteUnavailable, with nothing held any more, when a transaction is not at its end within `limit_s`.
+    """
+    route = order.route
+    _refuse_older(order)
+    async with console(route) as conn:
+        rows = await databases(conn, route)
+        usual = {row["key"]: row["value"] for row in await (await conn.execute("SHOW CONFIG")).fetchall()}["pool_mode"]
+    modes = {name: row["pool_mode"] or usual for name, row in rows.items()}
+    waiting = [name for name, row in rows.items() if modes[name] != "session" and not _flag(row, "paused")]
+    ended = await asyncio.gather(*(_pause(route, name, order.limit_s) for name in waiting))
+    late = [name for name, done in zip(waiting, ended, strict=True) if not done]
+    async with console(route) as conn:
+        if late:
+            await _let_in(conn, route)
+            raise PauseRefused(f"{route.name}: {', '.join(late)} not paused within {order.limit_s:g} s")
+        if sessions := [name for name in rows if modes[name] == "session"]:
+            await _cut(conn, route, *sessions)
+        after = await databases(conn, route)
+    if not all(_flag(row, "paused") for row in after.values()) or set(after) != set(route.databases):
+        raise NotYet(f"pooler {route.name} still serves")
+    cut = f", the session clients of {', '.join(sessions)} cut" if sessions else ""
+    return ProofResult(acknowledged=False, evidence=f"{route.name} paused{cut}")
+
+
+async def _pause(route: PgBouncerRoute, name: str, limit: float) -> bool:
+    """Whether one database was paused in time; its PAUSE has a session of its own, since it answers at its end only."""
+    async with console(route, limit=limit + 5) as conn:
+        try:
+            async with asyncio.timeout(limit):
+                await conn.execute(f'PAUSE "{name}"')
+        except TimeoutError:
+            return False
+        except psycopg.Error as error:
+            # A second PAUSE is an error; the look afterwards decides.
+            return "already" in str(error)
+    return True
+
+
+async def _cut(conn: Console, route: PgBouncerRoute, *names: str) -> None:
+    """Every session of the route is ended (or of these databases), and no new one begins. NotYet while clients hang in
+    their login.
+    """
+    found = await databases(conn, route)
+    before = {name: row for name, row in found.items() if not names or name in names}
     for name, row in before.items():
         if not _flag(row, "disabled"):
             await conn.execute(f'DISABLE "{name}"')
@@ -192,8 +238,11 @@ async def point_pooler(order: PoolerOrder) -> ProofResult:
     async with console(order.route) as conn:
         before = await databases(conn, order.route)
         if any((row["host"], int(row["port"])) != (member.host, member.port) for row in before.values()) or not before:
-            # Where the hold did not come through, a RELOAD alone would leave session pools on the old primary.
-            await _cut(conn, order.route)
+            # Where the hold did not come through, a RELOAD alone would leave session pools on the old primary. Those
+            # that are paused have no server any more, and their clients wait.
+            loose = [name for name, row in before.items() if not _flag(row, "paused")]
+            if loose or not before:
+                await _cut(conn, order.route, *loose)
             await conn.execute("RELOAD")
     if order.once_it_leads:
         await until_it_leads(order.service, member)

@@ -24,14 +24,24 @@ from temporalio.service import RPCError, RPCStatusCode
 from cli.problems import Exit, Problem, exit_of, innermost
 from schemas.attributes import TASK_QUEUE, TASK_TIMEOUT
 from schemas.reports import Report
-from schemas.requests import Answer, FailoverRequest, Verb
+from schemas.requests import Answer, CandidateRequest, FailoverRequest, RejoinRequest, RunRequest, Verb
 from schemas.state import RunState
 
 PROCEDURES = {
     "database-failover": "DatabaseFailover",
     "database-rejoin": "DatabaseRejoin",
+    "database-switchover": "DatabaseSwitchover",
+    "database-failback": "DatabaseFailback",
 }
 """Name on the command line → workflow type."""
+
+REQUESTS: dict[str, type[RunRequest]] = {
+    "database-failover": FailoverRequest,
+    "database-rejoin": RejoinRequest,
+    "database-switchover": CandidateRequest,
+    "database-failback": RunRequest,
+}
+"""Name on the command line → its start form."""
 
 ANSWER_S = timedelta(seconds=3)
 """How long a worker may take to answer a query or an update. With none alive, neither is ever answered."""
@@ -75,9 +85,7 @@ class Engine:
     def __init__(self, client: Client) -> None:
         self.client = client
 
-    async def start(
-        self, procedure: str, request: FailoverRequest, now: datetime | None = None, *, prefix: str = ""
-    ) -> str:
+    async def start(self, procedure: str, request: RunRequest, now: datetime | None = None, *, prefix: str = "") -> str:
         """The new run's id: procedure, service and UTC second."""
         run = f"{prefix}{procedure}/{request.service}/{now or datetime.now(UTC):%Y%m%dT%H%M%S}"
         try:

@@ -15,7 +15,7 @@ from temporalio.client import Client
 
 from cli.choices import Html, Json, Last, Run, Service, members, procedures, services, whoami
 from cli.connect import Address, Namespace, at, where
-from cli.engine import EVERY, OPEN, PROCEDURES, REPORTING, Engine, RunLine
+from cli.engine import EVERY, OPEN, PROCEDURES, REPORTING, REQUESTS, Engine, RunLine
 from cli.follow import Ending, follow
 from cli.output import err, out, print_json, write_page
 from cli.picture import picture
@@ -23,7 +23,7 @@ from cli.problems import Exit, Problem
 from cli.render import report_text
 from cli.words import moment, outcome_text
 from schemas.reports import Report
-from schemas.requests import FailoverRequest
+from schemas.requests import RunRequest
 
 if TYPE_CHECKING:
     from lab.model import Lab
@@ -50,6 +50,10 @@ def run(
         str | None,
         typer.Option("--candidate", metavar="MEMBER", help="Promote this one or none.", autocompletion=members),
     ] = None,
+    member: Annotated[
+        str | None,
+        typer.Option("--member", metavar="MEMBER", help="Of a rejoin: who is to come back.", autocompletion=members),
+    ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Follow it to its end.")] = False,
     ask: Annotated[
         bool, typer.Option("--ask/--no-ask", help="With --wait: stay while it waits for a person, or end with 4.")
@@ -67,7 +71,7 @@ def run(
     """
     if procedure not in PROCEDURES:
         raise Problem(f"there is no procedure {procedure}; one of: {', '.join(PROCEDURES)}", Exit.USAGE)
-    request = _request(service, reason or f"asked for by {whoami()}", approval, candidate)
+    request = _request(procedure, service, reason or f"asked for by {whoami()}", approval, candidate, member)
 
     async def work(client: Client) -> tuple[str, Ending | None]:
         engine = Engine(client)
@@ -95,6 +99,10 @@ def plan(
         str | None,
         typer.Option("--candidate", metavar="MEMBER", help="Promote this one or none.", autocompletion=members),
     ] = None,
+    member: Annotated[
+        str | None,
+        typer.Option("--member", metavar="MEMBER", help="Of a rejoin: who is to come back.", autocompletion=members),
+    ] = None,
     html: Html = None,
     json: Json = False,
     address: Address = None,
@@ -103,7 +111,7 @@ def plan(
     """What a run would do: reads for real, changes nothing. Exit 1 when something stands in its way."""
     if procedure not in PROCEDURES:
         raise Problem(f"there is no procedure {procedure}; one of: {', '.join(PROCEDURES)}", Exit.USAGE)
-    request = _request(service, f"planned by {whoami()}", ApprovalMode.policy, candidate).model_copy(
+    request = _request(procedure, service, f"planned by {whoami()}", ApprovalMode.policy, candidate, member).model_copy(
         update={"dry_run": True}
     )
 
@@ -220,9 +228,21 @@ def _witnessed(found: Report, lab: Lab) -> Report:
     return witnessed(found, lab)
 
 
-def _request(service: str, reason: str, approval: ApprovalMode, candidate: str | None) -> FailoverRequest:
+def _request(
+    procedure: str, service: str, reason: str, approval: ApprovalMode, candidate: str | None, member: str | None
+) -> RunRequest:
+    """The start form of a procedure; Problem says which option it lacks, or does not take."""
+    form = REQUESTS[procedure]
+    given = {"candidate": candidate, "member": member}
+    for name, value in given.items():
+        takes = form.model_fields.get(name)
+        if takes is None and value is not None:
+            raise Problem(f"{procedure} takes no --{name}", Exit.USAGE)
+        if takes is not None and takes.is_required() and value is None:
+            raise Problem(f"{procedure} needs --{name} MEMBER", Exit.USAGE)
+    more = {name: value for name, value in given.items() if value is not None}
     try:
-        return FailoverRequest(service=service, reason=reason, approval=approval.value, candidate=candidate)
+        return form.model_validate({"service": service, "reason": reason, "approval": approval.value, **more})
     except ValidationError as error:
         first = error.errors()[0]
         raise Problem(f"{first['loc'][0]}: {first['msg']} (given: {first['input']})", Exit.USAGE) from error

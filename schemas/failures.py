@@ -50,6 +50,13 @@ class RouteUnavailable(LifeboatError):
     """A route's control doesn't answer; its owner should look at the pooler or the DNS server."""
 
 
+class PauseRefused(LifeboatError):
+    """Clients of a pooler did not end their transactions in time, so that it was let go on; whoever runs the long ones
+    must end them, or `switchover.pause_s` be raised, then start the switchover again."""
+
+    retryable = False
+
+
 class EpochUnavailable(LifeboatError):
     """The epoch store doesn't answer; its owner must bring it back, or a person must override, on record."""
 

@@ -169,6 +169,12 @@ class PoolerOrder(RouteOrder):
     route: PgBouncerRoute
 
 
+class PauseOrder(PoolerOrder):
+    """For a planned move: how long a pool may take to end the transactions that it is at."""
+
+    limit_s: float
+
+
 class ProxyOrder(RouteOrder):
     route: HAProxyRoute
 

@@ -129,6 +129,13 @@ class Failover(Declared):
     """The largest bounded loss that needs no person. 0: only `none`."""
 
 
+class SwitchoverPolicy(Declared):
+    """Of a planned move: what clients may be asked to wait for."""
+
+    pause_s: PositiveFloat = 5.0
+    """How long a pooler waits for the transactions that are under way; then the move is called off."""
+
+
 class DatabaseService(Declared):
     kind: Literal["postgresql"] = "postgresql"
     name: Name
@@ -147,6 +154,7 @@ class DatabaseService(Declared):
     approval: Approval = Approval()
     failover: Failover = Failover()
     rejoin: RejoinPolicy = RejoinPolicy()
+    switchover: SwitchoverPolicy = SwitchoverPolicy()
     notify: list[Target] = [LogTarget()]
     """Who is told of a run: its start, a decision that is needed, each escalation, its end."""
 

@@ -47,6 +47,7 @@ from workers.connect import connect
 from workers.run_ends import RunEnds
 from workflows.database_failover import DatabaseFailover
 from workflows.database_rejoin import DatabaseRejoin
+from workflows.database_switchover import DatabaseFailback, DatabaseSwitchover
 from workflows.keeping import KeepReport
 from workflows.lock import Lock
 from workflows.notify import Notify
@@ -54,15 +55,26 @@ from workflows.watch import Watch
 
 log = logging.getLogger("lifeboat.worker")
 
-WORKFLOWS: list[type] = [DatabaseFailover, DatabaseRejoin, KeepReport, Lock, Notify, Watch]
+WORKFLOWS: list[type] = [
+    DatabaseFailback,
+    DatabaseFailover,
+    DatabaseRejoin,
+    DatabaseSwitchover,
+    KeepReport,
+    Lock,
+    Notify,
+    Watch,
+]
 ACTIVITIES: list[Any] = [
     application.tell_application,
     application.write_configuration,
     data_folder.examine_folder,
+    data_folder.keep_from_starting,
     data_folder.let_it_start,
     data_folder.look_at_folder,
     data_folder.return_member,
     data_folder.start_standby,
+    data_folder.stop_cleanly,
     data_folder.until_in_reach,
     dns.choose_and_lead,
     dns.confirm_names,
@@ -92,6 +104,7 @@ ACTIVITIES: list[Any] = [
     node.stop_node,
     notify.deliver,
     pooler.hold_pooler,
+    pooler.pause_pooler,
     pooler.point_pooler,
     pooler.read_pooler,
     privileges.missing_privileges,
@@ -127,6 +140,7 @@ SANDBOX = SandboxedWorkflowRunner(
         "workflows.database_fence",
         "workflows.database_gates",
         "workflows.database_protect",
+        "workflows.database_return",
         "workflows.database_routes",
         "workflows.synchronous",
         "pydantic",

@@ -33,7 +33,7 @@ class StartingRejoins(DatabaseRunbook):
         told: list[str] = []
         for name in (self.suspect, *self.astray):
             why = f" ({self.astray[name]})" if name in self.astray else ""
-            hint = f"`lifeboat run database-rejoin {self.service_name} {name}`"
+            hint = f"`lifeboat run database-rejoin {self.service_name} --member {name}`"
             unable = self.why_no_rejoin(name)
             if unable:
                 self.unprotected.append(f"{name} is not back as a standby{why}: {unable}, then {hint}")

@@ -6,33 +6,25 @@ docs/runbooks/database_rejoin.md has the same headings as the steps here.
 from __future__ import annotations
 
 from temporalio import workflow
-from temporalio.exceptions import ActivityError, ApplicationError
+from temporalio.exceptions import ApplicationError
 
 with workflow.unsafe.imports_passed_through():
     import types
 
-    from activities import data_folder, fencing, node, receipts
+    from activities import data_folder
     from schemas.facts import EpochRecord, MemberFacts
-    from schemas.failures import EpochUnavailable, JobFailed, NodeRuns, NotYet
-    from schemas.orders import FollowOrder, NodeOrder, NodeResult, Observation
-    from schemas.receipts import Receipt
+    from schemas.failures import EpochUnavailable, NotYet
+    from schemas.orders import NodeOrder, Observation
     from schemas.rejoin import (
-        Divergence,
-        DivergenceOrder,
-        Examination,
         FolderFacts,
-        FolderOrder,
-        FolderResult,
         Return,
-        ReturnOrder,
     )
     from schemas.reports import Outcome, Report
     from schemas.requests import RejoinRequest
-    from workflows.database_protect import Protecting
-    from workflows.policy.rejoin import already_back, how_to_return, is_apart, make_receipt
-    from workflows.reasons import kind_of, reason_of
+    from workflows.database_return import Returning
+    from workflows.policy.rejoin import already_back
     from workflows.reporting import build_report
-    from workflows.runbook import WAIT_S, Ended, Overtaken
+    from workflows.runbook import Ended, Overtaken
 
 REACH = "Reach the node"
 LOOK = "Look at the member and at who leads"
@@ -45,102 +37,6 @@ START = "Start it as a standby"
 FOLLOW = "Confirm that it streams"
 RESTORE = "Restore the synchronous set"
 NOTIFY = "Notify"
-
-STOPS = 4
-"""How often a member that starts by itself is stopped anew, before the run parks."""
-
-
-class Returning(Protecting):
-    """What brings a stopped member back; the switchover uses it as well."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.member = ""
-        self.predicted = ""
-        self.how: Return | None = None
-        self.loss: Receipt | None = None
-        self.examined: Examination | None = None
-
-    def folder_order(self) -> dict[str, object]:
-        return {
-            "service": self.estate.service,
-            "member": self.member,
-            "zone": self.estate.zone,
-            "run": self.record.run,
-            "epoch": self.record.epoch,
-            "leader": self.record.leader,
-        }
-
-    async def stop_member(self) -> NodeResult:
-        """Stopped, and kept from starting: from here only this run starts it."""
-        member = self.estate.service.member(self.member)
-        longest = max(45.0, member.control.longest_s() + 5) if member.control else 45.0
-        order = NodeOrder.model_validate({k: v for k, v in self.folder_order().items() if k != "leader"})
-        stopped = await self.do(node.stop_node, order, limit=longest, total=3 * longest)
-        if not stopped.done:
-            raise ApplicationError(str(NotYet(stopped.evidence)), type=NotYet.__name__)
-        return stopped
-
-    async def keep_what_only_it_has(self) -> Return:
-        """Examine the stopped folder, keep and count its divergent WAL, and say how it comes back."""
-        for left in reversed(range(STOPS)):
-            try:
-                return await self._keep()
-            except ActivityError as error:
-                if kind_of(error) != NodeRuns.__name__ or not left:
-                    raise
-                self.note(reason_of(error))
-                await self.stop_member()
-        raise AssertionError("the last round returns or raises")
-
-    async def _keep(self) -> Return:
-        order = FolderOrder.model_validate(self.folder_order())
-        found: Examination = await self.do(data_folder.examine_folder, order, limit=30, total=120)
-        divergence: Divergence | None = None
-        if found.folder.major and is_apart(found):
-            fork = {"timeline": found.folder.timeline, "fork": found.fork, "segment_bytes": found.folder.segment_bytes}
-            kept = DivergenceOrder.model_validate({**self.folder_order(), **fork})
-            divergence = await self.do(receipts.keep_divergence, kept, limit=3600, total=None)
-        # A folder whose rewind has begun says nothing any more: what was counted before stands.
-        self.loss = self.loss or make_receipt(found, divergence, self.predicted)
-        self.examined, self.how = found, how_to_return(found, divergence)
-        return self.how
-
-    async def return_member(self) -> FolderResult:
-        """Behind the fence, the folder is made a standby's. A rewind that fails leaves only a rebuild."""
-        for left in reversed(range(STOPS)):
-            assert self.how is not None
-            order = ReturnOrder.model_validate({**self.folder_order(), "method": self.how.method})
-            try:
-                return await self.do(data_folder.return_member, order, limit=WAIT_S, total=None, heartbeat=6.0)
-            except ActivityError as error:
-                if not left or kind_of(error) not in (NodeRuns.__name__, JobFailed.__name__):
-                    raise
-                if kind_of(error) == JobFailed.__name__ and self.how.method != "rewind":
-                    raise
-                self.note(reason_of(error))
-                await self.stop_member()
-                # Looked at anew: whatever the rewind has begun decides.
-                await self.keep_what_only_it_has()
-        raise AssertionError("the last round returns or raises")
-
-    async def start_member(self) -> FolderResult:
-        order = FolderOrder.model_validate(self.folder_order())
-        return await self.do(data_folder.start_standby, order, limit=WAIT_S, total=None, heartbeat=6.0)
-
-    async def until_it_streams(self) -> str:
-        """It streams on the leader's timeline, as both say, has replayed what was there, and may start by itself."""
-        order = FolderOrder.model_validate(self.folder_order())
-        follow = FollowOrder(
-            service=self.estate.service, leader=self.record.leader, members=[self.member], epoch=self.record.epoch
-        )
-        result = await self.do(fencing.follow_leader, follow, limit=30, total=120)
-        if self.member not in result.following:
-            raise ApplicationError(str(NotYet(f"{result.diverged | result.unreachable}")), type=NotYet.__name__)
-        caught = await self.do(fencing.until_caught_up, follow, limit=WAIT_S, total=None, heartbeat=6.0)
-        await self.do(data_folder.let_it_start, order, limit=30, total=120)
-        cascade = await self.lead_cascade(self.member)
-        return caught.evidence + (f"; {', '.join(cascade)} follow it" if cascade else "")
 
 
 @workflow.defn(name="DatabaseRejoin", failure_exception_types=[Exception])

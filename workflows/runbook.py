@@ -156,9 +156,11 @@ class Runbook(Telling):
         *,
         undo: tuple[str, Callable[[], Awaitable[object]]] | None = None,
         skippable: bool = False,
+        parks: bool = True,
         told: Callable[[T], str] = lambda _: "",
     ) -> T:
-        """Carry out one step; past its retries it parks and asks for `retry`, `skip` or `abort`.
+        """Carry out one step; past its retries it parks and asks for `retry`, `skip` or `abort`, or where clients wait
+        for a planned run (`parks` False) everything is undone at once.
 
         The undo is registered first: a step that failed half way is undone as well.
         """
@@ -187,6 +189,8 @@ class Runbook(Telling):
                     # Nothing is undone: whatever stands there now is the newer run's.
                     self._undos.clear()
                     raise Ended("refused", f"{title}: {reason_of(error)}") from error
+                if not parks:
+                    raise Ended("undone", f"{title}: {reason_of(error)}") from error
                 answer = await self._park(title, reason_of(error), skippable)
                 if answer == "retry":
                     self.steps.remove(failed)

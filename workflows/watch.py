@@ -67,6 +67,12 @@ class Watch:
         self.down: dict[str, Sighting] = {}
         self.outdated = False
         """The record names another leader than the one that is watched."""
+        self.standing_back = ""
+        """The planned run that asked for it."""
+
+    @workflow.signal(description="A planned run takes the primary down: the watch waits for its end.")
+    def stand_back(self, run: str) -> None:
+        self.standing_back = run
 
     @workflow.query(description="Who leads, and which regions see it down.")
     def state(self) -> dict[str, Any]:
@@ -91,8 +97,10 @@ class Watch:
         try:
             if blocked is not None and blocked > workflow.now():
                 await workflow.sleep(blocked - workflow.now(), summary="block period after a run")
-            await workflow.wait_condition(lambda: self.quorum() or self.begins_anew())
-            if self.quorum():
+            await workflow.wait_condition(lambda: self.quorum() or self.begins_anew() or bool(self.standing_back))
+            if self.standing_back:
+                await self.until_free()
+            elif self.quorum():
                 await self.fail_over()
                 blocked = workflow.now() + timedelta(seconds=self.estate.service.detection.block_s)
         finally:
@@ -140,14 +148,17 @@ class Watch:
             workflow.logger.warning("the failover did not run: %s", reason_of(error))
             if kind_of(error) == ServiceLocked.__name__:
                 # Not again and again: whoever works on the service is awaited, and what is true then is looked at.
-                await workflow.execute_activity(
-                    estate.until_free,
-                    LockQuestion(service=request.service),
-                    start_to_close_timeout=FOR_EVER,
-                    heartbeat_timeout=HEARTBEAT * 2,
-                    retry_policy=AGAIN,
-                    summary="until the other run ends",
-                )
+                await self.until_free()
+
+    async def until_free(self) -> None:
+        await workflow.execute_activity(
+            estate.until_free,
+            LockQuestion(service=self.estate.service.name),
+            start_to_close_timeout=FOR_EVER,
+            heartbeat_timeout=HEARTBEAT * 2,
+            retry_policy=AGAIN,
+            summary="until the other run ends",
+        )
 
     async def region(self, region: str) -> None:
         """One region's view: down, up again, down …"""

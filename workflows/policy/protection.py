@@ -22,7 +22,7 @@ def what_is_missing(service: DatabaseService, record: EpochRecord, facts: Sequen
             continue
         why = _not_following(each, leader)
         if why:
-            told.append(f"{member.name} {why}: `lifeboat run database-rejoin {service.name} {member.name}`")
+            told.append(f"{member.name} {why}: `lifeboat run database-rejoin {service.name} --member {member.name}`")
     parsed = parse_names(leader.synchronous_names)
     declared = [name for name in service.synchronous.voters if name != leader.member]
     wanted = min(service.synchronous.acknowledgements, len(declared))

@@ -1,0 +1,350 @@
+"""Database switchover: a planned move without loss, and failback, the same to the home primary.
+
+docs/runbooks/database_switchover.md has the same headings as the steps here.
+"""
+
+from __future__ import annotations
+
+import types
+
+from temporalio import workflow
+from temporalio.exceptions import ActivityError, ApplicationError, FailureError
+
+with workflow.unsafe.imports_passed_through():
+    from activities import data_folder, dns, fencing, haproxy, node, pooler, promotion
+    from schemas.attributes import watch_id
+    from schemas.decisions import Death
+    from schemas.facts import EpochRecord, MemberFacts
+    from schemas.failures import EpochUnavailable, NotYet
+    from schemas.orders import (
+        DnsOrder,
+        FollowOrder,
+        FollowResult,
+        NamesOrder,
+        NodeOrder,
+        PauseOrder,
+        PromoteOrder,
+        PromoteResult,
+        ProxyOrder,
+    )
+    from schemas.rejoin import FolderFacts
+    from schemas.reports import Outcome, Report
+    from schemas.requests import CandidateRequest, RunRequest
+    from schemas.routes import Gate, HAProxyRoute
+    from workflows.database_fence import Fencing
+    from workflows.database_return import Returning
+    from workflows.database_routes import Routing
+    from workflows.policy import switchover
+    from workflows.policy.voters import follower_names
+    from workflows.reporting import build_report
+    from workflows.runbook import Ended
+
+CONFIRM = "Confirm who leads, and choose the candidate"
+DECIDE = "Decide"
+CLAIM = "Claim the epoch"
+PREPARE = "Prepare: checkpoint, and the other standbys behind the candidate"
+PAUSE = "Pause the poolers"
+STOP = "Shut the primary down"
+COMPARE = "Compare: the candidate has all of it"
+PROMOTE = "Promote the candidate"
+ROUTE = "Route clients"
+VERIFY = "Verify through every route"
+FOLLOW = "Follow the new primary"
+RETURN = "Return the old primary as a standby"
+RESTORE = "Restore the synchronous set"
+NOTIFY = "Notify"
+
+
+class Switching(Fencing, Routing, Returning):
+    """The steps of a planned move, in the order of docs/explanation/safety.md."""
+
+    titles = (
+        *(CONFIRM, DECIDE, CLAIM, PREPARE, PAUSE, STOP, COMPARE),
+        *(PROMOTE, ROUTE, VERIFY, FOLLOW, RETURN, RESTORE, NOTIFY),
+    )
+    expected_s = types.MappingProxyType({PAUSE: 0.5, STOP: 1.0, COMPARE: 0.2, PROMOTE: 1.0, ROUTE: 0.6, VERIFY: 1.5})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.candidate = ""
+        self.survivors: list[str] = []
+        self.shut: FolderFacts | None = None
+        self.why = ""
+        self.asked: str | None = None
+        self._undo_claimed = False
+
+    def reached(self) -> Outcome:
+        return "done, unprotected" if self.unprotected else "done"
+
+    def wanted(self, request: RunRequest) -> str | None:
+        """The candidate that is asked for; None leaves the choice."""
+        return None
+
+    async def carry_out(self, request: RunRequest) -> None:
+        if not request.dry_run:
+            await self.lock()
+        seen = await self.step(CONFIRM, lambda: self.choose(request), told=lambda r: self.why)
+        await self.step(DECIDE, lambda: self.decide(request), told=lambda text: text)
+        if request.dry_run:
+            raise Ended("planned", f"{self.suspect} would hand over to {self.candidate}")
+        self.record = await self.step(CLAIM, lambda: self.claim_after(seen), told=lambda r: f"epoch {r.epoch}")
+        back = ("Lead the standbys back", self.lead_back)
+        await self.step(PREPARE, self.prepare, undo=back, told=lambda text: text, parks=False)
+
+        self.urgent = True
+        # From here clients wait: what fails is undone at once, and asks nobody.
+        resume = ("Resume the poolers", self.resume_poolers)
+        await self.step(PAUSE, self.pause, undo=resume, told="; ".join, parks=False)
+        await self.step(
+            STOP, self.shut_down, undo=("Start the old primary again", self.start_again), told=self.shut_text
+        )
+        self.record = await self.step(COMPARE, self.compare, told=lambda r: f"{r.candidate} has all of it", parks=False)
+
+        self.point_of_no_return()
+        self.promoted = await self.step(
+            PROMOTE, self.promote, told=lambda p: f"{p.member} leads on timeline {p.timeline}"
+        )
+        await self.step_or_skip(ROUTE, lambda: self.move_routes(self.candidate), told="; ".join)
+        self.calm()
+        await self.step_or_skip(VERIFY, self.verify, told=lambda text: text)
+        await self.step_or_skip(FOLLOW, self.follow, told=lambda r: f"{', '.join(r.following) or 'nobody'} follow")
+        await self.step_or_skip(RETURN, self.return_old_primary, told=lambda text: text)
+        await self.step_or_skip(RESTORE, self.restore_protection, told=lambda text: text)
+        await self.step_or_skip(NOTIFY, self.notify, told=lambda names: f"told: {names}")
+
+    # What the steps do, in their order
+
+    async def choose(self, request: RunRequest) -> EpochRecord:
+        """The primary is well, and somebody close behind it can take over."""
+        seen = await self.observe()
+        if seen.record is None:
+            why = seen.epoch_error or "there is no record: start the watch"
+            raise ApplicationError(str(EpochUnavailable(why)), type=EpochUnavailable.__name__)
+        self.suspect = self.member = seen.record.leader
+        leader = next((each for each in seen.members if each.member == self.suspect), None)
+        if leader is None or not leader.reachable or leader.in_recovery:
+            raise Ended("refused", f"{self.suspect} should lead, and does not answer as a primary: fail over instead")
+        target = self.wanted(request)
+        if target == self.suspect:
+            raise Ended("not needed", f"{self.suspect} leads already")
+        await self.must_be_ready(target, seen.members, leader)
+        if self.why_no_return():
+            raise Ended("refused", self.why_no_return())
+        chosen, self.why = switchover.choose(self.estate.service, leader, seen.members, target)
+        if chosen is None:
+            raise Ended("refused", self.why)
+        self.candidate = chosen
+        dead = Death(state="alive", reason=f"{self.suspect} answers: this is planned")
+        self.assessment = self.weigh(chosen, dead, seen.record, seen.members, disconnected=None)
+        return seen.record
+
+    async def must_be_ready(self, target: str | None, members: list[MemberFacts], leader: MemberFacts) -> None:
+        """What must hold besides; a failback asks for more."""
+
+    def why_no_return(self) -> str:
+        member = self.estate.service.member(self.suspect)
+        if member.control is None or member.data is None:
+            return (
+                f"{self.suspect} has no `control` and `data` in the topology, so it could not be shut down and return"
+            )
+        return ""
+
+    async def decide(self, request: RunRequest) -> str:
+        go = switchover.may_switch(self.estate.service, self.suspect, self.candidate, approval=request.approval)
+        if go.action == "go" or request.dry_run:
+            return go.reason
+        text = (
+            f"Move {self.service_name} from {self.suspect} to {self.candidate}? {go.reason}. Approving pauses the"
+            f" poolers, shuts {self.suspect} down, and promotes the candidate once it has all of it; clients that go"
+            " through no transaction pool are cut off."
+        )
+        decision = await self.ask(text, self.assessment.digest, needs_override=False, machine_s=5.0)
+        self.decided = workflow.now()
+        if decision.answer != "approved":
+            outcomes: dict[str, Outcome] = {"rejected": "rejected", "expired": "expired"}
+            raise Ended(outcomes.get(decision.answer, "aborted"), f"{decision.answer} by {decision.by}")
+        return f"approved by {decision.by}"
+
+    async def prepare(self) -> str:
+        """What can be done while clients are served: afterwards they only wait for what can't."""
+        service = self.estate.service
+        voters = [name for name in service.synchronous.voters if name not in (self.suspect, self.candidate)]
+        direct = [each.name for each in service.members if each.follows in (None, self.suspect)]
+        others = [name for name in direct if name not in (self.suspect, self.candidate)]
+        # The candidate alone must satisfy the synchronous set meanwhile.
+        early = others if self.record.w <= 1 else [name for name in others if name not in voters]
+        names = NamesOrder(service=service, leader=self.suspect, names="", epoch=self.record.epoch)
+        order = FollowOrder(service=service, leader=self.candidate, members=early, epoch=self.record.epoch)
+        led, _, _ = await self.together(
+            self.do(fencing.follow_leader, order, limit=30, total=60),
+            self.do(promotion.checkpoint, names, limit=120, total=180),
+            self.do(data_folder.keep_from_starting, self.node_order(), limit=30, total=60, heartbeat=None),
+        )
+        await self.tell_watch()
+        able = [name for name in voters if name in led.following or self.record.w > 1]
+        self.survivors = able if service.synchronous.policy == "required" else []
+        lost = led.diverged | led.unreachable
+        return f"{', '.join(led.following) or 'nobody'} behind {self.candidate}" + (f"; not: {lost}" if lost else "")
+
+    async def tell_watch(self) -> None:
+        """Its probes would call the planned stop an outage."""
+        try:
+            await workflow.get_external_workflow_handle(watch_id(self.service_name)).signal(
+                "stand_back", workflow.info().workflow_id
+            )
+        except FailureError:
+            self.note("no watch runs")
+
+    def node_order(self) -> NodeOrder:
+        return NodeOrder.model_validate({k: v for k, v in self.folder_order().items() if k != "leader"})
+
+    async def pause(self) -> list[str]:
+        """Clients of transaction pools wait from here on, instead of failing."""
+        self.start_clock(workflow.now())
+        gates = self.estate.service.gates()
+        results = await self.together(*(self._pause(route) for route in gates))
+        return [result.evidence for result in results] or ["no pooler: clients fail until they are led on"]
+
+    async def _pause(self, route: Gate) -> object:
+        limit = self.estate.service.switchover.pause_s
+        if isinstance(route, HAProxyRoute):
+            region = route.region if route.socket.startswith("/") or route.state_file else None
+            order = ProxyOrder(service=self.estate.service, target=self.suspect, epoch=self.record.epoch, route=route)
+            return await self.do(haproxy.hold_proxy, order, region=region, limit=6, total=10)
+        pausing = PauseOrder(
+            service=self.estate.service, target=self.suspect, epoch=self.record.epoch, route=route, limit_s=limit
+        )
+        return await self.do(pooler.pause_pooler, pausing, limit=limit + 5, total=limit + 10, heartbeat=None)
+
+    async def shut_down(self) -> FolderFacts:
+        self.shut = await self.do(data_folder.stop_cleanly, self.node_order(), limit=60, total=90, attempts=2)
+        return self.shut
+
+    def shut_text(self, folder: FolderFacts) -> str:
+        return f"{folder.member} is {folder.state}"
+
+    async def compare(self) -> EpochRecord:
+        """Without this nobody is promoted: a fast stop does not wait for a standby that is not connected."""
+        assert self.shut is not None
+        seen = await self.observe()
+        candidate = next(each for each in seen.members if each.member == self.candidate)
+        why = switchover.has_all(self.shut, candidate)
+        if why is not None:
+            raise Ended("undone", f"nobody was promoted: {why}")
+        self.w, self.names = follower_names(self.estate.service, self.survivors)
+        wanted = self.record.model_copy(
+            update={
+                "candidate": self.candidate,
+                "candidate_voters": self.survivors if self.w else [],
+                "verdict": "none",
+            }
+        )
+        order = DnsOrder(
+            service=self.estate.service, zone=self.estate.zone, target=self.candidate, seen=self.record, wanted=wanted
+        )
+        return await self.do(dns.choose_and_lead, order, limit=4, heartbeat=None)
+
+    async def promote(self) -> PromoteResult:
+        """Poolers let their waiting clients go on the moment it leads."""
+        order = PromoteOrder(
+            service=self.estate.service,
+            zone=self.estate.zone,
+            record=self.record,
+            names=self.names,
+            survivors=self.record.candidate_voters,
+        )
+        self.open_poolers(self.candidate, ROUTE)
+        try:
+            return await self.do(promotion.promote_candidate, order, limit=30, total=60, heartbeat=2.0)
+        except ActivityError:
+            self.give_up_openings()
+            raise
+
+    async def verify(self) -> str:
+        """A write and its reading back through every route from every region."""
+        self.route_writes = await self.write_through_routes(self.promoted.member)
+        self.recovered = self.served_since()
+        if self.recovered is None:
+            raise ApplicationError(f"not served yet: {self.unserved()}", type=NotYet.__name__)
+        return f"every route serves {self.promoted.member}"
+
+    async def follow(self) -> FollowResult:
+        """The record names the new leader; the other standbys stream from it."""
+        result = await self.let_follow(self.promoted.member)
+        await self.write_final_record()
+        lost = result.diverged | result.unreachable
+        self.unprotected += [f"{name} does not follow ({why}): rejoin it" for name, why in lost.items()]
+        return result
+
+    async def return_old_primary(self) -> str:
+        """It was shut down with nothing of its own, so that it only has to follow."""
+        self.predicted = "none"
+        how = await self.keep_what_only_it_has()
+        if how.method == "refuse":
+            raise ApplicationError(how.reason, type="NotReturned")
+        await self.return_member()
+        await self.start_member()
+        return f"{how.method}: {how.reason}; {await self.until_it_streams()}"
+
+    async def restore_protection(self) -> str:
+        told = await self.restore_set()
+        _, self.unprotected = await self.look_at_protection()
+        return told
+
+    async def notify(self) -> str:
+        self.tell_end(build_report(self, "needs a person" if self.tasks else self.reached()))
+        await self.all_told()
+        return ", ".join(target.name for target in self.estate.service.notify) or "nobody is to be told"
+
+    # The undos, in the order in which they run
+
+    async def start_again(self) -> None:
+        """Nobody was promoted, so the old primary serves again, behind a newer epoch than that of what is undone."""
+        await self._claim_once()
+        await self.do(node.start_node, self.node_order(), limit=60, total=600)
+
+    async def lead_back(self) -> None:
+        await self._claim_once()
+        await self.do(node.start_node, self.node_order(), limit=60, total=600)
+        await self.reconnect()
+        await self.clear_choice()
+
+    async def _claim_once(self) -> None:
+        if not self._undo_claimed:
+            await self.claim_for_undo()
+            self._undo_claimed = True
+
+
+@workflow.defn(name="DatabaseSwitchover", failure_exception_types=[Exception])
+class DatabaseSwitchover(Switching):
+    """Start with `{"service": "counting-db", "reason": "…", "candidate": "pg-east-2"}`; ends with a Report."""
+
+    procedure = "DatabaseSwitchover"
+
+    @workflow.run
+    async def run(self, request: CandidateRequest) -> Report:
+        self.asked = request.candidate
+        return await self.shielded(self.from_start_to_report(request))
+
+    def wanted(self, request: RunRequest) -> str | None:
+        return self.asked
+
+
+@workflow.defn(name="DatabaseFailback", failure_exception_types=[Exception])
+class DatabaseFailback(Switching):
+    """Home again: start with `{"service": "counting-db", "reason": "…"}`; ends with a Report."""
+
+    procedure = "DatabaseFailback"
+
+    @workflow.run
+    async def run(self, request: RunRequest) -> Report:
+        return await self.shielded(self.from_start_to_report(request))
+
+    def wanted(self, request: RunRequest) -> str | None:
+        return self.estate.service.home
+
+    async def must_be_ready(self, target: str | None, members: list[MemberFacts], leader: MemberFacts) -> None:
+        """Home is back, and the estate protected: a failback is no emergency."""
+        _, missing = await self.look_at_protection()
+        if missing:
+            raise Ended("refused", f"the estate is not protected yet: {'; '.join(missing)}")
