@@ -100,8 +100,8 @@ class DataFolderFailed(LifeboatError):
 
 
 class JobFailed(LifeboatError):
-    """A rewind or a copy on a node failed; what its own programs say is told here, and the run looks what is left to
-    do, or asks."""
+    """A rewind or a copy on a node failed; the run does what is left to do, else the node's owner must mend what its own
+    programs say here, then retry."""
 
     retryable = False
 

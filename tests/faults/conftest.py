@@ -23,7 +23,8 @@ async def shared_lab() -> AsyncIterator[Lab]:
 async def scene(shared_lab: Lab, request: pytest.FixtureRequest) -> Scene:
     """The estate as new. `@pytest.mark.estate(watch=False, detection={…})` says what is different in this scenario."""
     marker = request.node.get_closest_marker("estate")
-    options = dict(marker.kwargs) if marker else {}
+    # A rejoin that begins by itself would go on beside what a scenario does next.
+    options = {"rejoin": {"when": "by-hand"}} | (dict(marker.kwargs) if marker else {})
     watch = options.pop("watch", True)
     lab = await labs.reset(shared_lab, overrides=options, watch=watch)
     return Scene(lab, await labs.connect(lab))

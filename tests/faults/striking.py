@@ -30,7 +30,7 @@ async def striking_scene(
 
     `env` comes on top of what the lab's own workers are given. Their log is beside that file.
     """
-    lab = await labs.reset(lab, watch=False)
+    lab = await labs.reset(lab, overrides={"rejoin": {"when": "by-hand"}}, watch=False)
     for region in lab.regions:
         await labs.fault(lab, "stop", f"worker-{region}")
     folder = Path(tempfile.mkdtemp(prefix="lifeboat-plan-"))

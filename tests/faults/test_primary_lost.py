@@ -272,7 +272,7 @@ async def test_a_webhook_that_is_slow_and_a_mail_server_that_refuses_delay_no_st
             },
             {"kind": "log", "name": "log"},
         ]
-        lab = await labs.reset(shared_lab, overrides={"notify": targets})
+        lab = await labs.reset(shared_lab, overrides={"notify": targets, "rejoin": {"when": "by-hand"}})
         scene = Scene(lab, await labs.connect(lab))
         await scene.traffic()
         await fault(lab, "kill", "pg-east-1")

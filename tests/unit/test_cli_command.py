@@ -162,7 +162,7 @@ def test_the_innermost_failure_is_what_a_person_reads() -> None:
 
 
 def test_completion_offers_what_is_known_and_stays_silent_without_a_lab() -> None:
-    assert choices.procedures("data") == ["database-failover"]
+    assert "database-failover" in choices.procedures("data")
     assert choices.services("") == choices.regions("") == choices.members("") == choices.runs("") == []
 
 
