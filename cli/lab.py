@@ -204,9 +204,10 @@ def audit(which: Which = None, json: Json = False) -> None:
 
 @app.command()
 def demo(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="database-failover")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="database-failover, round-trip")],
     which: Which = None,
     shape: Shape = None,
+    loops: Annotated[int, typer.Option("--loops", min=1, help="Of round-trip: how often.")] = 1,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the lab running.")] = False,
     html: Html = None,
     json: Json = False,
@@ -225,7 +226,7 @@ def demo(
     async def show(steps: Steps) -> demos.Demonstration:
         lab = there or await life.up(shape=shape or USUAL, say=steps)
         try:
-            return await demos.demonstrate(name, lab, steps)
+            return await demos.demonstrate(name, lab, steps, loops=loops)
         finally:
             await _leave(lab, end=there is None and not keep)
 

@@ -33,13 +33,13 @@ from schemas.reports import EXIT_CODES, Report, StepReport
 from schemas.requests import Answer
 from schemas.state import RunState
 
-DEMOS = ("database-failover",)
+DEMOS = ("database-failover", "round-trip")
 APPROVER = "ana"
 OVERRIDE_REASON = "the demonstration: clients wait, and the loss was seen"
 BEFORE = 100
 """Rows that are acknowledged before the fault: two seconds or so."""
 
-_START_S = 30.0
+START_S = 30.0
 _RUN_S = 120.0
 _WRITING_S = 15.0
 _DETAIL = 120
@@ -58,12 +58,15 @@ class Demonstration(Fact):
 
     audit: Audit
     runs: list[Report]
+    astray: list[str] = []
+    """Of a round trip: what keeps the estate from being as it was; who does not stream on the last timeline."""
 
     @property
     def passed(self) -> bool:
         """Every route writes, no row is missing that no verdict spoke of, one server writes, and the runs recovered."""
         return (
             self._within_the_verdict()
+            and not self.astray
             and all(route.writing for route in self.audit.routes.values())
             and bool(self.runs)
             and all(EXIT_CODES[report.outcome] == 0 for report in self.runs)
@@ -77,8 +80,8 @@ class Demonstration(Fact):
         )
 
 
-async def demonstrate(name: str, lab: Lab, tell: Print) -> Demonstration:
-    """Run one demonstration on a lab whose watch runs; `tell` is told each thing as it happens."""
+async def demonstrate(name: str, lab: Lab, tell: Print, *, loops: int = 1) -> Demonstration:
+    """Run one demonstration on a lab whose watch runs; `tell` is told each thing as it happens. `loops` of a round trip."""
     if name not in DEMOS:
         raise DemoFailed(f"there is no demonstration {name}; one of: {', '.join(DEMOS)}")
     client = await connect(lab)
@@ -88,15 +91,26 @@ async def demonstrate(name: str, lab: Lab, tell: Print) -> Demonstration:
         lab = await reset(lab)
     tell("camera traffic along every route")
     await asyncio.to_thread(load.start, lab)
-    await until(f"{BEFORE} rows are acknowledged", lambda: _acknowledged(lab, BEFORE), _START_S, every=0.1)
+    await until(f"{BEFORE} rows are acknowledged", lambda: _acknowledged(lab, BEFORE), START_S, every=0.1)
+    if name == "round-trip":
+        from lab.round_trip import round_trips
+
+        return await round_trips(lab, client, tell, loops)
+    report = await kill_and_follow(lab, client, tell)
+    found = await until_writing(lab)
+    return Demonstration(audit=found, runs=[witnessed(report, lab)])
+
+
+async def kill_and_follow(lab: Lab, client: Client, tell: Print) -> Report:
+    """Kill the home primary, and follow the failover to its report."""
     killed = datetime.now(UTC)
     began = time.monotonic()
     await fault(lab, "kill", HOME)
     tell(f"{HOME}, the primary, is killed: SIGKILL to its whole process tree")
     person = APPROVER if shape_of(lab.shape).asks else None
-    report = await _follow(client, killed, lambda text: tell(f"{time.monotonic() - began:6.2f} s  {text}"), person)
-    found = await _until_writing(lab)
-    return Demonstration(audit=found, runs=[witnessed(report, lab)])
+    handle = await until("the watch starts a failover", lambda: _begun(client, killed), START_S)
+    tell(f"the watch has started the run {handle.id}")
+    return await follow(handle, lambda text: tell(f"{time.monotonic() - began:6.2f} s  {text}"), person)
 
 
 def witnessed(report: Report, lab: Lab) -> Report:
@@ -117,20 +131,16 @@ async def _acknowledged(lab: Lab, count: int) -> bool:
     return sum(entry.outcome == "acknowledged" for entry in await asyncio.to_thread(ledger.read, lab.ledger)) >= count
 
 
-async def _follow(client: Client, since: datetime, tell: Print, person: str | None) -> Report:
-    """Wait for the failover that began after `since`, tell each of its steps, and return its report.
+async def _begun(client: Client, since: datetime) -> WorkflowHandle[object, Report] | None:
+    """The failover that began after `since` and was not refused at once, if there is one."""
+    async for run in client.list_workflows("WorkflowType = 'DatabaseFailover' AND ExecutionStatus != 'Failed'"):
+        if run.start_time >= since - timedelta(milliseconds=100):
+            return client.get_workflow_handle(run.id, run_id=run.run_id, result_type=Report)
+    return None
 
-    `person` answers what it asks; nobody does where none is named.
-    """
 
-    async def begun() -> WorkflowHandle[object, Report] | None:
-        async for run in client.list_workflows("WorkflowType = 'DatabaseFailover'"):
-            if run.start_time >= since - timedelta(milliseconds=100):
-                return client.get_workflow_handle(run.id, run_id=run.run_id, result_type=Report)
-        return None
-
-    handle = await until("the watch starts a failover", begun, _START_S)
-    tell(f"the watch has started the run {handle.id}")
+async def follow(handle: WorkflowHandle[object, Report], tell: Print, person: str | None = None) -> Report:
+    """Tell each of a run's steps, and return its report. `person` answers what it asks, if one is named."""
     result = asyncio.ensure_future(handle.result())
     told = 0
     try:
@@ -187,7 +197,7 @@ def step_line(step: StepReport, deadline: datetime | None) -> str:
     return f"{step.title}: {step.outcome} in {took:.2f} s{left}{detail}"
 
 
-async def _until_writing(lab: Lab) -> Audit:
+async def until_writing(lab: Lab) -> Audit:
     """The audit once every route writes, or the last one before the limit."""
     end = time.monotonic() + _WRITING_S
     while True:

@@ -100,8 +100,8 @@ class DataFolderFailed(LifeboatError):
 
 
 class JobFailed(LifeboatError):
-    """A rewind or a copy on a node failed; the run does what is left to do, else the node's owner must mend what its own
-    programs say here, then retry."""
+    """A rewind or a copy on a node failed; the run does what is left to do, else the node's owner must mend what its
+    own programs say here, then retry."""
 
     retryable = False
 
