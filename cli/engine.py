@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from temporalio.client import (
     Client,
@@ -22,6 +23,7 @@ from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from cli.problems import Exit, Problem, exit_of, innermost
+from cli.words import progress_text
 from schemas.attributes import TASK_QUEUE, TASK_TIMEOUT
 from schemas.reports import Report
 from schemas.requests import Answer, CandidateRequest, FailoverRequest, RejoinRequest, RunRequest, Verb
@@ -137,7 +139,20 @@ class Engine:
                 return None
             raise
         assert isinstance(state, RunState)
+        # A failover's steps are short, and each look costs it something.
+        if state.procedure != "DatabaseFailover" and state.step and not state.outcome:
+            state = state.model_copy(update={"progress": await self._progress(handle)})
         return state
+
+    async def _progress(self, handle: WorkflowHandle[Any, Any]) -> str:
+        """The newest heartbeat of the run's activities."""
+        described = await handle.describe(rpc_timeout=SHORT)
+        told = ""
+        for each in described.raw_description.pending_activities:
+            if each.heartbeat_details.payloads:
+                details = await self.client.data_converter.decode(each.heartbeat_details.payloads)
+                told = progress_text(details[0]) or told
+        return told
 
     async def is_open(self, run: str) -> bool:
         described = await self.client.get_workflow_handle(run).describe(rpc_timeout=SHORT)

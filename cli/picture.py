@@ -101,13 +101,13 @@ def _steps(state: RunState, now: datetime, short: bool) -> Table:
     begun = state.steps[-1].ended if state.steps else state.started
     for title in [*state.planned, *(title for title in done if title not in state.planned)]:
         step = done.get(title)
-        if step is not None:
+        if title == state.step:
+            table.add_row(Text(f"→ {title}", style="bold"), span((now - begun).total_seconds()), state.progress)
+        elif step is not None:
             mark, style = MARKS[step.outcome]
             detail = step.detail if step.outcome in ("done", "failed") else f"{step.outcome}; {step.detail}"
             took = span((step.ended - step.started).total_seconds())
             table.add_row(Text(f"{mark} {title}", style=style), took, detail)
-        elif title == state.step:
-            table.add_row(Text(f"→ {title}", style="bold"), span((now - begun).total_seconds()), "")
         else:
             table.add_row(Text(f"· {title}", style="dim"), "", "")
     return table

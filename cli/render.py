@@ -61,6 +61,10 @@ def _facts(report: Report) -> Table:
     table.add_row("loss, before", f"{verdict.text()} ({verdict.reason})" if verdict else "not assessed")
     if report.receipt:
         table.add_row("loss, after", report.receipt)
+    for line in loss_lines(report):
+        table.add_row("", line)
+    for run in report.followed_by:
+        table.add_row("goes on in", run)
     table.add_row("RPO", f"{span(report.rpo_s)} (target)")
     if report.new_primary:
         table.add_row("primary", f"{report.old_primary or '?'} → {report.new_primary}")
@@ -77,6 +81,21 @@ def _facts(report: Report) -> Table:
     if report.kept:
         table.add_row("page", report.kept)
     return table
+
+
+def loss_lines(report: Report) -> list[str]:
+    """What was counted: when, in which tables, whether it was foretold, and where the WAL is."""
+    loss = report.loss
+    if loss is None or not loss.commits:
+        return []
+    lines = [f"commits from {moment(loss.first_commit)} to {moment(loss.last_commit)}"] if loss.first_commit else []
+    lines += [
+        f"{each.table}: {each.inserted} inserted, {each.updated} updated, {each.deleted} deleted"
+        for each in loss.tables
+    ]
+    foretold = {True: "within", False: "beyond", None: "not comparable with"}[loss.within]
+    lines.append(f"{foretold} what was predicted ({loss.predicted or 'nothing'}); {loss.bytes} bytes of WAL")
+    return [*lines, f"kept in {loss.kept}"] if loss.kept else lines
 
 
 def _routes(report: Report) -> Iterator[str]:

@@ -6,7 +6,17 @@ from rich.text import Text
 
 from schemas.words import hour, instant, moment, span
 
-__all__ = ["MARKS", "OUTCOME_STYLES", "hour", "instant", "left_style", "moment", "outcome_text", "span"]
+__all__ = [
+    "MARKS",
+    "OUTCOME_STYLES",
+    "hour",
+    "instant",
+    "left_style",
+    "moment",
+    "outcome_text",
+    "progress_text",
+    "span",
+]
 
 MARKS = {
     "done": ("✓", "green"),
@@ -21,6 +31,8 @@ MARKS = {
 OUTCOME_STYLES = {
     "recovered": "bold green",
     "recovered, unprotected": "bold yellow",
+    "done": "bold green",
+    "done, unprotected": "bold yellow",
     "not needed": "bold green",
     "planned": "bold cyan",
     "needs a person": "bold red",
@@ -30,6 +42,21 @@ OUTCOME_STYLES = {
 
 def outcome_text(outcome: str) -> Text:
     return Text(outcome, style=OUTCOME_STYLES.get(outcome, "bold yellow"))
+
+
+def progress_text(details: object) -> str:
+    """A heartbeat as a person reads it: `rebuild of pg-east-1: 1.20 of 3.40 GB, 20 s left`."""
+    if isinstance(details, str):
+        return details
+    if not isinstance(details, dict):
+        return ""
+    parts = [str(details.get("doing", ""))]
+    if details.get("of"):
+        parts.append(f"{details.get('bytes', 0) / 1e9:.2f} of {details['of'] / 1e9:.2f} GB")
+        if details.get("left_s") is not None:
+            parts.append(f"{span(details['left_s'])} left")
+    parts += [str(details[key]) for key in ("log", "why", "bytes behind") if details.get(key)]
+    return ", ".join(part for part in parts if part)
 
 
 def left_style(left_s: float, whole_s: float) -> str:

@@ -81,7 +81,7 @@ class Demonstration(Fact):
 
 
 async def demonstrate(name: str, lab: Lab, tell: Print, *, loops: int = 1) -> Demonstration:
-    """Run one demonstration on a lab whose watch runs; `tell` is told each thing as it happens. `loops` of a round trip."""
+    """Run one demonstration on a lab whose watch runs; `tell` is told each thing. `loops`: of a round trip."""
     if name not in DEMOS:
         raise DemoFailed(f"there is no demonstration {name}; one of: {', '.join(DEMOS)}")
     client = await connect(lab)

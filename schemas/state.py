@@ -38,3 +38,5 @@ class RunState(Fact):
     escalations: list[Escalation] = []
     journal: list[str] = []
     outcome: str = ""
+    progress: str = ""
+    """Of long work: what its last heartbeat said. Whoever looks adds it; the run itself doesn't know."""
