@@ -140,8 +140,10 @@ keep() {
   mkdir -p "$to" || die "$to can't be made"
   [ ! -e "$to/complete" ] || from=$to
   [ -e "$from/$4" ] || { say missing "$4"; say kept ""; say done 1; return; }
-  # Its error says where the WAL ends: it always ends with one.
-  "$bin/pg_waldump" -p "$from" -t "$2" -s "$3" 2> "$to/end" | tally > "$to/tally"
+  # Both files are named: from the folder alone it takes the segment size from any file, and one that is only room for
+  # WAL to come has none. Its error says where the WAL ends: it always ends with one.
+  last=$(ls "$from" | grep -E "^${4%????????????????}[0-9A-F]{16}$" | sort | tail -n 1)
+  "$bin/pg_waldump" -p "$from" -s "$3" "$4" "$last" 2> "$to/end" | tally > "$to/tally"
   grep -q '^::records=' "$to/tally" || die "the WAL past the fork could not be counted"
   # It ends with an error of its own where the WAL does; any other means that it was not read.
   grep -Eq 'could not find a valid record|invalid|unexpected|out-of-sequence|incorrect|record with' "$to/end" || die "$(cat "$to/end")"
