@@ -21,6 +21,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from activities import estate as estates
 from activities.addresses import address_of
 from activities.application import read_hook
+from activities.data_folder import look_at_folder
 from activities.haproxy import read_proxy
 from activities.names import ask_with_ttl
 from activities.node import run_on
@@ -30,15 +31,16 @@ from activities.secrets import resolve
 from activities.survey import read_record
 from activities.zones import names_of
 from schemas.attributes import region_queue, watch_id
-from schemas.failures import LifeboatError, NodeControlFailed, RouteUnavailable, SecretUnavailable
-from schemas.orders import LockQuestion, PoolerOrder, ProxyOrder
+from schemas.failures import LifeboatError, RouteUnavailable, SecretUnavailable
+from schemas.orders import Estate, LockQuestion, NodeOrder, PoolerOrder, ProxyOrder
 from schemas.ready import EngineView, NameSeen, Pool, Pooler, RegionOrder, RegionView
+from schemas.rejoin import FolderFacts
 from schemas.routes import FileRoute, HAProxyRoute, PgBouncerRoute, WebhookRoute
 from schemas.topology import DatabaseService, Member, Topology
 from schemas.zones import Zone
 
-CONTROL_S = 5.0
-"""Limit of reaching one node."""
+LIMIT_S = 5.0
+"""Limit of each thing that is looked at, all of them at once: so long a look takes at most."""
 _REFERENCE = re.compile(r"(env|file|aws-sm):.+")
 _MISSING = 'for each; do command -v "$each" >/dev/null || echo "$each"; done'
 """Prints the programs, of its arguments, that are not there. Nothing is run."""
@@ -59,27 +61,17 @@ async def look_from_region(order: RegionOrder) -> RegionView:
     """Everything that a run of any procedure would need, as it is seen from this worker. Nothing is changed."""
     estate = order.estate
     service, zone = estate.service, estate.zone
-    (
-        (record, epoch_error),
-        servers,
-        poolers,
-        proxies,
-        applications,
-        names,
-        addresses,
-        secrets,
-        controls,
-    ) = await asyncio.gather(
+    (record, epoch_error), servers, poolers, names, addresses, others = await asyncio.gather(
         read_record(service, zone),
         asyncio.gather(*(look_at_server(service, member) for member in service.members)),
         asyncio.gather(*(_pooler(service, each) for each in service.gates() if isinstance(each, PgBouncerRoute))),
-        _proxies(order),
-        _applications(order),
         _names(service, zone),
         _addresses(service),
-        asyncio.to_thread(_secrets, [estate]),
-        _controls(service.members),
+        asyncio.gather(
+            _proxies(order), _applications(order), _secrets(estate), _controls(service.members), _folders(order)
+        ),
     )
+    proxies, applications, secrets, controls, folders = others
     return RegionView(
         region=order.region,
         digest=digest_of(service.name),
@@ -93,6 +85,8 @@ async def look_from_region(order: RegionOrder) -> RegionView:
         addresses=addresses,
         secrets=secrets,
         controls=controls,
+        folders={name: found for name, found in folders.items() if isinstance(found, FolderFacts)},
+        folder_errors={name: found for name, found in folders.items() if isinstance(found, str)},
     )
 
 
@@ -111,13 +105,18 @@ def digest_of(service: str) -> str:
 
 async def _pooler(service: DatabaseService, route: PgBouncerRoute) -> Pooler:
     try:
-        await read_pooler(PoolerOrder(service=service, target=service.home, epoch=0, route=route))
-        async with console(route) as conn:
-            rows = await (await conn.execute("SHOW CONFIG")).fetchall()
-            config = {str(row["key"]): str(row["value"] or "") for row in rows}
-            rows = await (await conn.execute("SHOW DATABASES")).fetchall()
-    except (LifeboatError, psycopg.Error) as error:
+        async with asyncio.timeout(LIMIT_S):
+            return await _read_pooler(service, route)
+    except (LifeboatError, psycopg.Error, TimeoutError) as error:
         return Pooler(route=route.name, error=_why(error))
+
+
+async def _read_pooler(service: DatabaseService, route: PgBouncerRoute) -> Pooler:
+    await read_pooler(PoolerOrder(service=service, target=service.home, epoch=0, route=route))
+    async with console(route) as conn:
+        rows = await (await conn.execute("SHOW CONFIG")).fetchall()
+        config = {str(row["key"]): str(row["value"] or "") for row in rows}
+        rows = await (await conn.execute("SHOW DATABASES")).fetchall()
     databases = {
         str(row["name"]): Pool(
             host=str(row["host"] or ""), port=int(row["port"]), mode=str(row["pool_mode"] or config.get("pool_mode"))
@@ -152,12 +151,12 @@ async def _applications(order: RegionOrder) -> dict[str, str]:
     found: dict[str, str] = {}
     for route in order.estate.service.told():
         if isinstance(route, WebhookRoute):
+            found[route.name] = ""
             try:
-                await read_hook(route)
-            except LifeboatError as error:
+                async with asyncio.timeout(LIMIT_S):
+                    await read_hook(route)
+            except (LifeboatError, TimeoutError) as error:
                 found[route.name] = _why(error)
-            else:
-                found[route.name] = ""
         elif route.region == order.region:
             found[route.name] = _file_problem(route)
     return found
@@ -217,17 +216,21 @@ def references(value: Any) -> Iterator[str]:
         yield value
 
 
-def _secrets(models: Iterable[BaseModel]) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for reference in dict.fromkeys(each for model in models for each in references(model)):
+async def _secrets(estate: Estate) -> dict[str, str]:
+    """Why each that can't be resolved here can't be."""
+
+    async def look(reference: str) -> str:
         try:
-            if not resolve(reference):
-                found[reference] = "it is empty"
-        except SecretUnavailable as error:
-            found[reference] = error.detail
+            async with asyncio.timeout(LIMIT_S):
+                return "" if await asyncio.to_thread(resolve, reference) else "it is empty"
+        except (SecretUnavailable, TimeoutError) as error:
+            return _why(error)
         except UnicodeDecodeError:
-            found[reference] = "it is no text"
-    return found
+            return "it is no text"
+
+    wanted = list(dict.fromkeys(references(estate)))
+    found = dict(zip(wanted, await asyncio.gather(*map(look, wanted)), strict=True))
+    return {reference: why for reference, why in found.items() if why}
 
 
 async def _controls(members: Iterable[Member]) -> dict[str, str]:
@@ -239,12 +242,10 @@ async def _controls(members: Iterable[Member]) -> dict[str, str]:
         commands = (control.start, control.stop, control.kill, control.autostart_on, control.autostart_off)
         programs = list(dict.fromkeys(argv[0] for argv in commands if argv))
         try:
-            async with asyncio.timeout(CONTROL_S):
+            async with asyncio.timeout(LIMIT_S):
                 code, output = await run_on(control, ["sh", "-c", _MISSING, "sh", *programs])
-        except (NodeControlFailed, SecretUnavailable, LifeboatError) as error:
+        except (LifeboatError, TimeoutError) as error:
             return _why(error)
-        except TimeoutError:
-            return f"no answer within {CONTROL_S:g} s"
         if code != 0:
             return f"it can't say which programs it has (exit {code}): {output}"
         return f"there is no {', '.join(output.split())}" if output else ""
@@ -253,7 +254,30 @@ async def _controls(members: Iterable[Member]) -> dict[str, str]:
     return dict(zip([each.name for each in controlled], await asyncio.gather(*map(look, controlled)), strict=True))
 
 
+async def _folders(order: RegionOrder) -> dict[str, FolderFacts | str]:
+    """The data folders of this region's members, or why they can't be looked at; the first vantage has the others' too.
+
+    Looking makes Lifeboat's own folder beside them (`data.keep`), where it is not there yet.
+    """
+    service, vantages = order.estate.service, order.estate.vantages
+
+    def ours(member: Member) -> bool:
+        return member.region == order.region or (order.region == vantages[0] and member.region not in vantages)
+
+    async def look(member: Member) -> FolderFacts | str:
+        try:
+            async with asyncio.timeout(LIMIT_S):
+                return await look_at_folder(NodeOrder(service=service, member=member.name))
+        except (LifeboatError, TimeoutError) as error:
+            return _why(error)
+
+    members = [member for member in service.members if member.data is not None and ours(member)]
+    return dict(zip([each.name for each in members], await asyncio.gather(*map(look, members)), strict=True))
+
+
 def _why(error: BaseException) -> str:
+    if isinstance(error, TimeoutError):
+        return f"no answer within {LIMIT_S:g} s"
     return getattr(error, "detail", "") or str(error) or type(error).__name__
 
 

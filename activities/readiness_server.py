@@ -85,6 +85,7 @@ async def look_at_server(service: DatabaseService, member: Member) -> Server:
 
 async def _read(conn: Session, service: DatabaseService, member: Member) -> Server:
     access = service.access
+    rewind_role = access.rewind_user or access.replication_user
     clock_s, round_trip_s = await _clock(conn)
     row = await conn.fetchrow(_READ)
     assert row is not None
@@ -99,19 +100,28 @@ async def _read(conn: Session, service: DatabaseService, member: Member) -> Serv
         overrides=[Override(**dict(each)) for each in await conn.fetch(_OVERRIDES)],
         slots=[Slot(**dict(each)) for each in await conn.fetch(_SLOTS)],
         archiver_failing=await conn.fetchval(_ARCHIVER) or "",
-        application_name=_application_name(conninfo, settings.get("cluster_name", "")),
+        application_name=application_name(conninfo, settings.get("cluster_name", "")),
         slot=settings.get("primary_slot_name", ""),
         password_in_conninfo=re.search(r"(^|\s)password\s*=", conninfo) is not None,
         replay_paused=row["paused"],
         sessions=row["sessions"],
+        bytes=await _bytes(conn),
         superuser=row["superuser"],
         lacking=await lacking(conn, service),
-        rewind_role=access.replication_user,
-        rewind_lacking=await rewind_lacking(conn, access.replication_user),
+        rewind_role=rewind_role,
+        rewind_lacking=await rewind_lacking(conn, rewind_role),
         replication_lacking=await replication_lacking(conn, access.replication_user),
         clock_s=clock_s,
         round_trip_s=round_trip_s,
     )
+
+
+async def _bytes(conn: Session) -> int:
+    """Counted file by file, so that many tables take long: then it is not known."""
+    try:
+        return int(await conn.fetchval("SELECT sum(pg_database_size(oid))::bigint FROM pg_database", timeout=1.0) or 0)
+    except TimeoutError:
+        return 0
 
 
 async def _clock(conn: Session) -> tuple[float, float]:
@@ -122,7 +132,7 @@ async def _clock(conn: Session) -> tuple[float, float]:
     return (there - (before + (after - before) / 2)).total_seconds(), (after - before).total_seconds()
 
 
-def _application_name(conninfo: str, cluster_name: str) -> str:
+def application_name(conninfo: str, cluster_name: str) -> str:
     """What a receiver calls itself: PostgreSQL 15, section 20.6.3 (primary_conninfo)."""
     match = re.search(r"(?:^|\s)application_name\s*=\s*'?([^'\s]+)", conninfo)
     return match[1] if match else cluster_name or "walreceiver"

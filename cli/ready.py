@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 from rich.table import Table
 from rich.text import Text
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
@@ -36,7 +37,10 @@ def ready(
 
     Exit 0 when nothing breaks a procedure, 1 when something does; docs/ready.md explains each check.
     """
-    request = ReadyRequest(service=service)
+    try:
+        request = ReadyRequest(service=service)
+    except ValidationError as error:
+        raise Problem(f"service: {error.errors()[0]['msg']} (given: {service})", Exit.USAGE) from error
     found = at(where(address, namespace), lambda client: _ask(client, request))
     if json:
         print_json(found)

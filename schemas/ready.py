@@ -10,6 +10,7 @@ from pydantic import Field
 from schemas.base import Declared, Fact, Name
 from schemas.facts import EpochRecord, MemberFacts
 from schemas.orders import Estate
+from schemas.rejoin import FolderFacts
 
 Check = Literal[
     # The estate as it is declared
@@ -64,6 +65,8 @@ Check = Literal[
     "rewind-rights",
     # Node control and routes
     "node-control",
+    "data-folder",
+    "disk-room",
     "name",
     "pooler",
     "pooler-leads",
@@ -135,6 +138,8 @@ class Server(Fact):
     password_in_conninfo: bool = False
     replay_paused: bool = False
     sessions: int = 0
+    bytes: int = 0
+    """Of its databases; 0 where they could not be counted in time."""
     superuser: bool = False
     lacking: list[str] = []
     rewind_role: str = ""
@@ -190,6 +195,9 @@ class RegionView(Fact):
     secrets: dict[str, str] = {}
     """Reference → why it can't be resolved here; those that can are left out."""
     controls: dict[str, str] = {}
+    folders: dict[str, FolderFacts] = {}
+    """Data folders of the members that are looked at from this region."""
+    folder_errors: dict[str, str] = {}
 
 
 class EngineView(Fact):

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from temporalio import workflow
 from temporalio.common import RetryPolicy
-from temporalio.exceptions import ActivityError
+from temporalio.exceptions import ActivityError, FailureError
 
 with workflow.unsafe.imports_passed_through():
     from activities import estate as estates
@@ -43,7 +43,7 @@ class DatabaseReady:
         try:
             names = [request.service] if request.service else await self.ask(readiness.list_services)
             services = list(await asyncio.gather(*(self.look_at(name) for name in names)))
-        except ActivityError as error:
+        except FailureError as error:
             if kind_of(error) != TopologyInvalid.__name__:
                 raise
             services = [Readiness(service=request.service or "every service", findings=[_unusable(reason_of(error))])]

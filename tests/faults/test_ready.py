@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from lab.lab import fault
+from lab.owner import give
 from lab.postgres import session
 from lab.supervise import Supervisor
 from schemas.ready import Finding, ReadyReport
@@ -21,7 +22,7 @@ SCRIPT = "import sys; from cli.main import main; sys.argv[0] = 'lifeboat'; main(
 
 
 async def ready(scene: Scene, *more: str) -> tuple[int, str]:
-    """The command as a person types it: its exit code and its answer."""
+    """The command as a person types it: its exit code, and its answer or what it complains of."""
     arguments = ["ready", *more, "--address", scene.lab.temporal.address]
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -32,7 +33,7 @@ async def ready(scene: Scene, *more: str) -> tuple[int, str]:
     )
     out, err = await asyncio.wait_for(process.communicate(), 60)
     assert b"Traceback" not in err, err.decode()
-    return process.returncode or 0, out.decode()
+    return process.returncode or 0, (out or err).decode()
 
 
 async def findings(scene: Scene) -> list[Finding]:
@@ -107,6 +108,7 @@ SEEDED = [
     ("rights", "pg-east-1"),
     ("rewind-rights", "pg-east-1"),
     ("node-control", "pg-west-1"),
+    ("data-folder", "pg-east-3"),
     ("pooler", "pgbouncer-east"),
     ("pooler-leads", "pgbouncer-west"),
     ("pooler-settings", "pgbouncer-west"),
@@ -150,6 +152,10 @@ async def spoil_servers(scene: Scene) -> None:
 
 async def spoil_the_rest(scene: Scene) -> None:
     lab = scene.lab
+    kept = lab.paths.kept("pg-east-3")
+    kept.mkdir()
+    give(kept)
+    (kept / "begun").write_text("rewind\n", encoding="utf-8")
     await fault(lab, "kill", "pgbouncer-east")
     west = lab.paths.node("pgbouncer-west")
     for file, old, new in (
@@ -167,7 +173,7 @@ async def spoil_the_rest(scene: Scene) -> None:
         members = {member["name"]: member for member in service["members"]}
         members["pg-east-1"]["control"]["kill"] = ["env", "PGPASSWORD=hunter2", "true"]
         members["pg-west-1"]["control"]["start"] = ["/nowhere/node", "start"]
-        del members["pg-east-2"]["control"]
+        del members["pg-east-2"]["control"], members["pg-east-2"]["data"]
         service["synchronous"]["voters"] = ["pg-east-1", "pg-east-2"]
         service["failover"]["candidates"] = ["pg-east-2", "pg-east-3"]
         service["routes"][0]["ttl_s"] = 298

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from schemas.ready import Finding, Pooler
+from schemas.rejoin import FolderFacts
 from schemas.routes import PgBouncerRoute
 from workflows.policy.ready_sight import Sight, by_what, error, graded, seen_from, warning
+from workflows.policy.rejoin import ROOM
 
 LOGIN_RETRY_S = 1.0
 """PgBouncer's own default of server_login_retry is 15 s (its manual, "Connection sanity checks, timeouts")."""
@@ -15,6 +17,7 @@ CONNECT_S = 5.0
 
 def judge(sight: Sight) -> Iterator[Finding]:
     yield from _controls(sight)
+    yield from _folders(sight)
     yield from _names(sight)
     for route in sight.service.gates():
         if isinstance(route, PgBouncerRoute):
@@ -34,6 +37,58 @@ def _controls(sight: Sight) -> Iterator[Finding]:
                 f"its node control does not work{seen_from(regions, everywhere)}: {why}",
                 "the node's owner must mend it, or correct its `control` in the topology",
             )
+
+
+def _folders(sight: Sight) -> Iterator[Finding]:
+    """What a rejoin by rewind or by a copy would find on each node."""
+    for member in sight.service.members:
+        if member.data is None:
+            yield warning(
+                "data-folder",
+                member.name,
+                "its `data` is not declared, so that Lifeboat can't bring it back by itself",
+                "the topology's owner should declare `data` (and `control`) for it",
+            )
+    for view in sight.views:
+        for name, why in view.folder_errors.items():
+            yield error(
+                "data-folder",
+                name,
+                f"its data folder can't be worked on: {why}",
+                "the node's owner must mend it, or correct its `data` in the topology",
+            )
+        for folder in view.folders.values():
+            yield from _folder(sight, folder)
+
+
+def _folder(sight: Sight, folder: FolderFacts) -> Iterator[Finding]:
+    name, lead, own = folder.member, sight.lead, sight.servers.get(folder.member)
+    major = lead.version // 10000 if lead is not None else 0
+    if major and folder.programs != major:
+        yield error(
+            "data-folder",
+            name,
+            f"it has PostgreSQL {folder.programs or 'none'} at its `bin`, and {sight.leader} runs {major}",
+            "the node's owner must install that there, or correct `data.bin`",
+        )
+    if folder.begun and not (sight.engine and sight.engine.holder):
+        yield error(
+            "data-folder",
+            name,
+            f"a {folder.begun} has begun on it and not ended: it is good for a copy of the whole only",
+            f"an operator must have it rejoined (`lifeboat run database-rejoin {sight.service.name}`, with {name})",
+        )
+    needed = int((lead.bytes if lead is not None else 0) * ROOM)
+    # A copy frees what the folder holds. Where nobody counts that, the leader's size stands for it.
+    freed = (own.bytes if own is not None else 0) or (lead.bytes if lead is not None and folder.major else 0)
+    if folder.room_bytes + freed < needed:
+        yield error(
+            "disk-room",
+            name,
+            f"there is room for {(folder.room_bytes + freed) / 1e9:.1f} GB, and a copy of {sight.leader} takes"
+            f" {needed / 1e9:.1f} GB",
+            "the node's owner must make room: it could not be rebuilt",
+        )
 
 
 def _names(sight: Sight) -> Iterator[Finding]:
