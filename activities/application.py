@@ -109,6 +109,13 @@ async def _run(
 # The webhook
 
 
+async def read_hook(route: WebhookRoute) -> None:
+    """Ask the application who leads, where it can be asked; RouteUnavailable when it doesn't say."""
+    if route.confirm_url is not None:
+        async with httpx.AsyncClient(timeout=route.timeout_s, trust_env=False) as client:
+            await _said(client, route, route.confirm_url)
+
+
 @activity.defn
 async def tell_application(order: HookOrder) -> ProofResult:
     """The application was told who leads, and says so itself where it can be asked."""
@@ -131,16 +138,21 @@ async def _uses_it(client: httpx.AsyncClient, order: HookOrder) -> bool:
     route = order.route
     if route.confirm_url is None:
         return False
-    try:
-        answer = (await client.get(route.confirm_url)).raise_for_status().json()
-        epoch, leader = int(answer["epoch"]), str(answer["leader"])
-    except httpx.HTTPError as error:
-        raise _unavailable(route, error) from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise RouteUnavailable(f"{route.name}: {route.confirm_url} does not answer {{epoch, leader}}") from error
+    epoch, leader = await _said(client, route, route.confirm_url)
     if epoch > order.epoch:
         raise EpochSuperseded(f"{route.name} is at epoch {epoch}, this run at {order.epoch}")
     return (epoch, leader) == (order.epoch, order.target)
+
+
+async def _said(client: httpx.AsyncClient, route: WebhookRoute, confirm_url: str) -> tuple[int, str]:
+    """Epoch and leader, by the application's own word."""
+    try:
+        answer = (await client.get(confirm_url)).raise_for_status().json()
+        return int(answer["epoch"]), str(answer["leader"])
+    except httpx.HTTPError as error:
+        raise _unavailable(route, error) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise RouteUnavailable(f"{route.name}: {confirm_url} does not answer {{epoch, leader}}") from error
 
 
 async def _tell(client: httpx.AsyncClient, order: HookOrder) -> None:

@@ -54,6 +54,12 @@ async def where(server: str) -> tuple[str, int]:
 
 async def ask(server: str, name: str, kind: str) -> list[str]:
     """The records of one name at one authoritative server, as text; empty when there are none."""
+    found, _ = await ask_with_ttl(server, name, kind)
+    return found
+
+
+async def ask_with_ttl(server: str, name: str, kind: str) -> tuple[list[str], int]:
+    """As `ask`, with the TTL in seconds, 0 where there is no record."""
     host, port = await where(server)
     query = dns.message.make_query(absolute(name), kind)
     try:
@@ -63,8 +69,5 @@ async def ask(server: str, name: str, kind: str) -> list[str]:
     if answer.rcode() not in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
         raise RouteUnavailable(f"DNS server {server} answers {dns.rcode.to_text(answer.rcode())} for {name}")
     wanted = dns.rdatatype.from_text(kind)
-    found: list[str] = []
-    for rrset in answer.answer:
-        if rrset.rdtype == wanted:
-            found.extend(rdata.to_text() for rdata in rrset)
-    return found
+    rrsets = [rrset for rrset in answer.answer if rrset.rdtype == wanted]
+    return [rdata.to_text() for rrset in rrsets for rdata in rrset], max((rrset.ttl for rrset in rrsets), default=0)

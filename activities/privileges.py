@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncpg
 from temporalio import activity
 
-from activities.sessions import BROKEN, session
+from activities.sessions import BROKEN, Session, session
 from schemas.failures import MemberUnreachable
 from schemas.orders import PrivilegeOrder
+from schemas.topology import DatabaseService
 
 _LACKING = """
 SELECT what FROM (VALUES
@@ -34,14 +35,43 @@ SELECT what FROM (VALUES
 """
 
 
+# pg_rewind's manual, "Notes": what its role needs on the source, which is read over SQL.
+_REWIND_LACKING = """
+SELECT f FROM unnest(ARRAY['pg_ls_dir(text, boolean, boolean)', 'pg_stat_file(text, boolean)',
+                           'pg_read_binary_file(text)', 'pg_read_binary_file(text, bigint, bigint, boolean)']) AS f
+ WHERE CASE WHEN to_regrole(quote_ident($1)) IS NULL THEN true ELSE NOT has_function_privilege($1, f, 'EXECUTE') END
+"""
+
+_REPLICATION_LACKING = """
+SELECT CASE WHEN r.rolname IS NULL THEN 'is missing' WHEN NOT r.rolcanlogin THEN 'lacks LOGIN'
+            WHEN NOT (r.rolreplication OR r.rolsuper) THEN 'lacks REPLICATION' ELSE '' END
+  FROM (SELECT 1) one LEFT JOIN pg_roles r ON r.rolname = $1
+"""
+
+
+async def lacking(conn: Session, service: DatabaseService) -> list[str]:
+    """What lab/etc/lifeboat.sql grants Lifeboat's roles and this database has not."""
+    access = service.access
+    rows = await conn.fetch(_LACKING, access.probe_user or access.user, service.detection.heartbeat)
+    return [row["what"] for row in rows]
+
+
+async def rewind_lacking(conn: Session, role: str) -> list[str]:
+    """The functions that pg_rewind calls on its source, and that `role` may not."""
+    return [row["f"] for row in await conn.fetch(_REWIND_LACKING, role)]
+
+
+async def replication_lacking(conn: Session, role: str) -> str:
+    """What keeps `role` from replicating: `is missing`, `lacks LOGIN` …, or ""."""
+    return str(await conn.fetchval(_REPLICATION_LACKING, role))
+
+
 @activity.defn
 async def missing_privileges(order: PrivilegeOrder) -> list[str]:
     """What lab/etc/lifeboat.sql grants and this member's database has not. MemberUnreachable when it can't be asked."""
-    access = order.service.access
     member = order.service.member(order.member)
     try:
         async with session(order.service, member) as conn:
-            rows = await conn.fetch(_LACKING, access.probe_user or access.user, order.service.detection.heartbeat)
+            return await lacking(conn, order.service)
     except (*BROKEN, asyncpg.PostgresError) as error:
         raise MemberUnreachable(f"{member.name}: {error}") from error
-    return [row["what"] for row in rows]

@@ -12,7 +12,7 @@ from temporalio import activity
 from activities import epoch as epochs
 from activities.sessions import BROKEN, Session, session
 from activities.stamp import STAMP
-from schemas.facts import MemberFacts, Receiver, Standby
+from schemas.facts import EpochRecord, MemberFacts, Receiver, Standby
 from schemas.failures import EpochUnavailable, MemberUnreachable
 from schemas.orders import Estate, Observation
 from schemas.topology import DatabaseService, Member
@@ -126,12 +126,16 @@ async def observe(estate: Estate) -> Observation:
 async def look_around(service: DatabaseService, zone: Zone, *, limit: float = 1.0) -> Observation:
     """As `observe`; a member that has not answered within `limit` seconds is out of reach."""
     members = asyncio.create_task(look_at_all(service, service.members, limit=limit))
-    record, error = None, ""
+    record, error = await read_record(service, zone)
+    return Observation(record=record, epoch_error=error, members=await members)
+
+
+async def read_record(service: DatabaseService, zone: Zone) -> tuple[EpochRecord | None, str]:
+    """The epoch's record (None: there is none), and why it can't be read; never an exception."""
     try:
         async with asyncio.timeout(STORE_S):
-            record = await epochs.read(zone, service.name)
+            return await epochs.read(zone, service.name), ""
     except EpochUnavailable as unavailable:
-        error = str(unavailable)
+        return None, str(unavailable)
     except TimeoutError:
-        error = str(EpochUnavailable(f"no answer within {STORE_S:g} s"))
-    return Observation(record=record, epoch_error=error, members=await members)
+        return None, str(EpochUnavailable(f"no answer within {STORE_S:g} s"))

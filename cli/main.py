@@ -15,6 +15,7 @@ from cli.choices import regions
 from cli.connect import Address, Namespace, where
 from cli.output import err
 from cli.problems import Exit, explain
+from cli.ready import ready
 
 app = typer.Typer(
     name="lifeboat",
@@ -52,6 +53,7 @@ app.command(rich_help_panel=PEOPLE)(answers.approve)
 app.command(rich_help_panel=PEOPLE)(answers.reject)
 for name, help_text in answers.VERBS.items():
     app.command(name, rich_help_panel=PEOPLE)(answers.verb(name, help_text))
+app.command(rich_help_panel=ESTATE)(ready)
 app.add_typer(watch.app, name="watch", rich_help_panel=ESTATE)
 app.add_typer(topology.app, name="topology", rich_help_panel=ESTATE)
 

@@ -36,6 +36,7 @@ from activities import (
     privileges,
     probes,
     promotion,
+    readiness,
     receipts,
     reports,
     survey,
@@ -46,6 +47,7 @@ from workers import gauges, logs, metrics
 from workers.connect import connect
 from workers.run_ends import RunEnds
 from workflows.database_failover import DatabaseFailover
+from workflows.database_ready import DatabaseReady
 from workflows.database_rejoin import DatabaseRejoin
 from workflows.database_switchover import DatabaseFailback, DatabaseSwitchover
 from workflows.keeping import KeepReport
@@ -58,6 +60,7 @@ log = logging.getLogger("lifeboat.worker")
 WORKFLOWS: list[type] = [
     DatabaseFailback,
     DatabaseFailover,
+    DatabaseReady,
     DatabaseRejoin,
     DatabaseSwitchover,
     KeepReport,
@@ -115,6 +118,9 @@ ACTIVITIES: list[Any] = [
     promotion.checkpoint,
     promotion.confirm_commit,
     promotion.promote_candidate,
+    readiness.list_services,
+    readiness.look_at_engine,
+    readiness.look_from_region,
     receipts.keep_divergence,
     reports.keep_report,
     survey.observe,

@@ -16,12 +16,9 @@ with workflow.unsafe.imports_passed_through():
     from schemas.reports import StepReport
     from schemas.routes import FileRoute, Gate
     from workflows.database_gates import READS, Gating
-    from workflows.policy import clock
+    from workflows.policy import clock, ready, ready_declared, ready_servers, ready_settings
     from workflows.policy.voters import follower_names
     from workflows.reasons import reason_of
-
-RECEIVER_TIMEOUT_S = 10.0
-"""A standby denies its primary's death for half of its wal_receiver_timeout, and so holds up every failover."""
 
 
 class Planning(Gating):
@@ -52,25 +49,19 @@ class Planning(Gating):
         return [*early, *(text for texts in found for text in texts)]
 
     def _record(self, seen: Observation) -> list[str]:
-        if seen.epoch_error:
-            return [f"the epoch store can't be read: {seen.epoch_error}"]
-        if seen.record is None:
-            return ["there is no epoch record, so nobody knows who has to acknowledge: start the watch, which makes it"]
-        return []
+        return [each.text() for each in ready.epoch_record(self.service_name, seen.record, seen.epoch_error)]
 
     def _members(self, seen: Observation, assessment: Assessment) -> list[str]:
         service = self.estate.service
-        texts = [
-            f"{facts.member} is not reached: {facts.error}; its owner should look at it"
+        findings = [
+            ready_servers.not_reached(facts.member, facts.error, grave=True)
             for facts in seen.members
             if not facts.reachable and facts.member != self.suspect
         ]
-        texts += [
-            f"{facts.member}: wal_receiver_timeout is {facts.receiver.timeout_s:g} s; set it to"
-            f" {RECEIVER_TIMEOUT_S:g} s at most, or a frozen primary is waited for"
-            for facts in seen.members
-            if facts.receiver is not None and not 0 < facts.receiver.timeout_s <= RECEIVER_TIMEOUT_S
-        ]
+        for facts in seen.members:
+            if facts.receiver is not None:
+                findings += ready_settings.receiver_timeout(facts.member, facts.receiver.timeout_s)
+        texts = [each.text() for each in findings]
         if assessment.choice.candidate is None:
             texts.append(f"nobody can be promoted: {assessment.choice.reason}")
         elif assessment.verdict.kind != "none":
@@ -83,14 +74,11 @@ class Planning(Gating):
                 f"no voter would be left to confirm what {assessment.choice.candidate} acknowledges, and the policy"
                 " is `required`: a person must let it acknowledge alone; declare another voter, or `available`"
             )
-        suspect = service.member(self.suspect)
-        if suspect.control is None and suspect.isolation is None:
-            texts.append(f"{self.suspect} has no node control, so nothing could stop it; declare `control` for it")
-        return texts
+        return texts + [each.text() for each in ready_declared.fence(service, self.suspect)]
 
     async def _lock(self) -> list[str]:
         holder = await self.do(estate.lock_holder, LockQuestion(service=self.service_name), total=10)
-        return [f"{holder} works on this service now: wait for its end, or abort it"] if holder else []
+        return [ready.busy(self.service_name, holder).text()] if holder else []
 
     async def _gates(self) -> list[str]:
         async def look(route: Gate) -> str | None:
@@ -105,13 +93,8 @@ class Planning(Gating):
 
     def _deadline(self) -> list[str]:
         """Clients that keep a name for its TTL come back so much later than the last step."""
-        service, machine = self.estate.service, clock.forecast(self.expected_s)
-        return [
-            f"{route.record}: its TTL of {route.ttl_s} s after {machine:.1f} s of work is beyond the RTO of"
-            f" {service.rto_s:g} s; lower the TTL"
-            for route in service.dns_routes()
-            if route.ttl_s + machine > service.rto_s
-        ]
+        late = ready_declared.name_ttl(self.estate.service, clock.forecast(self.expected_s))
+        return [each.text() for each in late]
 
     async def _privileges(self, seen: Observation) -> list[str]:
         """Of the members that answer: rights are the database's, and so the same on all of them but one that lags."""
@@ -129,10 +112,7 @@ class Planning(Gating):
             for what in found:
                 lacking.setdefault(what, []).append(member)
         user = self.estate.service.access.user
-        return [
-            f"role {user} lacks {what} (on {', '.join(members)}): its owner must carry out lab/etc/lifeboat.sql"
-            for what, members in lacking.items()
-        ]
+        return [ready_servers.lacks(user, what, members).text() for what, members in lacking.items()]
 
     async def _names(self) -> list[str]:
         record = self.record
@@ -147,9 +127,7 @@ class Planning(Gating):
 
     async def _regions(self, assessment: Assessment) -> list[str]:
         return [
-            f"{region} has no worker that answers: start one there (`lifeboat worker --region {region}`)"
-            for region in self.estate.vantages
-            if region not in assessment.death.votes
+            ready.no_worker(region).text() for region in self.estate.vantages if region not in assessment.death.votes
         ]
 
     def would_tell(self) -> str:

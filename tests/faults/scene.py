@@ -73,11 +73,15 @@ class Scene:
 
     async def declare(self, change: Callable[[dict[str, Any]], None]) -> None:
         """Edit the topology file, as its owner would, and start the watch on it where it does not run yet."""
+        await self.edit(change)
+        await start_watch(self.lab)
+
+    async def edit(self, change: Callable[[dict[str, Any]], None]) -> None:
+        """Edit the topology file, as its owner would."""
         declared = yaml.safe_load(self.lab.topology.read_text(encoding="utf-8"))
         change(declared)
         replace_file(self.lab.topology, yaml.safe_dump(declared, sort_keys=False))
         load_topology(self.lab.topology)
-        await start_watch(self.lab)
 
     async def until(self, what: str, condition: Callable[[], Awaitable[Any]], limit: float = 30.0) -> Any:
         """The first true answer of a condition; a failed assertion that names it after `limit` seconds."""
