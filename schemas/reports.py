@@ -9,6 +9,7 @@ from schemas.base import Fact
 from schemas.decisions import Assessment, Fence
 from schemas.facts import RouteWrite
 from schemas.receipts import Receipt
+from schemas.reads import ReadResult
 
 Outcome = Literal[
     "recovered, unprotected",
@@ -126,6 +127,8 @@ class Report(Fact):
     followed_by: list[str] = []
     """Runs that this one started, and that go on: rejoins."""
     routes: list[RouteWrite] = []
+    reads: list[ReadResult] = []
+    """Read-only routes, and whom they led to when the run ended."""
     witness: list[Witness] = []
     """Empty where nobody watched as a client."""
     steps: list[StepReport] = []
