@@ -13,14 +13,14 @@ import asyncio
 import contextlib
 import hashlib
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 from activities.secrets import resolve
 from schemas.failures import RouteUnavailable
 from schemas.reads import PgpoolRoute
 
 LIMIT_S = 2.0
-"""Limit of one connection with its one order: each change of a backend ends Pgpool-II's PCP processes."""
+"""Limit of one connection with its orders: a change of backends ends Pgpool-II's PCP processes."""
 SERVES = (1, 2)
 """Status of a backend that clients get: not connected to yet, or in use. 3 is down, 0 unused."""
 _LONGEST = 1 << 16
@@ -47,7 +47,7 @@ def answer_to(salt: bytes, user: str, password: str) -> str:
 
 
 class Session:
-    """An open, authenticated connection, for one order."""
+    """An open, authenticated connection."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
@@ -115,16 +115,16 @@ async def backends(route: PgpoolRoute) -> dict[int, Backend]:
                 found[len(found)] = Backend(host, port, status, int(fields[-1]))
 
 
-async def attach(route: PgpoolRoute, number: int) -> None:
-    await _order(route, b"C", b"c", number)
+async def change(route: PgpoolRoute, out: Sequence[int], into: Sequence[int]) -> None:
+    """Detach some backends at once, which cuts the sessions on them, and attach others.
 
-
-async def detach(route: PgpoolRoute, number: int) -> None:
-    """At once: sessions on the backend are cut."""
-    await _order(route, b"D", b"d", number)
-
-
-async def _order(route: PgpoolRoute, letter: bytes, answer: bytes, number: int) -> None:
+    All are sent together: Pgpool-II takes them from a queue of ten, ends its children with each, and its PCP processes
+    after the last. So what became of them is for a look to say, whether or not each was answered.
+    """
     async with session(route) as made:
-        made.send(letter, str(number))
-        await made.receive(answer)
+        for letter, numbers in ((b"D", out), (b"C", into)):
+            for number in numbers:
+                made.send(letter, str(number))
+        with contextlib.suppress(EOFError, ConnectionResetError):
+            for answer in (*[b"d"] * len(out), *[b"c"] * len(into)):
+                await made.receive(answer)

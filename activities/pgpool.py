@@ -58,7 +58,7 @@ async def lead_pgpool(order: PgpoolOrder) -> ProofResult:
     """
     route, wanted = order.route, {order.route.backends[name]: name for name in order.members}
     end = asyncio.get_running_loop().time() + TAKES_S
-    told: set[tuple[str, int]] = set()
+    told: set[int] = set()
     while True:
         found = await pcp.backends(route)
         await _as_declared(order.service, route, found)
@@ -71,17 +71,16 @@ async def lead_pgpool(order: PgpoolOrder) -> ProofResult:
         ]
         if not out and not into:
             break
-        for act, verb, numbers in ((pcp.detach, "out", out), (pcp.attach, "in", into)):
-            for number in numbers:
-                if (verb, number) not in told:
-                    await still_wanted(order)
-                    await act(route, number)
-                    told.add((verb, number))
+        fresh = [[number for number in numbers if number not in told] for numbers in (out, into)]
+        if any(fresh):
+            await still_wanted(order)
+            await pcp.change(route, *fresh)
+            told |= {number for numbers in fresh for number in numbers}
         if asyncio.get_running_loop().time() > end:
             served = ", ".join(_served(route, await pcp.backends(route))) or "nobody"
             raise NotYet(f"Pgpool-II {route.name} serves {served}, and not {', '.join(order.members) or 'nobody'} yet")
         activity.heartbeat({"out": out, "in": into})
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.02)
     serves = _served(route, found)
     missing = [name for name in order.members if name not in serves]
     waits = f", which had taken out {', '.join(missing)} by itself" if missing else ""
