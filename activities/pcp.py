@@ -1,4 +1,4 @@
-"""PCP, Pgpool-II's control protocol, as far as reads need it (its src/libs/pcp/pcp.c; the same from 4.2 to 4.7).
+"""PCP, Pgpool-II's control protocol, as far as reads need it (its src/libs/pcp/pcp.c; the same from 4.3 to 4.7).
 
 Spoken here rather than by `pcp_attach_node` and its like: Debian has those only with the server, they take a password
 from a file or a terminal, and answer in text that differs from version to version.
@@ -23,6 +23,8 @@ LIMIT_S = 2.0
 """Limit of one connection with its orders: a change of backends ends Pgpool-II's PCP processes."""
 SERVES = (1, 2)
 """Status of a backend that clients get: not connected to yet, or in use. 3 is down, 0 unused."""
+AT_ONCE = 8
+"""Orders in one connection: Pgpool-II's queue has ten places (MAX_REQUEST_QUEUE_SIZE), and what finds none is lost."""
 _LONGEST = 1 << 16
 
 
@@ -118,8 +120,8 @@ async def backends(route: PgpoolRoute) -> dict[int, Backend]:
 async def change(route: PgpoolRoute, out: Sequence[int], into: Sequence[int]) -> None:
     """Detach some backends at once, which cuts the sessions on them, and attach others.
 
-    All are sent together: Pgpool-II takes them from a queue of ten, ends its children with each, and its PCP processes
-    after the last. So what became of them is for a look to say, whether or not each was answered.
+    All are sent together, AT_ONCE at most: Pgpool-II ends its children with each, and its PCP processes after the last.
+    So what became of them is for a look to say, whether or not each was answered.
     """
     async with session(route) as made:
         for letter, numbers in ((b"D", out), (b"C", into)):

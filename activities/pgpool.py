@@ -71,11 +71,12 @@ async def lead_pgpool(order: PgpoolOrder) -> ProofResult:
         ]
         if not out and not into:
             break
-        fresh = [[number for number in numbers if number not in told] for numbers in (out, into)]
-        if any(fresh):
+        # Those that must leave come first, where there are more than Pgpool-II takes at once.
+        fresh = [number for number in (*out, *into) if number not in told][: pcp.AT_ONCE]
+        if fresh:
             await still_wanted(order)
-            await pcp.change(route, *fresh)
-            told |= {number for numbers in fresh for number in numbers}
+            await pcp.change(route, [n for n in fresh if n in out], [n for n in fresh if n in into])
+            told |= set(fresh)
         if asyncio.get_running_loop().time() > end:
             served = ", ".join(_served(route, await pcp.backends(route))) or "nobody"
             raise NotYet(f"Pgpool-II {route.name} serves {served}, and not {', '.join(order.members) or 'nobody'} yet")

@@ -22,7 +22,7 @@ class ReadNames(Declared):
 
 
 class PgpoolRoute(Declared):
-    """A Pgpool-II (4.2 or newer, `backend_clustering_mode = 'logical_replication'`) that balances reads.
+    """A Pgpool-II (4.3 or newer, `backend_clustering_mode = 'logical_replication'`) that balances reads.
 
     Lifeboat attaches and detaches its backends by PCP; a backend that `backends` does not name is kept detached
     (docs/adopting.md, "Reads", says which settings keep a member that was cut off from being read).

@@ -55,7 +55,7 @@ class Reading(DatabaseRunbook):
             await before
         assert self.estate.service.reads is not None
         return list(
-            await asyncio.gather(*(self._lead(each, wanted, total=8) for each in self.estate.service.reads.pgpools()))
+            await asyncio.gather(*(self._lead(each, wanted, total=4) for each in self.estate.service.reads.pgpools()))
         )
 
     async def narrowed(self) -> None:
@@ -99,7 +99,7 @@ class Reading(DatabaseRunbook):
         await super().after_undo()
         await self.update_reads(self.suspect)
 
-    async def _lead(self, route: ReadRoute, wanted: ReadSet, *, total: float = 15) -> ReadResult:
+    async def _lead(self, route: ReadRoute, wanted: ReadSet, *, total: float = 8) -> ReadResult:
         order: dict[str, Any] = {
             "service": self.estate.service,
             "zone": self.estate.zone,
