@@ -8,8 +8,8 @@ from typing import Literal
 from schemas.base import Fact
 from schemas.decisions import Assessment, Fence
 from schemas.facts import RouteWrite
-from schemas.receipts import Receipt
 from schemas.reads import ReadResult
+from schemas.receipts import Receipt
 
 Outcome = Literal[
     "recovered, unprotected",

@@ -37,9 +37,9 @@ from activities import (
     privileges,
     probes,
     promotion,
-    receipts,
     read_names,
     reads,
+    receipts,
     reports,
     survey,
 )

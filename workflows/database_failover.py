@@ -261,14 +261,13 @@ class DatabaseFailover(Planning, Fencing, Reading, Routing, StartingRejoins):
         )
         if not self.recorded:
             return wanted
-        reads = self.may_read_next(final.choice.candidate, wanted.candidate_voters)
         order = DnsOrder(
             service=service,
             zone=self.estate.zone,
             target=final.choice.candidate,
             seen=self.record,
             wanted=wanted,
-            reads=reads.members if reads is not None else None,
+            reads=self.names_next(final.choice.candidate, wanted.candidate_voters),
         )
         try:
             return await self.do(dns.choose_and_lead, order, limit=4, heartbeat=None)

@@ -35,6 +35,10 @@ class Reading(DatabaseRunbook):
             return None
         return who_may_read_next(self.estate.service, candidate, survivors)
 
+    def names_next(self, candidate: str, survivors: Sequence[str]) -> list[str] | None:
+        found = self.may_read_next(candidate, survivors)
+        return found.members if found is not None else None
+
     def narrow_reads(self, candidate: str, survivors: Sequence[str], title: str) -> None:
         """Begin to take everybody out of the read-only routes who does not follow the candidate.
 

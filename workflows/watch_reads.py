@@ -14,8 +14,8 @@ from temporalio.common import RetryPolicy
 from temporalio.exceptions import FailureError
 
 with workflow.unsafe.imports_passed_through():
-    from activities import epoch, estate, pgpool, read_names, reads
-    from schemas.orders import Estate, LockQuestion
+    from activities import epoch, pgpool, read_names, reads
+    from schemas.orders import Estate
     from schemas.read_orders import KeepReadsOrder, PgpoolOrder, ReadPicture, ReadSet, ReadsOrder
     from schemas.reads import PgpoolRoute, ReadRoute
     from workflows.policy.reads import who_may_read
@@ -72,16 +72,12 @@ class ReadKeeper:
             )
 
     async def _apply(self, picture: ReadPicture) -> str:
-        """Lead every route to those who may be read now; why not all of them are led, "" when they are."""
+        """Lead every route to those who may be read now; why not all of them are led, "" when they are.
+
+        Also while a run works on the service, a rejoin for hours: once a run has chosen another leader, the record
+        says so, and nothing is done here.
+        """
         service = self.estate.service
-        busy = await workflow.execute_activity(
-            estate.lock_holder,
-            LockQuestion(service=service.name),
-            start_to_close_timeout=SHORT,
-            schedule_to_close_timeout=SHORT,
-        )
-        if busy:
-            return f"{busy} works on the service, and sees to them itself"
         record = await workflow.execute_activity(
             epoch.read_record, self.estate, start_to_close_timeout=SHORT, schedule_to_close_timeout=SHORT
         )
