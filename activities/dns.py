@@ -13,7 +13,8 @@ from temporalio import activity
 from activities import epoch as epochs
 from activities.addresses import address_of
 from activities.epoch_stores import after, as_record, canonical, in_zone
-from activities.names import Record, ask
+from activities.names import Record, RecordSet, ask
+from activities.read_names import next_record, read_held, sets_of
 from activities.zones import names_of
 from schemas.facts import EpochRecord
 from schemas.failures import EpochSuperseded, EpochUnavailable, NotYet, RouteUnavailable
@@ -28,6 +29,14 @@ async def _wanted(order: DnsOrder) -> list[Record]:
         return []
     address = await address_of(order.service.member(order.target).host)
     return [Record(route.record, "A", route.ttl_s, address) for route in order.service.dns_routes()]
+
+
+async def _reads(order: DnsOrder) -> list[Record | RecordSet]:
+    """The read-only names, which nobody may lead to a member of the old timeline once another acknowledges."""
+    if order.reads is None or order.service.reads is None or not order.service.reads.names():
+        return []
+    held, sets = await asyncio.gather(read_held(order.zone, order.service.name), sets_of(order.service, order.reads))
+    return [next_record(order.zone, order.service.name, held, order.wanted.epoch, order.target), *sets]
 
 
 async def _leads(order: DnsOrder, wanted: list[Record]) -> bool:
@@ -86,14 +95,14 @@ async def lead_names(order: DnsOrder) -> ProofResult:
 async def _lead(order: DnsOrder) -> None:
     """In one change: the record beside the names, and they themselves. RouteUnavailable when nobody answers."""
     zone, service = order.zone, order.service
-    if zone.epochs is not None and not service.dns_routes():
+    if zone.epochs is not None and not service.dns_routes() and order.reads is None:
         return
     wanted = await _wanted(order)
-    held = await _beside_names(order)
+    held, reads = await asyncio.gather(_beside_names(order), _reads(order))
     if held == order.wanted and await _leads(order, wanted):
         return
     before = as_record(zone, service.name, held) if held is not None else None
-    refusal = await names_of(zone).apply(before, as_record(zone, service.name, order.wanted), wanted)
+    refusal = await names_of(zone).apply(before, as_record(zone, service.name, order.wanted), [*wanted, *reads])
     # It may be the answer to our own change whose reply was lost: what stands there now decides.
     if refusal is not None and not (await in_zone(zone, service.name) == order.wanted and await _leads(order, wanted)):
         raise EpochUnavailable(f"the change was refused: {refusal}")

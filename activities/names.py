@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import dns.asyncquery
@@ -25,6 +26,19 @@ class Record(NamedTuple):
     ttl: int
     text: str
 
+    @property
+    def texts(self) -> tuple[str, ...]:
+        return (self.text,)
+
+
+class RecordSet(NamedTuple):
+    """All records of one kind that a name has; without `texts` it has none."""
+
+    name: str
+    kind: str
+    ttl: int
+    texts: tuple[str, ...]
+
 
 class Names(Protocol):
     """What a zone can do for routes and epochs. RouteUnavailable: no answer, and a change may have taken effect."""
@@ -32,7 +46,7 @@ class Names(Protocol):
     async def read(self, name: str, kind: str) -> list[str]:
         """The records of a name where changes are made, as text; empty when there are none."""
 
-    async def apply(self, seen: Record | None, wanted: Record, more: list[Record]) -> str | None:
+    async def apply(self, seen: Record | None, wanted: Record, more: Sequence[Record | RecordSet]) -> str | None:
         """Replace `seen` by `wanted` and set `more`: all at once, or nothing. None of `seen`: there is none yet.
 
         Returns why not, when something else than `seen` stands there; None when it took effect.

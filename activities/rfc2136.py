@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import dns.asyncquery
 import dns.exception
 import dns.name
@@ -10,7 +12,7 @@ import dns.tsig
 import dns.tsigkeyring
 import dns.update
 
-from activities.names import LIMIT_S, Record, absolute, ask, where
+from activities.names import LIMIT_S, Record, RecordSet, absolute, ask, where
 from activities.secrets import resolve
 from schemas.failures import RouteUnavailable
 from schemas.zones import Rfc2136Zone
@@ -28,14 +30,17 @@ class Rfc2136Names:
     async def read(self, name: str, kind: str) -> list[str]:
         return await ask(self.zone.servers[0], name, kind)
 
-    async def apply(self, seen: Record | None, wanted: Record, more: list[Record]) -> str | None:
+    async def apply(self, seen: Record | None, wanted: Record, more: Sequence[Record | RecordSet]) -> str | None:
         update = new_update(self.zone)
         if seen is None:
             update.absent(absolute(wanted.name), wanted.kind)
         else:
             update.present(absolute(seen.name), seen.kind, seen.text)
         for record in (wanted, *more):
-            update.replace(absolute(record.name), record.ttl, record.kind, record.text)
+            # An empty set is a deletion (RFC 2136, 2.5.2).
+            update.delete(absolute(record.name), record.kind)
+            if record.texts:
+                update.add(absolute(record.name), record.ttl, record.kind, *record.texts)
         rcode = await send(self.zone, update)
         return None if rcode == dns.rcode.NOERROR else dns.rcode.to_text(dns.rcode.Rcode(rcode))
 

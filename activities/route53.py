@@ -7,10 +7,11 @@ first. The control plane answers from us-east-1: it is lost with that region (do
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from activities.aws import FAILED, call, client, code_of
-from activities.names import Record, absolute
+from activities.names import Record, RecordSet, absolute
 from schemas.failures import RouteUnavailable
 from schemas.zones import Route53Zone
 
@@ -49,6 +50,10 @@ class Route53Names:
 
     async def read(self, name: str, kind: str) -> list[str]:
         """As the control plane has it, changes that are still on their way to the servers included."""
+        found = await self._find(name, kind)
+        return [value["Value"] for value in found.get("ResourceRecords", [])] if found is not None else []
+
+    async def _find(self, name: str, kind: str) -> dict[str, Any] | None:
         found = await self._call(
             "list_resource_record_sets",
             HostedZoneId=self.zone.hosted_zone_id,
@@ -58,13 +63,22 @@ class Route53Names:
         )
         for each in found["ResourceRecordSets"]:
             if absolute(each["Name"]).lower() == absolute(name).lower() and each["Type"] == kind:
-                return [value["Value"] for value in each.get("ResourceRecords", [])]
-        return []
+                return dict(each)
+        return None
 
-    async def apply(self, seen: Record | None, wanted: Record, more: list[Record]) -> str | None:
+    async def _removal(self, record: Record | RecordSet) -> list[dict[str, Any]]:
+        """DELETE must name what stands there; nothing to do where nothing does."""
+        found = await self._find(record.name, record.kind)
+        if found is None:
+            return []
+        there = tuple(value["Value"] for value in found["ResourceRecords"])
+        return [_change("DELETE", RecordSet(record.name, record.kind, found["TTL"], there))]
+
+    async def apply(self, seen: Record | None, wanted: Record, more: Sequence[Record | RecordSet]) -> str | None:
         changes = [] if seen is None else [_change("DELETE", seen)]
         changes.append(_change("CREATE", wanted))
-        changes += [_change("UPSERT", record) for record in more]
+        for record in more:
+            changes += [_change("UPSERT", record)] if record.texts else await self._removal(record)
         batch = {"Comment": "Lifeboat", "Changes": changes}
         try:
             await self._call("change_resource_record_sets", HostedZoneId=self.zone.hosted_zone_id, ChangeBatch=batch)
@@ -73,13 +87,13 @@ class Route53Names:
         return None
 
 
-def _change(action: str, record: Record) -> dict[str, Any]:
+def _change(action: str, record: Record | RecordSet) -> dict[str, Any]:
     return {
         "Action": action,
         "ResourceRecordSet": {
             "Name": absolute(record.name),
             "Type": record.kind,
             "TTL": record.ttl,
-            "ResourceRecords": [{"Value": record.text}],
+            "ResourceRecords": [{"Value": text} for text in record.texts],
         },
     }

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from rich.text import Text
 from rich.tree import Tree
 
+from schemas.reads import ReadNames
 from schemas.routes import DnsRoute, FileRoute, HAProxyRoute, PgBouncerRoute, WebhookRoute
 from schemas.topology import DatabaseService, Member, Region, Topology
 from schemas.zones import Route53Zone, Zone
@@ -32,6 +33,9 @@ def tree(topology: Topology) -> Tree:
             for route in service.routes:
                 if not isinstance(route, DnsRoute | WebhookRoute) and route.region == region.name:
                     branch.add(f"{route.name}  {WHAT[type(route)]} of {service.name}")
+            for reading in service.reads.pgpools() if service.reads is not None else []:
+                if reading.region == region.name:
+                    branch.add(f"{reading.name}  Pgpool-II that reads {service.name}")
             if region.name in topology.vantages(service):
                 branch.add(Text(f"a worker probes {service.name} from here", style="dim"))
     zone = root.add(Text.assemble(("zone ", ""), (topology.zone.name, "bold"), f"  {where(topology.zone)}"))
@@ -40,6 +44,8 @@ def tree(topology: Topology) -> Tree:
         zone.add(f"epoch of {service.name}" + (f"  in s3://{epochs.bucket}" if epochs is not None else ""))
         for name in service.dns_routes():
             zone.add(f"{name.record}  leads to its leader, TTL {name.ttl_s} s")
+        for each in service.reads.names() if service.reads is not None else []:
+            zone.add(f"{each.record}  leads to its standbys that may be read, TTL {each.ttl_s} s")
         for route in service.told():
             if isinstance(route, WebhookRoute):
                 root.add(f"{route.name}  is told of the leader of {service.name} at {route.url}")
@@ -88,6 +94,9 @@ def _chart(topology: Topology) -> Iterator[str]:
                 for route in service.routes:
                     if not isinstance(route, DnsRoute | WebhookRoute) and route.region == region.name:
                         yield f'{_id("route", route.name)}["{route.name}"]'
+                for reading in service.reads.pgpools() if service.reads is not None else []:
+                    if reading.region == region.name:
+                        yield f'{_id("route", reading.name)}["{reading.name}"]'
             yield "end"
         if geography is not None:
             yield "end"
@@ -110,6 +119,12 @@ def _arrows(service: DatabaseService) -> Iterator[str]:
             yield f"{_id('member', service.home)} -. told .-> {_id('route', route.name)}"
         else:
             yield f"{_id('route', route.name)} ==> {_id('member', service.home)}"
+    for reading in service.reads.routes if service.reads is not None else []:
+        if isinstance(reading, ReadNames):
+            yield f'{_id("route", reading.name)}(["{reading.record}"])'
+        for name in service.may_be_read():
+            if name != service.home:
+                yield f"{_id('route', reading.name)} -. reads .-> {_id('member', name)}"
 
 
 def _id(kind: str, name: str) -> str:

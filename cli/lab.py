@@ -157,7 +157,15 @@ def status(which: Which = None, json: Json = False) -> None:
             node.model_dump(include=shown if node.metrics is None else shown | {"metrics"}) for node in found.nodes
         ]
         traces = {} if found.traces is None else {"traces": found.traces.model_dump()}
-        print_json({"temporal": found.temporal.model_dump(), "nodes": nodes, "routes": found.routes, **traces})
+        print_json(
+            {
+                "temporal": found.temporal.model_dump(),
+                "nodes": nodes,
+                "routes": found.routes,
+                "reads": found.reads,
+                **traces,
+            }
+        )
         return
     table = Table("node", "role", "pid", "address", "region", "metrics", box=None, pad_edge=False, header_style="dim")
     for node in found.nodes:

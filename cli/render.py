@@ -77,6 +77,10 @@ def _facts(report: Report) -> Table:
         table.add_row("epoch", str(report.epoch))
     for route in _routes(report):
         table.add_row("route", route)
+    for each in report.reads:
+        table.add_row(
+            "read-only", f"{each.route}: {each.error or 'read from ' + (', '.join(each.members) or 'nobody')}"
+        )
     table.add_row("reason", report.reason)
     if report.kept:
         table.add_row("page", report.kept)

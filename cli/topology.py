@@ -74,6 +74,14 @@ def summary(file: Path, found: Topology) -> list[str]:
     return [f"{file} can be used", f"  regions: {regions}", *(f"  {_service(each)}" for each in found.services)]
 
 
+def _reads(service: DatabaseService) -> str:
+    if service.reads is None:
+        return ""
+    return (
+        f" and {len(service.reads.routes)} to read (lag < {service.reads.max_lag_s:g} s, else {service.reads.fallback})"
+    )
+
+
 def _service(service: DatabaseService) -> str:
     policy = service.synchronous
     sync = (
@@ -82,6 +90,6 @@ def _service(service: DatabaseService) -> str:
         else "asynchronous"
     )
     return (
-        f"{service.name}: {len(service.members)} members, {sync}, {len(service.routes)} routes,"
+        f"{service.name}: {len(service.members)} members, {sync}, {len(service.routes)} routes{_reads(service)},"
         f" RTO {service.rto_s:.0f} s, RPO {service.rpo_s:.0f} s"
     )

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from temporalio.client import Client
 
 from lab import network, node
+from lab.balancer import write_balancer
 from lab.binaries import Binaries
 from lab.errors import LabError
 from lab.estate import write_node_control
@@ -31,7 +32,7 @@ async def build(lab: Lab, binaries: Binaries, say: Say) -> None:
     for each in lab.nodes:
         folder = lab.paths.node(each.name)
         folder.mkdir(mode=0o700)
-        if each.kind in ("postgresql", "pgbouncer", "knot"):
+        if each.kind in ("postgresql", "pgbouncer", "pgpool", "knot"):
             give(folder)
     write_node_control(lab)
     if lab.netns:
@@ -65,6 +66,8 @@ async def _start_first_estate(lab: Lab, say: Say) -> None:
     verifiers = await build_pristine(lab)
     for each in lab.of_kind("pgbouncer"):
         write_pooler(lab, each, verifiers)
+    for each in lab.of_kind("pgpool"):
+        write_balancer(lab, each)
     for each in lab.of_kind("knot"):
         write_dns(lab, each)
     await start_estate(lab, say)
@@ -79,7 +82,7 @@ async def start_estate(lab: Lab, say: Say) -> None:
             restore_pooler(lab, each)
         for each in lab.of_kind("knot"):
             restore_dns(lab, each)
-        await start(lab, [each.name for each in lab.of_kind("pgbouncer", "knot")])
+        await start(lab, [each.name for each in lab.of_kind("pgbouncer", "pgpool", "knot")])
 
     # A standby that finds its sender at once streams at once; after a miss it waits 5 s.
     await asyncio.gather(rest(), *(restore_member(lab, each) for each in lab.members()))

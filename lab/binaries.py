@@ -21,6 +21,7 @@ class Binaries:
     temporal: Path
     pg_bin: Path
     pgbouncer: Path
+    pgpool: Path
     knotd: Path
     jaeger: Path | None = None
 
@@ -83,6 +84,7 @@ def find_all(extras: Sequence[str] = ()) -> Binaries:
         temporal=find_temporal(),
         pg_bin=find_pg_bin(),
         pgbouncer=find_program("pgbouncer"),
+        pgpool=find_program("pgpool"),
         knotd=find_program("knotd"),
         jaeger=find_jaeger() if "jaeger" in extras else None,
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from importlib import resources
 
-from lab.layout import DATABASES, HOME, RECORD, ZONE, shape_of
+from lab.layout import DATABASES, HOME, READ_RECORD, RECORD, ZONE, pcp_port, shape_of
 from lab.model import Lab, Node
 from lab.secrets import KEY_NAME
 
@@ -62,6 +62,33 @@ def databases_ini(lab: Lab) -> str:
     return "\n".join(("[databases]", *lines)) + "\n"
 
 
+def pgpool_conf(lab: Lab, node: Node) -> str:
+    """Backend 0 is nobody, at a port on which nothing listens; the members follow in their order."""
+    lines = []
+    for number, member in backends(lab).items():
+        lines += [
+            f"backend_hostname{number} = '{member.host}'",
+            f"backend_port{number} = {member.port}",
+            f"backend_weight{number} = 1",
+        ]
+    return _template("pgpool.conf").format(
+        folder=lab.paths.node(node.name),
+        host=node.host,
+        port=node.port,
+        pcp_port=pcp_port(lab.base_port),
+        nobody=pcp_port(lab.base_port) - 1,
+        backends="\n".join(lines),
+    )
+
+
+def backends(lab: Lab) -> dict[int, Node]:
+    return dict(enumerate(lab.members(), start=1))
+
+
+def pool_hba_conf(lab: Lab) -> str:
+    return _template("pool_hba.conf").format(network=f"{lab.network}.0.0/16")
+
+
 def knot_conf(lab: Lab, node: Node) -> str:
     return _template("knot.conf").format(
         folder=lab.paths.node(node.name), host=node.host, port=node.port, key=KEY_NAME, zone=ZONE
@@ -70,7 +97,9 @@ def knot_conf(lab: Lab, node: Node) -> str:
 
 def zone_file(lab: Lab, node: Node) -> str:
     """The zone as it is at first, without any epoch."""
-    return _template("lab.zone").format(zone=ZONE, host=node.host, record=RECORD, leader=lab.node(HOME).host)
+    return _template("lab.zone").format(
+        zone=ZONE, host=node.host, record=RECORD, reads=READ_RECORD, leader=lab.node(HOME).host
+    )
 
 
 def files(lab: Lab) -> dict[str, str]:
@@ -86,6 +115,9 @@ def files(lab: Lab) -> dict[str, str]:
             case "pgbouncer":
                 found[f"{place}/pgbouncer.ini"] = pgbouncer_ini(lab, node)
                 found[f"{place}/databases.ini"] = databases_ini(lab)
+            case "pgpool":
+                found[f"{place}/pgpool.conf"] = pgpool_conf(lab, node)
+                found[f"{place}/pool_hba.conf"] = pool_hba_conf(lab)
             case "knot":
                 found[f"{place}/knot.conf"] = knot_conf(lab, node)
                 found[f"{place}/state/lab.zone"] = zone_file(lab, node)

@@ -26,6 +26,8 @@ from workers.connect import connect
 NETWORK = "10.251"
 """The lab's own networks are 10.200 to 10.249 (lab/network.py)."""
 PORTS: dict[NodeKind, int] = {"postgresql": 5432, "pgbouncer": 6432, "knot": 1053, "temporal": 7233}
+WITHOUT: tuple[NodeKind, ...] = ("pgpool",)
+"""What the containers' estate is without: Pgpool-II keeps its clients' passwords as text."""
 ROOT = Path("/var/lib/lifeboat")
 """Stands for the lab's folder in every container."""
 OBJECTS, GRANTS = "objects.sql", "lifeboat.sql"
@@ -38,7 +40,7 @@ _RPC_S = 5.0
 def estate() -> Lab:
     """The estate as the lab's modules know one; there is no such lab to start."""
     paths = Folder(ROOT)
-    found = [_at_own_port(node) for node in nodes(shape_of(USUAL), NETWORK, 0)]
+    found = [_at_own_port(node) for node in nodes(shape_of(USUAL), NETWORK, 0) if node.kind not in WITHOUT]
     return Lab(
         folder=paths.root,
         created=datetime.min.replace(tzinfo=UTC),

@@ -10,8 +10,8 @@ from typing import Any
 
 import yaml
 
-from lab import network
-from lab.layout import DATABASE, DATABASES, HOME, RECORD, SERVICE, ZONE, shape_of
+from lab import config, network
+from lab.layout import DATABASE, DATABASES, HOME, READ_RECORD, RECORD, SERVICE, ZONE, pcp_port, shape_of
 from lab.model import Lab
 from lab.owner import server_ids
 from lab.secrets import KEY_NAME
@@ -99,6 +99,13 @@ def _service(lab: Lab) -> dict[str, Any]:
             {"kind": "dns", "name": "dns", "record": RECORD, "port": lab.node(HOME).port, "ttl_s": 1},
             *(_pooler(lab, node.name) for node in lab.of_kind("pgbouncer")),
         ],
+        "reads": {
+            "max_lag_s": 5.0,
+            "routes": [
+                {"kind": "dns", "name": "dns-ro", "record": READ_RECORD, "port": lab.node(HOME).port, "ttl_s": 1},
+                *(_balancer(lab, node.name) for node in lab.of_kind("pgpool")),
+            ],
+        },
         "detection": {
             "interval_s": 0.2,
             "failures": 3,
@@ -149,4 +156,19 @@ def _pooler(lab: Lab, name: str) -> dict[str, Any]:
         "admin_password": f"file:{lab.secrets / 'lifeboat'}",
         "databases": DATABASES,
         "databases_file": str(lab.paths.node(name) / "databases.ini"),
+    }
+
+
+def _balancer(lab: Lab, name: str) -> dict[str, Any]:
+    node = lab.node(name)
+    return {
+        "kind": "pgpool",
+        "name": name,
+        "host": node.host,
+        "port": node.port,
+        "region": node.region,
+        "pcp_port": pcp_port(lab.base_port),
+        "pcp_user": "lifeboat",
+        "pcp_password": f"file:{lab.secrets / 'pcp'}",
+        "backends": {member.name: number for number, member in config.backends(lab).items()},
     }

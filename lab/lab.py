@@ -23,6 +23,7 @@ from lab.layout import (
     EXTRAS,
     HOME,
     LOOPBACK,
+    READ_RECORD,
     RECORD,
     SERVICE,
     USUAL,
@@ -163,6 +164,7 @@ def _prepare(
         ),
         nodes=list(found.values()),
         routes=_routes(login, list(found.values())),
+        reads=_reads(login, list(found.values())),
         dns=next(each.address for each in found.values() if each.kind == "knot"),
         pg_bin=binaries.pg_bin,
         topology=folder.topology,
@@ -191,6 +193,15 @@ def _routes(login: str, found: list[Node]) -> dict[str, str]:
         routes["pgbouncer-transaction"] = f"postgresql://{login}@{each.address}/counting"
         routes["pgbouncer-session"] = f"postgresql://{login}@{each.address}/counting_session"
     return routes
+
+
+def _reads(login: str, found: list[Node]) -> dict[str, str]:
+    """Read-only routes: by name, and through each Pgpool-II."""
+    home = next(each for each in found if each.name == HOME)
+    reads = {"dns-ro": f"postgresql://{login}@{READ_RECORD}:{home.port}/{DATABASE}"}
+    return reads | {
+        each.name: f"postgresql://{login}@{each.address}/{DATABASE}" for each in found if each.kind == "pgpool"
+    }
 
 
 def _new_folder() -> Folder:

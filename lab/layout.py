@@ -15,6 +15,7 @@ SERVICE = "counting-db"
 DATABASE = "counting"
 ZONE = "lab.lifeboat.test"
 RECORD = f"{SERVICE}.{ZONE}"
+READ_RECORD = f"{SERVICE}-ro.{ZONE}"
 HOME = "pg-east-1"
 """Who leads at first, in every shape."""
 DATABASES = {
@@ -24,11 +25,12 @@ DATABASES = {
 """The poolers' databases, as topology.yaml and their databases file have them."""
 
 LOOPBACK = "127.0"
-_OFFSETS: dict[NodeKind, int] = {"postgresql": 0, "pgbouncer": 1, "knot": 2, "temporal": 3, "jaeger": 0}
+_OFFSETS: dict[NodeKind, int] = {"postgresql": 0, "pgbouncer": 1, "pgpool": 1, "knot": 2, "temporal": 3, "jaeger": 0}
 _UI_OFFSET = 4
 _SETUP_OFFSET = 5
 _METRICS_OFFSET = 6
 """And the two after it: on loopback all workers have one address."""
+_PCP_OFFSET = 9
 _LAST_OFFSET = 9
 _PORTS = range(20000, 32000, 10)
 """Below Linux's ephemeral ports (ip_local_port_range, 32768 on), and none of them anybody's default."""
@@ -62,7 +64,7 @@ class Shape:
 
 
 THREE_REGIONS = Shape(
-    summary="three regions, six servers, two voters, two poolers",
+    summary="three regions, six servers, two voters, two poolers, a Pgpool-II for reads",
     regions={"us-east-1": "primary", "us-west-2": "standby", "eu-west-1": "dr"},
     nodes=(
         Planned("pg-east-1", "postgresql", "primary", "us-east-1", "1.11"),
@@ -73,6 +75,7 @@ THREE_REGIONS = Shape(
         Planned("pg-west-2", "postgresql", "standby", "us-west-2", "2.12", "pg-west-1"),
         Planned("pgbouncer-east", "pgbouncer", "pooler", "us-east-1", "1.21"),
         Planned("pgbouncer-west", "pgbouncer", "pooler", "us-west-2", "2.21"),
+        Planned("pgpool-east", "pgpool", "balancer", "us-east-1", "1.22"),
         Planned("knot-eu", "knot", "dns", "eu-west-1", "3.53"),
         Planned("temporal", "temporal", "temporal", "", "0.2"),
         Planned("worker-us-east-1", "worker", "worker", "us-east-1", "1.31"),
@@ -161,6 +164,11 @@ def nodes(
 
 def ui_port(base_port: int) -> int:
     return base_port + _UI_OFFSET
+
+
+def pcp_port(base_port: int) -> int:
+    """Where a Pgpool-II takes orders, on its own address."""
+    return base_port + _PCP_OFFSET
 
 
 def setup_port(base_port: int) -> int:

@@ -15,7 +15,7 @@ from lab.paths import Folder
 from schemas.attributes import TASK_QUEUE
 from schemas.base import Fact
 
-NodeKind = Literal["postgresql", "pgbouncer", "knot", "temporal", "worker", "jaeger"]
+NodeKind = Literal["postgresql", "pgbouncer", "pgpool", "knot", "temporal", "worker", "jaeger"]
 
 
 class TracesAt(Fact):
@@ -36,8 +36,9 @@ class TemporalAt(Fact):
 
 
 class Node(Fact):
-    """A node as it was set up. `role`: primary, standby, pooler, dns, temporal, worker or traces; `status` observes it.
+    """A node as it was set up.
 
+    `role`: primary, standby, pooler, balancer, dns, temporal, worker or traces; `status` observes it.
     `address` is host:port, the host alone for a worker, which listens nowhere.
     `pid` is that of lab.json's writing; a node that was started again has another.
     """
@@ -69,11 +70,15 @@ class Status(Fact):
     temporal: TemporalAt
     nodes: list[Node]
     routes: dict[str, str]
+    reads: dict[str, str] = {}
     traces: TracesAt | None = None
 
 
 class Lab(Fact):
-    """One lab. `routes` are the DSNs that clients use; the host of `dns` resolves at the server `dns`, host:port."""
+    """One lab. `routes` are the DSNs that clients use; the host of `dns` resolves at the server `dns`, host:port.
+
+    `reads` are the same of read-only routes, which carry no load.
+    """
 
     folder: Path
     profile: str = "database"
@@ -87,6 +92,7 @@ class Lab(Fact):
     temporal: TemporalAt
     nodes: list[Node]
     routes: dict[str, str]
+    reads: dict[str, str] = {}
     dns: str
     pg_bin: Path
     topology: Path

@@ -28,7 +28,7 @@ async def status(lab: Lab) -> Status:
     except SupervisorGone:
         running = {}
     nodes = await asyncio.gather(*(_observed(lab, node, running.get(node.name)) for node in lab.nodes))
-    return Status(temporal=lab.temporal, nodes=list(nodes), routes=lab.routes, traces=lab.traces)
+    return Status(temporal=lab.temporal, nodes=list(nodes), routes=lab.routes, reads=lab.reads, traces=lab.traces)
 
 
 async def _observed(lab: Lab, node: Node, process: Process | None) -> Node:

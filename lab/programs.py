@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from lab import jaeger, network
+from lab import balancer, jaeger, network
 from lab.binaries import Binaries
 from lab.errors import LabError
 from lab.layout import LOOPBACK, ui_port
@@ -64,6 +64,9 @@ def _program(lab: Lab, node: Node, binaries: Binaries) -> Program:
             return Program(node, argv, as_server=True, stop_signal="INT")
         case "pgbouncer":
             argv = [str(binaries.pgbouncer), str(folder / "pgbouncer.ini")]
+            return Program(node, argv, as_server=True, stop_signal="INT")
+        case "pgpool":
+            argv = balancer.command(lab, binaries.pgpool, folder)
             return Program(node, argv, as_server=True, stop_signal="INT")
         case "knot":
             return Program(node, [str(binaries.knotd), "-c", str(folder / "knot.conf")], as_server=True)

@@ -26,7 +26,7 @@ _ITERATIONS = 4096
 
 def make_secrets(folder: Folder) -> None:
     """Passwords of every role and of the supervisor, the key of DNS updates, and replication's passfile."""
-    for name in (*ROLES, "supervisor"):
+    for name in (*ROLES, "supervisor", "pcp"):
         write_private(folder.secret(name), secrets.token_hex(16))
     write_private(folder.secret("tsig"), base64.b64encode(secrets.token_bytes(32)).decode())
     password = folder.secret("replicator").read_text(encoding="utf-8")
@@ -54,6 +54,16 @@ def users_text(verifiers: Mapping[str, str]) -> str:
     return "".join(
         f'"{role}" "{verifier}"\n' for role, verifier in verifiers.items() if role not in (SUPERUSER, "replicator")
     )
+
+
+def pcp_text(password: str) -> str:
+    """Pgpool-II's pcp.conf: who may attach and detach its backends."""
+    return f"lifeboat:{hashlib.md5(password.encode(), usedforsecurity=False).hexdigest()}\n"
+
+
+def pool_passwords_text(passwords: Mapping[str, str]) -> str:
+    """Pgpool-II's pool_passwd: it logs in to each server for its clients, and SCRAM takes the password itself."""
+    return "".join(f"{role}:TEXT{password}\n" for role, password in passwords.items())
 
 
 def scram_verifier(password: str) -> str:

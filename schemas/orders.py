@@ -188,13 +188,17 @@ class HookOrder(RouteOrder):
 
 
 class DnsOrder(Fact):
-    """The record becomes `wanted` if it is still `seen`, and every name of the service leads to `target`."""
+    """The record becomes `wanted` if it is still `seen`, and every name of the service leads to `target`.
+
+    `reads`: the read-only names lead to these members in the same change; None: they stay as they are.
+    """
 
     service: DatabaseService
     zone: Zone
     target: str
     seen: EpochRecord
     wanted: EpochRecord
+    reads: list[str] | None = None
 
 
 class VerifyOrder(Fact):

@@ -8,6 +8,7 @@ from typing import Literal
 from schemas.base import Fact
 from schemas.decisions import Assessment, Fence
 from schemas.facts import RouteWrite
+from schemas.reads import ReadResult
 from schemas.receipts import Receipt
 
 Outcome = Literal[
@@ -126,6 +127,8 @@ class Report(Fact):
     followed_by: list[str] = []
     """Runs that this one started, and that go on: rejoins."""
     routes: list[RouteWrite] = []
+    reads: list[ReadResult] = []
+    """Read-only routes, and whom they led to when the run ended."""
     witness: list[Witness] = []
     """Empty where nobody watched as a client."""
     steps: list[StepReport] = []

@@ -14,6 +14,7 @@ from schemas.base import Declared, Name, SecretRef
 from schemas.control import Isolation, NetworkAclIsolation, NodeControl
 from schemas.data import DataFolder, RejoinPolicy
 from schemas.keeping import ReportStore
+from schemas.reads import Reads
 from schemas.routes import DnsRoute, FileRoute, Gate, HAProxyRoute, PgBouncerRoute, Route, Told, WebhookRoute
 from schemas.targets import LogTarget, Target
 from schemas.zones import Zone
@@ -150,6 +151,8 @@ class DatabaseService(Declared):
     access: DatabaseAccess
     synchronous: SynchronousPolicy = SynchronousPolicy()
     routes: list[Route] = Field(default_factory=list)
+    reads: Reads | None = None
+    """Read-only routes; without it Lifeboat leads nobody to a standby."""
     detection: Detection = Detection()
     approval: Approval = Approval()
     failover: Failover = Failover()
@@ -205,6 +208,14 @@ class DatabaseService(Declared):
                 " give the members shorter names"
             )
         return problems
+
+    def may_be_read(self) -> list[str]:
+        """Members that a read-only route may lead to, the one that leads among them where it is the fallback."""
+        if self.reads is None:
+            return []
+        listed = self.reads.members or [member.name for member in self.members]
+        leaders = [self.home, *self.may_be_promoted()] if self.reads.fallback == "leader" else []
+        return list(dict.fromkeys((*listed, *leaders)))
 
     @model_validator(mode="after")
     def _consistent(self) -> DatabaseService:
@@ -286,6 +297,10 @@ class DatabaseService(Declared):
                     if name in names and name not in route.servers
                 ]
         problems += self._unroutable()
+        if self.reads is not None:
+            hosts = {member.name: member.host for member in self.members}
+            records = {route.record: route.name for route in self.dns_routes()}
+            problems += self.reads.problems(hosts, self.may_be_read(), routes, records)
         targets = [target.name for target in self.notify]
         for index, name in enumerate(targets):
             if name in targets[:index]:
@@ -348,6 +363,9 @@ class Topology(Declared):
                         f"{place}.routes.{position}.record: {route.record} is not in the zone {self.zone.name};"
                         " give it a name that ends in the zone's"
                     )
+            if service.reads is not None:
+                beyond = service.reads.problems_of_places(regions, self.zone.name)
+                problems += [f"{place}.{text}" for text in beyond]
             for position, name in enumerate(service.depends_on):
                 if name not in services:
                     problems.append(

@@ -30,6 +30,7 @@ with workflow.unsafe.imports_passed_through():
     from schemas.requests import FailoverRequest
     from workflows.database_fence import Fencing
     from workflows.database_protect import StartingRejoins
+    from workflows.database_reads import Reading
     from workflows.database_routes import Routing
     from workflows.plan import Planning
     from workflows.policy.assess import covers
@@ -59,7 +60,7 @@ PROMOTIONS = 4
 
 
 @workflow.defn(name="DatabaseFailover", failure_exception_types=[Exception])
-class DatabaseFailover(Planning, Fencing, Routing, StartingRejoins):
+class DatabaseFailover(Planning, Fencing, Reading, Routing, StartingRejoins):
     """Start with `{"service": "counting-db", "reason": "…", "approval": "policy"}`; ends with a Report."""
 
     procedure = "DatabaseFailover"
@@ -261,7 +262,12 @@ class DatabaseFailover(Planning, Fencing, Routing, StartingRejoins):
         if not self.recorded:
             return wanted
         order = DnsOrder(
-            service=service, zone=self.estate.zone, target=final.choice.candidate, seen=self.record, wanted=wanted
+            service=service,
+            zone=self.estate.zone,
+            target=final.choice.candidate,
+            seen=self.record,
+            wanted=wanted,
+            reads=self.names_next(final.choice.candidate, wanted.candidate_voters),
         )
         try:
             return await self.do(dns.choose_and_lead, order, limit=4, heartbeat=None)
@@ -300,6 +306,7 @@ class DatabaseFailover(Planning, Fencing, Routing, StartingRejoins):
         for left in reversed(range(PROMOTIONS)):
             candidate = self.record.candidate or ""
             self.open_poolers(candidate, ROUTE)
+            self.narrow_reads(candidate, self.record.candidate_voters, ROUTE)
             try:
                 return await self.do(
                     promotion.promote_candidate, self.promotion_order(), limit=30, total=60, heartbeat=2.0
@@ -375,6 +382,7 @@ class DatabaseFailover(Planning, Fencing, Routing, StartingRejoins):
             ),
         )
         self.astray = result.diverged | result.unreachable
+        await self.update_reads(self.promoted.member)
         return result
 
     async def notify(self) -> str:
@@ -388,4 +396,5 @@ class DatabaseFailover(Planning, Fencing, Routing, StartingRejoins):
         return f"disconnected {', '.join(fenced.disconnected)}{missed}; {self.stall_evidence}"
 
     def follow_text(self, result: FollowResult) -> str:
-        return f"{', '.join(result.following) or 'nobody is left to'} follow {self.promoted.member}"
+        read = f"; {self.read_set.text()}" if self.read_set is not None else ""
+        return f"{', '.join(result.following) or 'nobody is left to'} follow {self.promoted.member}{read}"

@@ -64,6 +64,7 @@ def build_report(run: DatabaseRunbook, outcome: Outcome, summary: str = "") -> R
         loss=loss,
         followed_by=getattr(run, "followed_by", []),
         routes=run.route_writes,
+        reads=getattr(run, "read_results", []),
         # By their beginnings: of two that ran side by side the later one may have ended first.
         steps=sorted(run.steps, key=lambda step: (step.started, _place(run, step.title))),
         decisions=run.decisions,

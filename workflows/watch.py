@@ -36,6 +36,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows.reasons import kind_of, reason_of
     from workflows.runbook import RETRY
     from workflows.synchronous import carry_out_change
+    from workflows.watch_reads import ReadKeeper
 
 FOR_EVER = timedelta(days=3650)
 HEARTBEAT = timedelta(seconds=3)
@@ -93,7 +94,9 @@ class Watch:
         self.record = await self.reserve(await self.establish())
         blocked = request.blocked_until
         regions = [asyncio.ensure_future(self.region(name)) for name in self.estate.vantages]
-        keeping = asyncio.ensure_future(self.keep())
+        keeping = [asyncio.ensure_future(self.keep())]
+        if self.estate.service.reads is not None:
+            keeping.append(asyncio.ensure_future(ReadKeeper(self.estate, self.record.leader).keep()))
         try:
             if blocked is not None and blocked > workflow.now():
                 await workflow.sleep(blocked - workflow.now(), summary="block period after a run")
@@ -104,7 +107,7 @@ class Watch:
                 await self.fail_over()
                 blocked = workflow.now() + timedelta(seconds=self.estate.service.detection.block_s)
         finally:
-            for task in (*regions, keeping):
+            for task in (*regions, *keeping):
                 task.cancel()
         workflow.continue_as_new(WatchRequest(service=request.service, blocked_until=blocked))
 

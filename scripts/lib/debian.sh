@@ -31,7 +31,7 @@ postgres_bin() {
 missing_packages() {
     local pair
     [ -n "$(postgres_bin)" ] || echo postgresql
-    for pair in pgbouncer:pgbouncer knotd:knot kdig:knot-dnsutils ip:iproute2 iptables:iptables haproxy:haproxy \
+    for pair in pgbouncer:pgbouncer pgpool:pgpool2 knotd:knot kdig:knot-dnsutils ip:iproute2 iptables:iptables haproxy:haproxy \
         sshd:openssh-server; do
         command -v "${pair%%:*}" >/dev/null || echo "${pair#*:}"
     done

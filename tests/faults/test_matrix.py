@@ -28,6 +28,9 @@ ACTIVITIES = (
     "prove_fence",
     "follow_leader",
     "write_record",
+    "lead_pgpool",
+    "look_at_reads",
+    "lead_read_names",
     "checkpoint",
     "read_journey",
 )

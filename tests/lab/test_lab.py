@@ -170,7 +170,7 @@ class TestOwnWorld:
         )
         assert done.returncode == 0, done.stderr
         answer = json.loads(done.stdout)
-        assert set(answer) == {"temporal", "nodes", "routes"}
+        assert set(answer) == {"temporal", "nodes", "routes", "reads"}
         assert set(answer["temporal"]) == {"address", "namespace", "task_queue", "ui", "cli"}
         assert {node["name"]: node["role"] for node in answer["nodes"]} == first_roles(lab)
         workers = [node for node in answer["nodes"] if node["role"] == "worker"]
