@@ -30,7 +30,6 @@ control() { "$bin/pg_controldata" -D "$data" 2>/dev/null | sed -n "s/^$1: *//p";
 
 # What tells how the folder stands.
 look() {
-  mkdir -p "$keep/config" "$keep/divergent" || die "$keep can't be made"
   if running; then say running 1; else say running 0; fi
   say major "$(cat "$data/PG_VERSION" 2>/dev/null)"
   say programs "$("$bin/postgres" --version 2>/dev/null | sed 's/^[^0-9]*\([0-9]*\).*/\1/')"

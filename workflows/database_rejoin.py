@@ -21,7 +21,9 @@ with workflow.unsafe.imports_passed_through():
     )
     from schemas.reports import Outcome, Report
     from schemas.requests import RejoinRequest
+    from workflows.database_reads import Reading
     from workflows.database_return import Returning
+    from workflows.plan import Planning
     from workflows.policy.rejoin import already_back
     from workflows.reporting import build_report
     from workflows.runbook import Ended, Overtaken
@@ -40,7 +42,7 @@ NOTIFY = "Notify"
 
 
 @workflow.defn(name="DatabaseRejoin", failure_exception_types=[Exception])
-class DatabaseRejoin(Returning):
+class DatabaseRejoin(Planning, Reading, Returning):
     """Start with `{"service": "counting-db", "reason": "…", "member": "pg-east-1"}`; ends with a Report."""
 
     procedure = "DatabaseRejoin"
@@ -58,8 +60,8 @@ class DatabaseRejoin(Returning):
     async def carry_out(self, request: RejoinRequest) -> None:
         self.member, self.predicted = request.member, request.predicted
         if request.dry_run:
-            await self.look(request)
-            raise Ended("planned", f"{self.member} would be brought back")
+            await self.plan(request)
+            return
         # Two rejoins of one member would undo each other's work.
         await self.lock(f"{self.service_name}/{self.member}")
         await self.step(REACH, lambda: self.reach(request), told=lambda found: found.state or "an empty folder")
@@ -69,6 +71,25 @@ class DatabaseRejoin(Returning):
             except Overtaken as by:
                 self.note(f"overtaken ({by}): looked at anew once it has ended")
                 self.overtaken, self.past_no_return = "", False
+
+    async def plan(self, request: RejoinRequest) -> None:
+        """The node and the leader are looked at for real; how it comes back is known once it is stopped."""
+        await self.step(REACH, lambda: self.reach(request), told=lambda found: found.state or "an empty folder")
+        seen = await self.step(LOOK, lambda: self.look(request), told=lambda seen: f"{seen[0].leader} leads")
+        leader = seen[0].leader
+        await self.plan_rest(
+            {
+                DECIDE: f"rejoin.when is {self.estate.service.rejoin.when}",
+                CLAIM: "the run takes the next epoch",
+                STOP: f"{self.member} is stopped by its node control, autostart off",
+                KEEP: f"its WAL that {leader} has not is kept on the node, and counted",
+                RETURN: "as it is where it has nothing of its own, else by rewind, else by a copy of the whole",
+                START: f"{self.member} starts as a standby of {leader}",
+                FOLLOW: "it streams, as both say; autostart on",
+                RESTORE: "the synchronous set is what the policy says",
+                NOTIFY: f"told: {', '.join(target.name for target in self.estate.service.notify) or 'nobody'}",
+            }
+        )
 
     async def bring_back(self, request: RejoinRequest) -> None:
         """From a look to a protected estate; whoever overtakes this run lets it begin here again."""
@@ -142,6 +163,7 @@ class DatabaseRejoin(Returning):
     async def restore_protection(self) -> str:
         told = await self.restore_set()
         _, self.unprotected = await self.look_at_protection()
+        await self.update_reads(self.record.leader)
         return told
 
     async def notify(self) -> str:

@@ -32,8 +32,10 @@ with workflow.unsafe.imports_passed_through():
     from schemas.requests import CandidateRequest, RunRequest
     from schemas.routes import Gate, HAProxyRoute
     from workflows.database_fence import Fencing
+    from workflows.database_reads import Reading
     from workflows.database_return import Returning
     from workflows.database_routes import Routing
+    from workflows.plan import Planning
     from workflows.policy import switchover
     from workflows.policy.voters import follower_names
     from workflows.reporting import build_report
@@ -55,7 +57,7 @@ RESTORE = "Restore the synchronous set"
 NOTIFY = "Notify"
 
 
-class Switching(Fencing, Routing, Returning):
+class Switching(Planning, Fencing, Reading, Routing, Returning):
     """The steps of a planned move, in the order of docs/explanation/safety.md."""
 
     titles = (
@@ -68,6 +70,8 @@ class Switching(Fencing, Routing, Returning):
         super().__init__()
         self.candidate = ""
         self.survivors: list[str] = []
+        self.behind: list[str] = []
+        """Who follows the candidate before it is promoted."""
         self.shut: FolderFacts | None = None
         self.why = ""
         self.asked: str | None = None
@@ -86,7 +90,8 @@ class Switching(Fencing, Routing, Returning):
         seen = await self.step(CONFIRM, lambda: self.choose(request), told=lambda r: self.why)
         await self.step(DECIDE, lambda: self.decide(request), told=lambda text: text)
         if request.dry_run:
-            raise Ended("planned", f"{self.suspect} would hand over to {self.candidate}")
+            await self.plan_rest(self.would())
+            return
         self.record = await self.step(CLAIM, lambda: self.claim_after(seen), told=lambda r: f"epoch {r.epoch}")
         back = ("Lead the standbys back", self.lead_back)
         await self.step(PREPARE, self.prepare, undo=back, told=lambda text: text, parks=False)
@@ -111,6 +116,29 @@ class Switching(Fencing, Routing, Returning):
         await self.step_or_skip(RETURN, self.return_old_primary, told=lambda text: text)
         await self.step_or_skip(RESTORE, self.restore_protection, told=lambda text: text)
         await self.step_or_skip(NOTIFY, self.notify, told=lambda names: f"told: {names}")
+
+    def would(self) -> dict[str, str]:
+        """What each step of a real run would do."""
+        gates = ", ".join(route.name for route in self.estate.service.gates()) or "no pooler"
+        others = ", ".join(
+            each.name
+            for each in self.estate.service.members
+            if each.name not in (self.suspect, self.candidate) and each.follows in (None, self.suspect)
+        )
+        return {
+            CLAIM: "the run takes the next epoch",
+            PREPARE: f"CHECKPOINT on {self.suspect}; behind {self.candidate}: {others or 'nobody'}; no watch meanwhile",
+            PAUSE: f"{gates}: transaction pools wait, session clients are cut",
+            STOP: f"{self.suspect} is shut down by its node control",
+            COMPARE: f"{self.candidate} has received past its last checkpoint, else {self.suspect} starts again",
+            PROMOTE: f"{self.candidate} is promoted",
+            ROUTE: f"{gates} and every name lead to {self.candidate}{self.would_tell()}",
+            VERIFY: f"a write and its reading back through every route from {', '.join(self.estate.vantages)}",
+            FOLLOW: f"{others or 'nobody'} stream from {self.candidate}",
+            RETURN: f"{self.suspect} starts as a standby of {self.candidate}",
+            RESTORE: "the synchronous set is what the policy says",
+            NOTIFY: f"told: {', '.join(target.name for target in self.estate.service.notify) or 'nobody'}",
+        }
 
     # What the steps do, in their order
 
@@ -181,6 +209,7 @@ class Switching(Fencing, Routing, Returning):
             self.do(data_folder.keep_from_starting, self.node_order(), limit=30, total=60, heartbeat=None),
         )
         await self.tell_watch()
+        self.behind = led.following
         able = [name for name in voters if name in led.following or self.record.w > 1]
         self.survivors = able if service.synchronous.policy == "required" else []
         lost = led.diverged | led.unreachable
@@ -240,7 +269,12 @@ class Switching(Fencing, Routing, Returning):
             }
         )
         order = DnsOrder(
-            service=self.estate.service, zone=self.estate.zone, target=self.candidate, seen=self.record, wanted=wanted
+            service=self.estate.service,
+            zone=self.estate.zone,
+            target=self.candidate,
+            seen=self.record,
+            wanted=wanted,
+            reads=self.names_next(self.candidate, self.behind),
         )
         return await self.do(dns.choose_and_lead, order, limit=4, heartbeat=None)
 
@@ -254,6 +288,7 @@ class Switching(Fencing, Routing, Returning):
             survivors=self.record.candidate_voters,
         )
         self.open_poolers(self.candidate, ROUTE)
+        self.narrow_reads(self.candidate, self.behind, ROUTE)
         try:
             return await self.do(promotion.promote_candidate, order, limit=30, total=60, heartbeat=2.0)
         except ActivityError:
@@ -289,6 +324,7 @@ class Switching(Fencing, Routing, Returning):
     async def restore_protection(self) -> str:
         told = await self.restore_set()
         _, self.unprotected = await self.look_at_protection()
+        await self.update_reads(self.record.leader)
         return told
 
     async def notify(self) -> str:
