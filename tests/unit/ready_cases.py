@@ -318,6 +318,13 @@ ROUTES: list[Case] = [
         "server_login_retry is 15 s",
         lambda f: pooled(f, config={"server_login_retry": "15"}),
     ),
+    (
+        "pooler-settings",
+        "warning",
+        "pooler",
+        "query_wait_timeout is 5 s",
+        lambda f: pooled(f, config={"query_wait_timeout": "5"}),
+    ),
     ("proxy", "error", "proxy", "can't be led: no", lambda f: f.spoil("us-east-1", proxies={"proxy": "no"})),
     ("application", "error", "api", "can't be told", lambda f: f.spoil("us-east-1", applications={"api": "no"})),
 ]

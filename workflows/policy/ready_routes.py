@@ -13,6 +13,8 @@ from workflows.policy.rejoin import ROOM
 LOGIN_RETRY_S = 1.0
 """PgBouncer's own default of server_login_retry is 15 s (its manual, "Connection sanity checks, timeouts")."""
 CONNECT_S = 5.0
+WAIT_S = 30.0
+"""Of clients at a pooler that is paused; query_wait_timeout is 120 s by default, and 0 waits for ever."""
 
 
 def judge(sight: Sight) -> Iterator[Finding]:
@@ -189,6 +191,15 @@ def _settings(sight: Sight, route: PgBouncerRoute, pooler: Pooler) -> Iterator[F
                 f"{setting} is {value:g} s: {what}",
                 f"its owner should set it to {most:g} s at most",
             )
+
+    waits = _seconds(pooler.config.get("query_wait_timeout", ""))
+    if waits is not None and 0 < waits < WAIT_S:
+        yield warning(
+            "pooler-settings",
+            route.name,
+            f"query_wait_timeout is {waits:g} s: clients that wait out a switchover's pause for longer are cut off",
+            f"its owner should set it to {WAIT_S:g} s at least",
+        )
 
 
 def _seconds(text: str) -> float | None:
