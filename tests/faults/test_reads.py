@@ -83,6 +83,7 @@ async def new_reads(scene: Scene, readers: Readers, count: int = 20) -> None:
     await scene.until("both routes are read", read)
 
 
+@pytest.mark.estate(rejoin={"when": "at-once"})
 async def test_no_stale_timeline_is_read_in_a_failover(scene: Scene) -> None:
     async with reading(scene.lab) as readers:
         await at_the_beginning(scene, readers)
