@@ -8,7 +8,7 @@ what counting the missing rows finds out.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import pairwise
 
@@ -106,48 +106,61 @@ def _longest_gap(seen: Sequence[float], started: float, ended: float) -> float:
 def convictions(entries: Iterable[Entry]) -> list[Conviction]:
     """Each server that acknowledged a write sent after another, on a later timeline, had begun to acknowledge.
 
-    A timeline belongs to the one server that was promoted to it, so two that acknowledge on the same one are two
-    primaries as well: that is what pg_rewind without -R makes (safety.md, "Rejoin").
+    A server may lead again and again, each time on a later timeline: every leadership is judged by itself. On one
+    timeline there may be a handover (a standby that never heard of a promoted one that died takes the same number),
+    but never two at once: pg_rewind without -R makes that (safety.md, "Rejoin"), and the later one is convicted.
     """
-    by_place: dict[tuple[str, int], list[Entry]] = defaultdict(list)
+    led: dict[tuple[str, int], list[Entry]] = defaultdict(list)
     for entry in acknowledged(entries):
-        by_place[entry.server, entry.timeline].append(entry)
-    first = {place: _acked(found[0]) for place, found in by_place.items()}
+        led[entry.server, entry.timeline].append(entry)
     convicted: dict[str, Conviction] = {}
-    for (server, timeline), found in by_place.items():
-        rivals = {
-            place: moment
-            for place, moment in first.items()
-            if place[0] != server
-            and (place[1] > timeline or (place[1] == timeline and moment < first[server, timeline]))
-        }
-        if not rivals or server in convicted:
+    for place, found in led.items():
+        rivals = {other: _acked(led[other][0]) for other in led if _rules_out(other, place, led)}
+        if not rivals or place[0] in convicted:
             continue
-        (rival, rival_timeline), moment = min(rivals.items(), key=lambda item: item[1])
-        late = [entry for entry in found if entry.sent is not None and entry.sent > moment]
+        rival, moment = min(rivals.items(), key=lambda item: item[1])
+        late = [entry for entry in found if _sent_after(entry, moment)]
         if late:
             last = max(_acked(entry) for entry in late) - moment
-            convicted[server] = Conviction(
-                server=server,
-                timeline=timeline,
-                reason=f"acknowledged {len(late)} writes on timeline {timeline} that were sent after {rival} had begun"
-                f" to acknowledge on timeline {rival_timeline}, the last {last:.3f} s after it",
+            convicted[place[0]] = Conviction(
+                server=place[0],
+                timeline=place[1],
+                reason=f"acknowledged {len(late)} writes on timeline {place[1]} that were sent after {rival[0]} had"
+                f" begun to acknowledge on timeline {rival[1]}, the last {last:.3f} s after it",
             )
     return list(convicted.values())
 
 
-def beside_the_leader(witnessed: Mapping[str, int], entries: Iterable[Entry]) -> tuple[str | None, list[Conviction]]:
+def _rules_out(rival: tuple[str, int], place: tuple[str, int], led: Mapping[tuple[str, int], list[Entry]]) -> bool:
+    """Whether a leadership may acknowledge nothing that was sent after its rival's began."""
+    if rival[0] == place[0] or rival[1] < place[1]:
+        return False
+    if rival[1] > place[1]:
+        return True
+    # On one timeline the first owns it, as long as it goes on; once it has ended, the other took over.
+    ours = _acked(led[place][0])
+    return _acked(led[rival][0]) < ours and any(_sent_after(entry, ours) for entry in led[rival])
+
+
+def _sent_after(entry: Entry, moment: float) -> bool:
+    return entry.sent is not None and entry.sent > moment
+
+
+def beside_the_leader(
+    witnessed: Mapping[str, int], entries: Iterable[Entry], guilty: Collection[str] = ()
+) -> tuple[str | None, list[Conviction]]:
     """The leader among the servers that acknowledged the referee's own write just now, and every other one convicted.
 
-    `witnessed` maps server to timeline. The newest timeline leads; among equals the one that acknowledged a client
-    last; where no client was there to tell them apart, one is spared all the same, since one of them may lead.
+    `witnessed` maps server to timeline. The newest timeline leads; among equals one that isn't `guilty` already, then
+    the one that acknowledged a client last; where no client was there to tell them apart, one is spared all the same,
+    since one of them may lead.
     """
     if not witnessed:
         return None, []
     last: dict[str, float] = {}
     for entry in acknowledged(entries):
         last[entry.server] = _acked(entry)
-    leader = max(witnessed, key=lambda server: (witnessed[server], last.get(server, 0.0)))
+    leader = max(witnessed, key=lambda server: (witnessed[server], server not in guilty, last.get(server, 0.0)))
     return leader, [
         Conviction(
             server=server,

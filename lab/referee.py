@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -123,10 +123,10 @@ async def examine(case: Case) -> Audit:
     entries = ledger.read(case.ledger)
     spans = ledger.read_spans(case.ledger)
     gaps = findings.routes(case.routes, entries, spans, now=time.time(), running=case.running)
-    seen = await asyncio.gather(*(look(server) for server in case.servers))
-    own = [_as_entry(each) for each in seen if each.acknowledged]
+    seen, own = await _witness(case.servers)
     witnessed = {each.address: each.timeline for each in seen if each.acknowledged}
-    leader, beside = findings.beside_the_leader(witnessed, entries)
+    convicted = findings.convictions([*entries, *own])
+    leader, beside = findings.beside_the_leader(witnessed, entries, [each.server for each in convicted])
     names = {server.address: server.name for server in case.servers}
     result = Audit(
         acknowledged=len(findings.acknowledged(entries)),
@@ -135,9 +135,9 @@ async def examine(case: Case) -> Audit:
         routes=gaps,
         unknown=sum(entry.outcome == "unknown" for entry in entries),
         leader=names.get(leader or "", ""),
-        servers=list(seen),
+        servers=seen,
     )
-    result.writers = _writers([*findings.convictions([*entries, *own]), *beside], names)
+    result.writers = _writers([*convicted, *beside], names)
     result.concurrent_writers = len(result.writers)
     try:
         survivor = _survivor(case.servers, entries, seen)
@@ -150,6 +150,21 @@ async def examine(case: Case) -> Audit:
     result.missing, result.missing_ids = len(missing), missing[:SAMPLE]
     result.unknown_present = sum(entry.outcome == "unknown" and entry.id in present for entry in entries)
     return result
+
+
+async def _witness(servers: Sequence[Server]) -> tuple[list[Seen], list[Entry]]:
+    """Every server as it is now, and the referee's own writes that were acknowledged.
+
+    Where several acknowledge they are asked again: the first may have handed over before the last was asked, and only
+    what is sent after all of them had acknowledged shows that they do so at once.
+    """
+    seen = {each.name: each for each in await asyncio.gather(*(look(server) for server in servers))}
+    own = [_as_entry(each) for each in seen.values() if each.acknowledged]
+    if len(own) > 1:
+        again = [server for server in servers if seen[server.name].acknowledged]
+        seen |= {each.name: each for each in await asyncio.gather(*(look(server) for server in again))}
+        own += [_as_entry(seen[server.name]) for server in again if seen[server.name].acknowledged]
+    return list(seen.values()), own
 
 
 class SurvivorUnknown(LabError):

@@ -71,6 +71,51 @@ class TestConcurrentWriters:
         assert {each.server for each in findings.convictions(entries)} == {OLD, NEW}
 
 
+def there_and_back(loops: int) -> list[Entry]:
+    """Failover and failback, again and again: each leadership is on a timeline of its own, ten rows long."""
+    return [
+        ack(10 * turn + row, (OLD, NEW)[turn % 2], turn + 1, route=route)
+        for turn in range(2 * loops)
+        for row in range(1, 10)
+        for route in ("dns", "pooled")
+    ]
+
+
+class TestManyLeaderships:
+    """The same two servers lead by turns, as in the demo of the round trip."""
+
+    def test_there_and_back_twenty_times_convicts_nobody(self) -> None:
+        assert findings.convictions(there_and_back(20)) == []
+
+    @pytest.mark.parametrize("turn", [0, 1, 17, 38])
+    def test_an_old_primary_that_returns_as_it_was_is_convicted(self, turn: int) -> None:
+        """It led before and since, each time by right; but not on that timeline at that moment."""
+        server = (OLD, NEW)[turn % 2]
+        returned = ack(10 * turn + 15.5, server, turn + 1)
+        (conviction,) = findings.convictions([*there_and_back(20), returned])
+        assert (conviction.server, conviction.timeline) == (server, turn + 1)
+        assert "acknowledged 1 writes" in conviction.reason
+
+    @pytest.mark.parametrize("turn", [1, 38])
+    def test_a_former_primary_that_writes_on_the_new_ones_timeline_is_convicted(self, turn: int) -> None:
+        """pg_rewind without -R in the middle of it all."""
+        other = (NEW, OLD)[turn % 2]
+        (conviction,) = findings.convictions([*there_and_back(20), ack(10 * turn + 5.5, other, turn + 1)])
+        assert (conviction.server, conviction.timeline) == (other, turn + 1)
+
+    def test_in_flight_at_each_change_is_no_offence(self) -> None:
+        late = [ack(10 * turn + 11.2, (OLD, NEW)[turn % 2], turn + 1, sent=10 * turn + 10.5) for turn in range(39)]
+        assert findings.convictions([*there_and_back(20), *late]) == []
+
+    def test_one_timeline_may_be_handed_over_but_not_shared(self) -> None:
+        """A standby that never heard of one that was promoted and died takes the same number when it is promoted."""
+        third = "127.0.1.3:20000"
+        entries = [ack(1), ack(3, NEW, 2), ack(4, NEW, 2), ack(6, third, 2), ack(7, third, 2)]
+        assert findings.convictions(entries) == []
+        (conviction,) = findings.convictions([*entries, ack(8, NEW, 2)])
+        assert "on timeline 2" in conviction.reason
+
+
 class TestBesideTheLeader:
     def test_the_newest_timeline_leads(self) -> None:
         leader, convicted = findings.beside_the_leader({OLD: 1, NEW: 2}, [ack(1)])
@@ -79,6 +124,11 @@ class TestBesideTheLeader:
 
     def test_among_equals_the_one_that_clients_know_leads(self) -> None:
         leader, convicted = findings.beside_the_leader({OLD: 2, NEW: 2}, [ack(1), ack(2, NEW, 2)])
+        assert leader == NEW
+        assert [each.server for each in convicted] == [OLD]
+
+    def test_among_equals_one_that_is_guilty_already_does_not_lead(self) -> None:
+        leader, convicted = findings.beside_the_leader({OLD: 2, NEW: 2}, [ack(1, NEW, 2), ack(2, OLD, 2)], [OLD])
         assert leader == NEW
         assert [each.server for each in convicted] == [OLD]
 
