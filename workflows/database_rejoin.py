@@ -64,13 +64,14 @@ class DatabaseRejoin(Planning, Reading, Returning):
             return
         # Two rejoins of one member would undo each other's work.
         await self.lock(f"{self.service_name}/{self.member}")
-        await self.step(REACH, lambda: self.reach(request), told=lambda found: found.state or "an empty folder")
         while True:
             try:
                 return await self.bring_back(request)
             except Overtaken as by:
                 self.note(f"overtaken ({by}): looked at anew once it has ended")
                 self.overtaken, self.past_no_return = "", False
+                if self.has_lock:
+                    await self.unlock()
 
     async def plan(self, request: RejoinRequest) -> None:
         """The node and the leader are looked at for real; how it comes back is known once it is stopped."""
@@ -92,10 +93,12 @@ class DatabaseRejoin(Planning, Reading, Returning):
         )
 
     async def bring_back(self, request: RejoinRequest) -> None:
-        """From a look to a protected estate; whoever overtakes this run lets it begin here again."""
-        await self.wait_for_lock()
+        """From the node's reach to a protected estate; whoever overtakes this run lets it begin here again."""
+        await self.step(REACH, lambda: self.reach(request), told=lambda found: found.state or "an empty folder")
         seen = await self.step(LOOK, lambda: self.look(request), told=lambda seen: f"{seen[0].leader} leads")
         await self.step(DECIDE, lambda: self.decide(request), told=lambda text: text)
+        # Not before: a person may take long to decide. What changed meanwhile is found by the claim.
+        await self.wait_for_lock()
         self.record = await self.step(CLAIM, lambda: self.claim_after(seen[0]), told=lambda r: f"epoch {r.epoch}")
         await self.step(STOP, self.stop_member, told=lambda stopped: stopped.evidence)
         how = await self.step(KEEP, self.keep_what_only_it_has, told=self.kept_text)
@@ -144,6 +147,8 @@ class DatabaseRejoin(Planning, Reading, Returning):
 
     async def decide(self, request: RejoinRequest) -> str:
         """At once by policy, or a person, who is told what will become of the member's data."""
+        if self.decided_by_person:
+            return "approved before"
         if request.approval == "policy":
             return f"by policy (rejoin.when is {self.estate.service.rejoin.when})"
         text = (
@@ -154,6 +159,7 @@ class DatabaseRejoin(Planning, Reading, Returning):
         if decision.answer != "approved":
             outcome: Outcome = {"rejected": "rejected", "expired": "expired"}.get(decision.answer, "aborted")  # type: ignore[assignment]
             raise Ended(outcome, f"{decision.answer} by {decision.by}")
+        self.decided_by_person = True
         return f"approved by {decision.by}"
 
     def kept_text(self, how: Return) -> str:

@@ -191,7 +191,12 @@ class Runbook(Telling):
                     raise Ended("refused", f"{title}: {reason_of(error)}") from error
                 if not parks:
                     raise Ended("undone", f"{title}: {reason_of(error)}") from error
+                if self.gives_way and self.has_lock:
+                    # A person may take days, and others need the service meanwhile.
+                    await self.unlock()
                 answer = await self._park(title, reason_of(error), skippable)
+                if answer == "retry" and self.gives_way:
+                    raise Overtaken(f"“{title}” is tried again from the look on") from error
                 if answer == "retry":
                     self.steps.remove(failed)
                     continue

@@ -17,7 +17,7 @@ from schemas.reports import Report
 from tests.faults.readers import Readers, reading
 from tests.faults.scene import Scene
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.campaign]
 
 AFTER_S = {"dns-ro": 0.0, "pgpool-east": 0.5}
 """The names move with the choice, and these readers keep none for its TTL. Pgpool-II is told beside the promotion."""

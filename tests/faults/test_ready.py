@@ -16,7 +16,7 @@ from lab.supervise import Supervisor
 from schemas.ready import Finding, ReadyReport
 from tests.faults.scene import ROOT, Scene
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.campaign]
 
 SCRIPT = "import sys; from cli.main import main; sys.argv[0] = 'lifeboat'; main()"
 

@@ -17,7 +17,7 @@ from lab.model import Lab
 from lab.referee import audit
 from tests.lab.by_hand import Hands
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.campaign]
 
 A, B, C = "pg-east-1", "pg-east-2", "pg-east-3"
 DNS, TRANSACTION, SESSION = "dns", "pgbouncer-transaction", "pgbouncer-session"
