@@ -31,6 +31,8 @@ from tests.standins.dns import ZONE, name_server
 from tests.standins.route53 import route53
 from tests.unit.estates import E1, E2, E3, HOSTS, service
 
+pytestmark = pytest.mark.campaign
+
 RECORD = f"counting-ro.{ZONE}"
 
 
