@@ -1,4 +1,4 @@
-"""What an asynchronous failover lost, told before and counted afterwards, against the ledger of what clients were told."""
+"""What an asynchronous failover lost: told before, counted afterwards, and both compared with the ledger."""
 
 from __future__ import annotations
 

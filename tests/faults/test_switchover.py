@@ -1,7 +1,9 @@
-"""A planned move that meets bad luck: either it is done without loss, or the old primary serves as if nothing had been."""
+"""A planned move that meets bad luck: it is done without loss, or the old primary serves on."""
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -10,12 +12,12 @@ import pytest
 
 from activities import pooler
 from activities.topology import load_topology
-from lab import lab as labs
-from lab.lab import fault
 from lab.model import Lab
 from schemas.reports import Report
+from schemas.state import RunState
 from tests.faults.scene import Scene
 from tests.faults.striking import striking_scene
+from tests.faults.worker import processes_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -55,6 +57,54 @@ async def test_the_candidate_is_cut_off_before_the_primary_is_shut_down(shared_l
         assert "nobody was promoted: pg-east-2 has received up to" in report.summary, report
         await stayed(scene, report)
         await scene.record(run, "switchover-undone")
+
+
+@pytest.mark.campaign
+async def test_the_candidate_hangs_while_the_primary_is_shut_down(shared_lab: Lab) -> None:
+    """A fast stop waits for a receiver that hangs, and the node's control gives up: not shut down, so nobody knows."""
+    plan = {"activity": "stop_cleanly", "when": "before", "strike": "freeze-receiver", "member": "pg-east-2"}
+    async with striking_scene(shared_lab, workflow="DatabaseSwitchover", **plan) as (scene, done):
+        await scene.traffic()
+        run = await scene.switch("pg-east-2")
+        await scene.state_when(run, "it is called off", lambda state: compared(state) == "failed" or state.outcome)
+        for pid in processes_of(str(scene.lab.folder), "pg-east-2", "walreceiver"):
+            os.kill(pid, signal.SIGCONT)
+        report = await scene.report(run)
+        assert done.exists()
+        await stayed(scene, report)
+
+
+def compared(state: RunState) -> str:
+    """How the comparison, or the stop before it, came out."""
+    titles = ("Shut the primary down", "Compare: the candidate has all of it")
+    return next((step.outcome for step in state.steps if step.title in titles and step.outcome == "failed"), "")
+
+
+@pytest.mark.campaign
+async def test_the_primary_dies_before_it_is_shut_down(shared_lab: Lab) -> None:
+    """Nobody knows then where its WAL ends; it is started again, and serves."""
+    plan = {"activity": "stop_cleanly", "when": "before", "strike": "kill-node", "member": "pg-east-1"}
+    async with striking_scene(shared_lab, workflow="DatabaseSwitchover", **plan) as (scene, done):
+        await scene.traffic()
+        report = await scene.report(await scene.switch("pg-east-2"))
+        assert done.exists()
+        assert "was not shut down" in report.summary, report
+        await stayed(scene, report)
+
+
+@pytest.mark.campaign
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("activity", ["stop_cleanly", "pause_pooler", "choose_and_lead", "promote_candidate"])
+async def test_a_worker_is_killed(activity: str, when: str, shared_lab: Lab) -> None:
+    plan = {"activity": activity, "when": when, "strike": "kill"}
+    async with striking_scene(shared_lab, workflow="DatabaseSwitchover", **plan) as (scene, done):
+        await scene.traffic()
+        report = await scene.report(await scene.switch("pg-east-2"), 120)
+        assert done.exists()
+        if report.outcome == "undone":
+            await stayed(scene, report)
+        else:
+            await moved(scene, report, to="pg-east-2")
 
 
 @asynccontextmanager

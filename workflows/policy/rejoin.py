@@ -142,7 +142,7 @@ def make_receipt(found: Examination, divergence: Divergence | None, predicted: s
 def is_within(receipt: Receipt) -> bool | None:
     """Whether what was found lies within what was predicted; None where it can't be told.
 
-    The last commit counts, not the end of the WAL: a checkpoint at its shutdown, and Lifeboat's own writes, lose nothing.
+    The last commit counts, not the WAL's end: a checkpoint at its shutdown, and Lifeboat's own writes, lose nothing.
     What was committed past the position that a bound rests on was acknowledged since, or to nobody, as it was stalled.
     """
     if receipt.predicted == "none":
