@@ -109,6 +109,8 @@ rewind() {
   source=$1 settings=$2
   shift 2
   "$bin/pg_rewind" -D "$data" --write-recovery-conf --progress "--source-server=$source" "$@" || die "pg_rewind exited $?"
+  # Started meanwhile, by whomever: the two have written over each other, and only a copy is left.
+  must_be_stopped
   as_standby "$settings"
   rm -f "$keep/begun" && sync
   say done 1
@@ -135,9 +137,13 @@ rebuild() {
 
 # Keeps the WAL past the fork and counts it: ID TIMELINE FORK FIRST (the segment that holds the fork).
 keep() {
+  must_be_stopped
   to=$keep/divergent/$1 from=$data/pg_wal
   mkdir -p "$to" || die "$to can't be made"
-  [ ! -e "$to/complete" ] || from=$to
+  # Until a rewind or a copy begins, the folder has the last word: the server may have been started since.
+  if [ -e "$to/complete" ]; then
+    if [ -s "$keep/begun" ] || [ ! -e "$from/$4" ]; then from=$to; else rm -f "$to/complete"; fi
+  fi
   [ -e "$from/$4" ] || { say missing "$4"; say kept ""; say done 1; return; }
   # Both files are named: from the folder alone it takes the segment size from any file, and one that is only room for
   # WAL to come has none. Its error says where the WAL ends: it always ends with one.
@@ -224,9 +230,10 @@ tally() {
       commits[set]++
       if (!(set in first)) first[set] = when
       last[set] = when
+      at_lsn[set] = lsn
     }
     END {
-      for (set in commits) printf "::commits=%d;%s;%s;%s\n", commits[set], first[set], last[set], set
+      for (set in commits) printf "::commits=%d;%s;%s;%s;%s\n", commits[set], first[set], last[set], at_lsn[set], set
       for (rel in all) printf "::rows=%s;%d;%d;%d\n", rel, total[rel, "i"], total[rel, "u"], total[rel, "d"]
       printf "::records=%d\n", NR
       if (NR) printf "::end=%s\n", end

@@ -165,8 +165,10 @@ async def pause_pooler(order: PauseOrder) -> ProofResult:
         rows = await databases(conn, route)
         usual = {row["key"]: row["value"] for row in await (await conn.execute("SHOW CONFIG")).fetchall()}["pool_mode"]
     modes = {name: row["pool_mode"] or usual for name, row in rows.items()}
-    waiting = [name for name, row in rows.items() if modes[name] != "session" and not _flag(row, "paused")]
-    ended = await asyncio.gather(*(_pause(route, name, order.limit_s) for name in waiting))
+    waiting = [name for name in rows if modes[name] != "session"]
+    ended = await asyncio.gather(
+        *(_pause(route, name, order.limit_s, begun=_flag(rows[name], "paused")) for name in waiting)
+    )
     late = [name for name, done in zip(waiting, ended, strict=True) if not done]
     async with console(route) as conn:
         if late:
@@ -181,18 +183,42 @@ async def pause_pooler(order: PauseOrder) -> ProofResult:
     return ProofResult(acknowledged=False, evidence=f"{route.name} paused{cut}")
 
 
-async def _pause(route: PgBouncerRoute, name: str, limit: float) -> bool:
-    """Whether one database was paused in time; its PAUSE has a session of its own, since it answers at its end only."""
+async def _pause(route: PgBouncerRoute, name: str, limit: float, *, begun: bool) -> bool:
+    """Whether one database was paused in time; its PAUSE has a session of its own, since it answers at its end only.
+
+    `begun`: an attempt of before has said PAUSE, and nobody knows whether what was under way then has ended.
+    """
     async with console(route, limit=limit + 5) as conn:
+        if begun:
+            return await _no_transaction(conn, name, limit)
+        asking = asyncio.ensure_future(conn.execute(f'PAUSE "{name}"'))
         try:
-            async with asyncio.timeout(limit):
-                await conn.execute(f'PAUSE "{name}"')
-        except TimeoutError:
+            ended, _ = await asyncio.wait({asking}, timeout=limit)
+        finally:
+            if not asking.done():
+                # psycopg keeps a cancel back for 5 s, in which it asks the server to obey; not without its socket.
+                conn.pgconn.finish()
+                asking.cancel()
+                await asyncio.gather(asking, return_exceptions=True)
+        if not ended:
             return False
-        except psycopg.Error as error:
-            # A second PAUSE is an error; the look afterwards decides.
-            return "already" in str(error)
-    return True
+        error = asking.exception()
+        if error is None:
+            return True
+        # A second PAUSE is an error: another attempt was before this one.
+        return "already" in str(error) and await _no_transaction(conn, name, limit)
+
+
+async def _no_transaction(conn: Console, name: str, limit: float) -> bool:
+    """Whether no client of a database that is paused holds a server any more, within `limit` seconds."""
+    end = asyncio.get_running_loop().time() + limit
+    while True:
+        cursor = await conn.execute("SHOW POOLS")
+        if not any(int(row["sv_active"]) for row in await cursor.fetchall() if row["database"] == name):
+            return True
+        if asyncio.get_running_loop().time() > end:
+            return False
+        await asyncio.sleep(0.01)
 
 
 async def _cut(conn: Console, route: PgBouncerRoute, *names: str) -> None:

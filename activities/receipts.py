@@ -84,10 +84,13 @@ def _count(found: Mapping[str, list[str]], names: Mapping[str, str]) -> Divergen
     counts = {"clients": 0, "own": 0, "catalog": 0}
     firsts: list[datetime] = []
     lasts: list[datetime] = []
+    reached = 0
     for line in found.get("commits", []):
-        number, first, last, touched = line.split(";")
+        number, first, last, at, touched = line.split(";")
         kind = _kind([names.get(rel, rel) for rel in touched.split(",") if rel])
         counts[kind] += int(number)
+        if kind != "own":
+            reached = max(reached, position(at))
         if kind == "clients":
             firsts += [at for at in [_when(first)] if at]
             lasts += [at for at in [_when(last)] if at]
@@ -103,6 +106,7 @@ def _count(found: Mapping[str, list[str]], names: Mapping[str, str]) -> Divergen
         catalog_commits=counts["catalog"],
         first_commit=min(firsts, default=None),
         last_commit=max(lasts, default=None),
+        last_commit_at=reached or None,
         tables=sorted(tables, key=lambda each: each.table),
     )
 

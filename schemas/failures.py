@@ -110,6 +110,8 @@ class NodeRuns(LifeboatError):
     """The server of a member that is to be worked on runs again: somebody, or something, has started it; it is stopped
     anew by itself, and its owner should find out what starts it."""
 
+    retryable = False
+
 
 class SecondPrimary(LifeboatError):
     """A member that was started as a standby came up as a primary, and was stopped at once; a person must look at its

@@ -35,6 +35,8 @@ class Receipt(Fact):
     reason: str
     first_commit: datetime | None = None
     last_commit: datetime | None = None
+    last_commit_at: int | None = None
+    """Where the record of the last of them begins, those of system catalogs included."""
     tables: list[TableLoss] = []
     kept: str = ""
     """Where the WAL is kept, on the node or in the store."""

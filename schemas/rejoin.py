@@ -75,6 +75,8 @@ class Divergence(Fact):
     catalog_commits: int = 0
     first_commit: datetime | None = None
     last_commit: datetime | None = None
+    last_commit_at: int | None = None
+    """Where the record of the last commit begins that was not Lifeboat's own."""
     tables: list[TableLoss] = []
 
 

@@ -100,9 +100,8 @@ class Switching(Planning, Fencing, Reading, Routing, Returning):
         # From here clients wait: what fails is undone at once, and asks nobody.
         resume = ("Resume the poolers", self.resume_poolers)
         await self.step(PAUSE, self.pause, undo=resume, told="; ".join, parks=False)
-        await self.step(
-            STOP, self.shut_down, undo=("Start the old primary again", self.start_again), told=self.shut_text
-        )
+        again = ("Start the old primary again", self.start_again)
+        await self.step(STOP, self.shut_down, undo=again, told=self.shut_text, parks=False)
         self.record = await self.step(COMPARE, self.compare, told=lambda r: f"{r.candidate} has all of it", parks=False)
 
         self.point_of_no_return()

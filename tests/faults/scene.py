@@ -8,6 +8,7 @@ import json
 import os
 import socket
 import sys
+import uuid
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,17 +19,18 @@ from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle, W
 from temporalio.service import RPCError
 
 from activities import epoch as epochs
+from activities import survey
 from activities.files import replace_file
 from activities.sessions import open_session
 from activities.topology import load_topology
-from lab import load
+from lab import faults, load
 from lab.model import Lab
 from lab.referee import Audit, audit
 from lab.watch import start_watch
 from schemas.attributes import TASK_QUEUE, watch_id
 from schemas.facts import EpochRecord
 from schemas.reports import Report
-from schemas.requests import Answer, FailoverRequest, Verb
+from schemas.requests import Answer, CandidateRequest, FailoverRequest, RejoinRequest, RunRequest, Verb
 from schemas.state import RunState
 
 Run = WorkflowHandle[Any, Any]
@@ -104,6 +106,24 @@ class Scene:
             "DatabaseFailover", request, id=run, task_queue=TASK_QUEUE, result_type=Report
         )
 
+    async def rejoin(self, member: str, run: str = "rejoin", **more: Any) -> Run:
+        request = RejoinRequest.model_validate(
+            {"service": self.lab.service, "reason": "a test", "member": member, **more}
+        )
+        return await self.begin("DatabaseRejoin", request, run)
+
+    async def switch(self, candidate: str | None = None, run: str = "switchover", **more: Any) -> Run:
+        request = CandidateRequest.model_validate(
+            {"service": self.lab.service, "reason": "a test", "candidate": candidate, **more}
+        )
+        return await self.begin("DatabaseSwitchover", request, run)
+
+    async def begin(self, procedure: str, request: RunRequest, run: str) -> Run:
+        """One lab serves all scenarios, so that the run's id gets a moment of its own."""
+        return await self.client.start_workflow(
+            procedure, request, id=f"{run}-{uuid.uuid4().hex[:6]}", task_queue=TASK_QUEUE, result_type=Report
+        )
+
     async def runs(self) -> list[str]:
         """Ids of the failovers of this scenario, oldest first."""
         query = f"WorkflowType = 'DatabaseFailover' AND StartTime > '{self.since.isoformat()}'"
@@ -165,6 +185,8 @@ class Scene:
         except TimeoutError:
             state = await self.state(run)
             told = "\n".join(state.journal)
+            running = self.client.list_workflows("ExecutionStatus = 'Running'")
+            told += f"\nopen: {[each.id async for each in running]}"
             raise AssertionError(f"{run.id} has not ended within {limit:.0f} s (now: {state.step})\n{told}") from None
         return result
 
@@ -191,6 +213,25 @@ class Scene:
         """The service's epoch record, as it stands in the zone."""
         zone = load_topology(self.lab.topology).zone
         return await epochs.read(zone, self.lab.service)
+
+    async def failed_over(self, fault: str = "kill") -> Report:
+        """The home primary is lost under load, and the watch has failed over."""
+        await self.traffic()
+        await faults.fault(self.lab, fault, "pg-east-1")
+        return await self.report(await self.run_of_watch())
+
+    async def is_back(self, member: str) -> None:
+        """As the servers say: the member streams from the leader, on its timeline, and the leader sends to it."""
+        record = await self.epoch()
+        assert record is not None
+        estate = load_topology(self.lab.topology).service(self.lab.service)
+        leader, found = await survey.look_at_all(estate, [estate.member(record.leader), estate.member(member)])
+        assert not leader.in_recovery, leader
+        assert found.in_recovery, found
+        assert found.receiver is not None, found
+        assert found.receiver.status == "streaming", found
+        assert found.timeline == leader.timeline, (found, leader)
+        assert (member, "streaming") in {(each.name, each.state) for each in leader.standbys}, leader
 
     async def backend_of(self, member: str) -> int:
         """The process id of a client's session on a member."""

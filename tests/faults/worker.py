@@ -1,10 +1,11 @@
 """A worker that strikes before or after an activity's effect, or inside it: the product has no hook for it.
 
 `python -m tests.faults.worker --plan FILE …` takes the arguments of workers.main. The plan is JSON: `activity`, or
-`inside` (a function of the product, `module:name`, after which it strikes); `when`: before or after; `strike`:
-kill or freeze this worker, kill the process `pid`, the `server` that the function's session leads to, or the server
-of the first `survivor` that a promotion waits for; `lab`: the lab's folder; `done`: a file that is made first, so that
-of all workers and attempts exactly one strikes.
+`inside` (a function of the product, `module:name`, after which it strikes); `when`: before or after; `workflow`: whose
+activity (DatabaseFailover); `strike`: kill or freeze this worker, kill the process `pid`, the `server` that the
+function's session leads to, or the server of the first `survivor` that a promotion waits for; of `member` `start` the
+node, or `kill` it (`kill-node`), or end or freeze what it receives with (`cut-off`, `freeze-receiver`); `lab`: the
+lab's folder; `done`: a file that is made first, so that of all workers and attempts exactly one strikes.
 """
 
 from __future__ import annotations
@@ -15,13 +16,18 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import psutil
+import psycopg
 from temporalio import activity
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor
 
+from lab import faults
+from lab.model import Lab
+from lab.secrets import SUPERUSER
 from workers import main as product
 
 Plan = dict[str, Any]
@@ -42,6 +48,15 @@ def strike(plan: Plan, order: Any = None) -> None:
             os.kill(int(plan["pid"]), signal.SIGKILL)
         case "survivor":
             os.kill(postmaster_of(plan["lab"], order.survivors[0]), signal.SIGKILL)
+        case "start":
+            faults.start(Lab.load(Path(plan["lab"])), plan["member"], force=True)
+        case "kill-node":
+            faults.kill(Lab.load(Path(plan["lab"])), plan["member"])
+        case "cut-off":
+            cut_off(Lab.load(Path(plan["lab"])), plan["member"])
+        case "freeze-receiver":
+            for each in processes_of(plan["lab"], plan["member"], "walreceiver"):
+                os.kill(each, signal.SIGSTOP)
 
 
 class Striking(Interceptor):
@@ -60,8 +75,9 @@ class _Around(ActivityInboundInterceptor):
         self.plan = plan
 
     async def execute_activity(self, input: ExecuteActivityInput) -> Any:
-        # Only in a failover: the watch uses some of the same activities.
-        hit = (input.fn.__name__, activity.info().workflow_type) == (self.plan.get("activity"), "DatabaseFailover")
+        # Only in such a run: the watch uses some of the same activities.
+        wanted = (self.plan.get("activity"), self.plan.get("workflow", "DatabaseFailover"))
+        hit = (input.fn.__name__, activity.info().workflow_type) == wanted
         if hit and self.plan["when"] == "before":
             strike(self.plan, input.args[0])
         result = await super().execute_activity(input)
@@ -77,6 +93,25 @@ def postmaster_of(lab: str, member: str) -> int:
         if len(argv) > 2 and argv[1] == "-D" and argv[2].startswith(lab) and Path(argv[2]).parent.name == member:
             return int(process.pid)
     raise LookupError(member)
+
+
+def processes_of(lab: str, member: str, title: str) -> list[int]:
+    """A member's processes of one kind, by the title that PostgreSQL gives them."""
+    postmaster = psutil.Process(postmaster_of(lab, member))
+    return [each.pid for each in postmaster.children() if title in " ".join(each.cmdline())]
+
+
+def cut_off(lab: Lab, member: str) -> None:
+    """Nothing more reaches the standby; returns once its receiver has ended."""
+    node = lab.node(member)
+    where = {"host": node.host, "port": node.port, "user": SUPERUSER, "password": lab.secret(SUPERUSER)}
+    with psycopg.connect(dbname="postgres", sslmode="disable", autocommit=True, **where) as conn:
+        conn.execute("ALTER SYSTEM SET primary_conninfo = ''")
+        conn.execute("SELECT pg_reload_conf()")
+        until = time.monotonic() + 5
+        while conn.execute("SELECT EXISTS (SELECT FROM pg_stat_wal_receiver)").fetchone() == (True,):
+            assert time.monotonic() < until, f"{member} still receives"
+            time.sleep(0.01)
 
 
 def strike_inside(plan: Plan) -> None:

@@ -131,6 +131,7 @@ def make_receipt(found: Examination, divergence: Divergence | None, predicted: s
             "reason": reason,
             "first_commit": divergence.first_commit,
             "last_commit": divergence.last_commit,
+            "last_commit_at": divergence.last_commit_at,
             "tables": divergence.tables,
             "kept": divergence.kept,
         }
@@ -139,10 +140,15 @@ def make_receipt(found: Examination, divergence: Divergence | None, predicted: s
 
 
 def is_within(receipt: Receipt) -> bool | None:
-    """Whether what was found lies within what was predicted; None where nothing was (`unknown`)."""
+    """Whether what was found lies within what was predicted; None where it can't be told.
+
+    The last commit counts, not the WAL's end: a checkpoint at its shutdown, and Lifeboat's own writes, lose nothing.
+    What was committed past the position that a bound rests on was acknowledged since, or to nobody, as it was stalled.
+    """
     if receipt.predicted == "none":
         return True
     words = receipt.predicted.replace(",", "").split()
     if "bytes" not in words or receipt.bytes is None:
         return None
-    return receipt.bytes <= int(words[words.index("bytes") - 1])
+    bound = int(words[words.index("bytes") - 1])
+    return True if receipt.last_commit_at is None or receipt.last_commit_at - receipt.fork < bound else None

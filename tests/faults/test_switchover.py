@@ -1,0 +1,139 @@
+"""A planned move that meets bad luck: it is done without loss, or the old primary serves on."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import asyncpg
+import pytest
+
+from activities import pooler
+from activities.topology import load_topology
+from lab.model import Lab
+from schemas.reports import Report
+from schemas.state import RunState
+from tests.faults.scene import Scene
+from tests.faults.striking import striking_scene
+from tests.faults.worker import processes_of
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+async def moved(scene: Scene, report: Report, *, to: str | None = None) -> None:
+    """The candidate leads, the old primary follows it, nothing is lost."""
+    record = await scene.epoch()
+    assert record is not None
+    assert report.outcome == "done", report
+    assert report.new_primary == record.leader != "pg-east-1", report
+    assert to in (None, record.leader), report
+    assert record.candidate is None, record
+    await scene.is_back("pg-east-1")
+    await scene.safe()
+
+
+async def stayed(scene: Scene, report: Report) -> None:
+    """Nobody was promoted: the old primary serves, and the others follow it again."""
+    assert report.outcome == "undone", report
+    assert report.new_primary is None, report
+    await scene.safe()
+    record = await scene.epoch()
+    assert record is not None
+    assert (record.leader, record.candidate) == ("pg-east-1", None), record
+    for name in ("pg-east-2", "pg-east-3", "pg-east-4", "pg-west-1"):
+        await scene.is_back(name)
+
+
+async def test_the_candidate_is_cut_off_before_the_primary_is_shut_down(shared_lab: Lab) -> None:
+    """It lacks the last of the WAL: the comparison refuses it, and the old primary is started again."""
+    plan = {"activity": "stop_cleanly", "when": "before", "strike": "cut-off", "member": "pg-east-2"}
+    async with striking_scene(shared_lab, workflow="DatabaseSwitchover", **plan) as (scene, done):
+        await scene.traffic()
+        run = await scene.switch("pg-east-2")
+        report = await scene.report(run)
+        assert done.exists()
+        assert "nobody was promoted: pg-east-2 has received up to" in report.summary, report
+        await stayed(scene, report)
+        await scene.record(run, "switchover-undone")
+
+
+@pytest.mark.campaign
+async def test_the_candidate_hangs_while_the_primary_is_shut_down(shared_lab: Lab) -> None:
+    """A fast stop waits for a receiver that hangs, and the node's control gives up: not shut down, so nobody knows."""
+    plan = {"activity": "stop_cleanly", "when": "before", "strike": "freeze-receiver", "member": "pg-east-2"}
+    async with striking_scene(shared_lab, workflow="DatabaseSwitchover", **plan) as (scene, done):
+        await scene.traffic()
+        run = await scene.switch("pg-east-2")
+        await scene.state_when(run, "it is called off", lambda state: compared(state) == "failed" or state.outcome)
+        for pid in processes_of(str(scene.lab.folder), "pg-east-2", "walreceiver"):
+            os.kill(pid, signal.SIGCONT)
+        report = await scene.report(run)
+        assert done.exists()
+        await stayed(scene, report)
+
+
+def compared(state: RunState) -> str:
+    """How the comparison, or the stop before it, came out."""
+    titles = ("Shut the primary down", "Compare: the candidate has all of it")
+    return next((step.outcome for step in state.steps if step.title in titles and step.outcome == "failed"), "")
+
+
+@pytest.mark.campaign
+async def test_the_primary_dies_before_it_is_shut_down(shared_lab: Lab) -> None:
+    """Nobody knows then where its WAL ends; it is started again, and serves."""
+    plan = {"activity": "stop_cleanly", "when": "before", "strike": "kill-node", "member": "pg-east-1"}
+    async with striking_scene(shared_lab, workflow="DatabaseSwitchover", **plan) as (scene, done):
+        await scene.traffic()
+        report = await scene.report(await scene.switch("pg-east-2"))
+        assert done.exists()
+        assert "was not shut down" in report.summary, report
+        await stayed(scene, report)
+
+
+@pytest.mark.campaign
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("activity", ["stop_cleanly", "pause_pooler", "choose_and_lead", "promote_candidate"])
+async def test_a_worker_is_killed(activity: str, when: str, shared_lab: Lab) -> None:
+    plan = {"activity": activity, "when": when, "strike": "kill"}
+    async with striking_scene(shared_lab, workflow="DatabaseSwitchover", **plan) as (scene, done):
+        await scene.traffic()
+        report = await scene.report(await scene.switch("pg-east-2"), 120)
+        assert done.exists()
+        if report.outcome == "undone":
+            await stayed(scene, report)
+        else:
+            await moved(scene, report, to="pg-east-2")
+
+
+@asynccontextmanager
+async def open_transaction(scene: Scene) -> AsyncIterator[asyncpg.Connection]:
+    """One of a client of the transaction pool, that holds its server until it ends."""
+    conn = await asyncpg.connect(scene.lab.routes["pgbouncer-transaction"], statement_cache_size=0, timeout=5)
+    try:
+        await conn.execute("BEGIN")
+        await conn.fetchval("SELECT count(*) FROM counting_results")
+        yield conn
+    finally:
+        conn.terminate()
+
+
+@pytest.mark.estate(switchover={"pause_s": 1.0})
+async def test_a_long_transaction_keeps_the_pooler_from_pausing(scene: Scene) -> None:
+    """Called off in time: every client goes on, and the long transaction as well."""
+    await scene.traffic()
+    async with open_transaction(scene) as conn:
+        report = await scene.report(await scene.switch("pg-east-2"))
+        assert "not paused within 1 s" in report.summary, report
+        assert await conn.fetchval("SELECT count(*) FROM counting_results") > 0
+        await conn.execute("COMMIT")
+    await stayed(scene, report)
+    for route in load_topology(scene.lab.topology).service(scene.lab.service).gates():
+        async with pooler.console(route) as console:
+            rows = (await pooler.databases(console, route)).values()
+        assert not any(int(row["paused"]) or int(row["disabled"]) for row in rows), rows
+    found = await scene.safe()
+    assert found.routes["pgbouncer-transaction"].longest_gap_s < 10, found
+    # Nothing is left of it that would keep the next one from its end.
+    await moved(scene, await scene.report(await scene.switch("pg-east-2")), to="pg-east-2")
