@@ -143,6 +143,10 @@ def _version(pattern: str, *argv: str) -> str:
     return found.group() if found else "unknown"
 
 
+def say(value: Value) -> str:
+    return "never" if value is None else f"{value:.3f} s"
+
+
 def progress(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 

@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass, field
 
 from bench import floor, observed
-from bench.common import BenchFailed, Result, Value, environment, figure, progress, run, slowest
+from bench.common import BenchFailed, Result, Value, environment, figure, progress, run, say, slowest
 from bench.stand import Stand, own_lab
 from lab.errors import LabError
 from lab.ledger import Entry
@@ -91,10 +91,6 @@ async def lifeboat(stand: Stand) -> Measured:
 async def kill_to_write(stand: Stand) -> tuple[dict[str, Value], list[str]]:
     measured = await lifeboat(stand)
     return measured.kill, measured.problems
-
-
-def say(value: Value) -> str:
-    return "never" if value is None else f"{value:.3f} s"
 
 
 async def measure(given: argparse.Namespace) -> Result:

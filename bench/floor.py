@@ -1,4 +1,4 @@
-"""The raw floor: what PostgreSQL takes to lead again when somebody knows at once that the primary is dead.
+"""The raw floor: what PostgreSQL takes to lead again when somebody knows at once that the primary is dead, or stops it.
 
 By policy `required`, as Lifeboat promotes: the surviving voter follows the candidate and has reached its position, the
 candidate starts with it as its synchronous set, and the configuration is reloaded every 10 ms until it leads
@@ -14,6 +14,7 @@ import time
 import uuid
 from datetime import UTC, datetime
 
+from bench.common import BenchFailed
 from bench.stand import Stand
 from lab.traffic import INSERT
 from lab.wire import Lost, NotConnected, Refused, Session
@@ -54,27 +55,88 @@ async def promote(stand: Stand, *, rate: float) -> float:
         await stand.end()
 
 
+async def hand_over(stand: Stand, *, rate: float) -> float:
+    """Seconds from `pg_ctl stop` of the primary to the first acknowledged write straight to the promoted standby.
+
+    Prepared as a switchover is: a checkpoint, and the surviving voter behind the candidate. The standby is promoted
+    once it has the primary's shutdown checkpoint. Clients are neither paused nor routed.
+    """
+    await stand.begin(watch=False, rate=rate)
+    service = stand.service
+    candidate, *survivors = [name for name in service.synchronous.voters if name != service.home]
+    sessions: dict[str, Session] = {}
+    try:
+        for name in (service.home, candidate, *survivors):
+            sessions[name] = await stand.session(name)
+        await sessions[service.home].ask("CHECKPOINT", limit=STEP_S)
+        await asyncio.gather(*(_follow(stand, sessions[name], candidate) for name in survivors))
+        async with asyncio.timeout(STEP_S):
+            await _until_following(sessions, candidate, survivors, 0)
+            await asyncio.sleep(1.0)
+            began = time.time()
+            data = str(stand.lab.paths.data(service.home))
+            await stand.node_command(service.home, stand.program("pg_ctl"), "-D", data, "-m", "fast", "stop")
+            shut = await stand.node_command(service.home, stand.program("pg_controldata"), "-D", data)
+            end = _bytes(re.search(r"Latest checkpoint location: +(\S+)", shut))
+            while await _number(sessions[candidate], _POSITION) <= end:
+                await asyncio.sleep(RELOAD_S / 2)
+            await _set(sessions[candidate], "synchronous_standby_names", _any_1(survivors))
+            await _until_following(sessions, candidate, survivors, end)
+            promote = (stand.program("pg_ctl"), "-D", str(stand.lab.paths.data(candidate)), "-W", "promote")
+            await stand.node_command(candidate, *promote)
+            del sessions[service.home]
+            return await _awake_until_written(stand, sessions, candidate) - began
+    except TimeoutError:
+        raise FloorFailed(f"no acknowledged write within {STEP_S:g} s of the stop") from None
+    except (NotConnected, Refused, Lost, BenchFailed) as error:
+        raise FloorFailed(str(error)) from error
+    finally:
+        for session in sessions.values():
+            session.close()
+        await stand.end()
+
+
+def _bytes(lsn: re.Match[str] | None) -> int:
+    if lsn is None:
+        raise FloorFailed("pg_controldata names no checkpoint")
+    high, _, low = lsn.group(1).partition("/")
+    return (int(high, 16) << 32) + int(low, 16)
+
+
 async def _to_first_write(stand: Stand, sessions: dict[str, Session]) -> float:
     found = await asyncio.gather(*(_number(session, _POSITION) for session in sessions.values()))
     positions = dict(zip(sessions, found, strict=True))
     candidate = max(positions, key=lambda name: positions[name])
     survivors = [name for name in sessions if name != candidate]
-    leader = sessions[candidate]
-    names = ",".join(f'"{name}"' for name in survivors)
     await asyncio.gather(
-        _set(leader, "synchronous_standby_names", f"ANY 1 ({names})"),
+        _set(sessions[candidate], "synchronous_standby_names", _any_1(survivors)),
         *(_follow(stand, sessions[name], candidate) for name in survivors),
     )
+    await _until_following(sessions, candidate, survivors, positions[candidate])
+    await sessions[candidate].ask("SELECT pg_promote(false)", limit=ASK_S)
+    return await _awake_until_written(stand, sessions, candidate)
+
+
+def _any_1(names: list[str]) -> str:
+    quoted = ",".join(f'"{name}"' for name in names)
+    return f"ANY 1 ({quoted})"
+
+
+async def _until_following(sessions: dict[str, Session], leader: str, names: list[str], position: int) -> None:
+    """Wait until `names` stream from the leader and have flushed up to `position`, bytes."""
     following = (
         "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'"
-        f" AND application_name IN ({', '.join(_literal(name) for name in survivors)})"
-        f" AND flush_lsn - '0/0' >= {positions[candidate]}"
+        f" AND application_name IN ({', '.join(_literal(name) for name in names)})"
+        f" AND flush_lsn - '0/0' >= {position}"
     )
-    while await _number(leader, following) < len(survivors):
+    while await _number(sessions[leader], following) < len(names):
         # A standby whose sender went away waits wal_retrieve_retry_interval otherwise.
-        await asyncio.gather(*(_reload(sessions[name]) for name in survivors))
+        await asyncio.gather(*(_reload(sessions[name]) for name in names))
         await asyncio.sleep(RELOAD_S / 2)
-    await leader.ask("SELECT pg_promote(false)", limit=ASK_S)
+
+
+async def _awake_until_written(stand: Stand, sessions: dict[str, Session], candidate: str) -> float:
+    """When the candidate first acknowledged a row; candidate and survivors are kept awake until then."""
     writing = asyncio.create_task(_first_write(stand, candidate))
     try:
         while not writing.done():

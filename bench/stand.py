@@ -9,8 +9,9 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import psutil
-from temporalio.client import WorkflowExecutionStatus
+from temporalio.client import WorkflowExecutionStatus, WorkflowFailureError, WorkflowHistory
 
+from activities.commands import run_command
 from activities.topology import load_topology
 from bench.common import BenchFailed, progress
 from lab import faults, load, processes
@@ -21,7 +22,9 @@ from lab.secrets import SUPERUSER
 from lab.supervise import Supervisor
 from lab.watch import end_runs
 from lab.wire import Session, Target
+from schemas.attributes import TASK_QUEUE, TASK_TIMEOUT
 from schemas.reports import Report
+from schemas.requests import RunRequest
 from schemas.topology import DatabaseService
 
 
@@ -89,6 +92,38 @@ class Stand:
                             return report
                     await asyncio.sleep(0.2)
         raise BenchFailed(f"{seen}, {limit:g} s after its primary was killed")
+
+    async def carry_out(self, procedure: str, request: RunRequest, limit: float) -> tuple[Report, WorkflowHistory]:
+        """Start a runbook, wait for its end; its report and history. BenchFailed when it has none within `limit` s."""
+        client = await life.connect(self.lab)
+        handle = await client.start_workflow(
+            procedure,
+            request,
+            id=f"bench/{procedure}/{time.time_ns()}",
+            task_queue=TASK_QUEUE,
+            task_timeout=TASK_TIMEOUT,
+            result_type=Report,
+        )
+        try:
+            async with asyncio.timeout(limit):
+                report: Report = await handle.result()
+        except TimeoutError:
+            raise BenchFailed(f"{handle.id} has not ended within {limit:g} s") from None
+        except WorkflowFailureError as error:
+            raise BenchFailed(f"{handle.id} failed: {error.cause}") from error
+        return report, await handle.fetch_history()
+
+    async def node_command(self, member: str, *argv: str, limit: float = 60.0) -> str:
+        """A command on a member's node, as the servers' user; its output. BenchFailed unless it exits 0."""
+        told = [str(self.lab.paths.control), "exec", member, *argv]
+        code, output = await run_command(told, limit)
+        if code != 0:
+            raise BenchFailed(f"{member}: {argv[0]} exited {code}: {output[-300:]}")
+        return output
+
+    def program(self, name: str) -> str:
+        """A program of PostgreSQL's, whole path."""
+        return str(self.lab.pg_bin / name)
 
     async def rest(self) -> None:
         """Nothing of the product runs until the next `begin`: another lab has the processor."""
