@@ -38,7 +38,8 @@ class Spread(BaseModel):
 
 
 class Figure(BaseModel):
-    """One measured quantity. `target` bounds the statistic `target_of`, `target_p95` the 95th percentile.
+    """One measured quantity. `target` bounds the statistic `target_of`, `target_p95` the 95th percentile; from below
+    where it is `at_least`, since more is better.
 
     `met`: every target that may be claimed is met, and no run is without a value; None where there is no target.
     """
@@ -53,6 +54,7 @@ class Figure(BaseModel):
     target: float | None = None
     target_of: str = "median"
     target_p95: float | None = None
+    at_least: bool = False
     met: bool | None = None
     without_value: int = 0
     values: list[Value] = []
@@ -73,11 +75,11 @@ class BenchFailed(RuntimeError):
     """The bench could not run; the lab's logs say why."""
 
 
-def spread(values: Sequence[Value]) -> Spread:
-    """Minimum, median, 95th percentile (nearest rank, from P95_RUNS on) and maximum."""
+def spread(values: Sequence[Value], *, worst: float = math.inf) -> Spread:
+    """Minimum, median, 95th percentile (nearest rank, from P95_RUNS on) and maximum; None counts as `worst`."""
     if not values:
         return Spread(min=None, median=None, p95=None, max=None)
-    ordered = sorted(math.inf if value is None else value for value in values)
+    ordered = sorted(worst if value is None else value for value in values)
     p95 = ordered[math.ceil(0.95 * len(ordered)) - 1] if len(ordered) >= P95_RUNS else math.inf
     found = {"min": ordered[0], "median": statistics.median(ordered), "p95": p95, "max": ordered[-1]}
     return Spread(**{name: round(value, 4) if math.isfinite(value) else None for name, value in found.items()})
@@ -91,16 +93,22 @@ def figure(
     target: float | None = None,
     target_of: str = "median",
     target_p95: float | None = None,
+    at_least: bool = False,
     parts: Mapping[str, Sequence[Value]] | None = None,
 ) -> Figure:
-    """The figure of these runs, judged by its targets (upper bounds, inclusive)."""
-    whole = spread(values)
+    """The figure of these runs, judged by its targets: inclusive bounds, upper ones unless `at_least`."""
+    sign = -1 if at_least else 1
+    whole = spread(values, worst=sign * math.inf)
     missing = sum(value is None for value in values)
     bounds = [(getattr(whole, target_of), target), (whole.p95 if len(values) >= P95_RUNS else 0.0, target_p95)]
     claimed = [(value, bound) for value, bound in bounds if bound is not None]
     met = None
     if claimed:
-        met = bool(values) and not missing and all(value is not None and value <= bound for value, bound in claimed)
+        met = (
+            bool(values)
+            and not missing
+            and all(value is not None and sign * value <= sign * bound for value, bound in claimed)
+        )
     return Figure(
         name=name,
         unit=unit,
@@ -109,6 +117,7 @@ def figure(
         target=target,
         target_of=target_of,
         target_p95=target_p95,
+        at_least=at_least,
         met=met,
         without_value=missing,
         values=[None if value is None else round(value, 4) for value in values],
@@ -155,7 +164,8 @@ def text(result: Result) -> str:
     """The figures as a person reads them."""
     lines = [f"{'figure':<24} {'runs':>4} {'min':>8} {'median':>8} {'p95':>8} {'max':>8}  target"]
     for each in result.figures:
-        bounds = [] if each.target is None else [f"{each.target_of} ≤ {each.target:g}"]
+        than = "≥" if each.at_least else "≤"
+        bounds = [] if each.target is None else [f"{each.target_of} {than} {each.target:g}"]
         bounds += [] if each.target_p95 is None else [f"p95 ≤ {each.target_p95:g}"]
         verdict = "" if each.met is None else ": met" if each.met else ": MISSED"
         lines.append(_line(each.name, each.runs, each) + f"  {', '.join(bounds)} {each.unit}{verdict}")

@@ -43,6 +43,12 @@ class TestTargets:
         assert figure("rows_lost", "rows", [0, 0, 0], target=0, target_of="max").met is True
         assert figure("rows_lost", "rows", [0, 1, 0], target=0, target_of="max").met is False
 
+    def test_a_target_that_is_to_be_reached_from_below(self) -> None:
+        assert figure("rate", "ratio", [0.8, 0.9, 1.1], target=0.9, at_least=True).met is True
+        assert figure("rate", "ratio", [0.8, 0.89, 1.1], target=0.9, at_least=True).met is False
+        missing = figure("rate", "ratio", [None, 1.0, 1.0], target=0.9, at_least=True)
+        assert (missing.met, missing.min, missing.median, missing.max) == (False, None, 1.0, 1.0)
+
     def test_without_a_target_there_is_no_verdict_and_without_runs_a_miss(self) -> None:
         assert figure("raw", "s", [1.0]).met is None
         assert figure("f", "s", [], target=1).met is False
