@@ -107,8 +107,8 @@ class JobFailed(LifeboatError):
 
 
 class NodeRuns(LifeboatError):
-    """The server of a member that is to be worked on runs again: somebody, or something, has started it; it is stopped
-    anew by itself, and its owner should find out what starts it."""
+    """The server of a member that is to be worked on runs again: somebody, or something, has started it; its
+    owner should find out what starts it, while the run stops it anew."""
 
     retryable = False
 

@@ -27,7 +27,7 @@ from schemas.reports import Report
 from tests.faults.scene import Scene
 from tests.faults.striking import striking_scene
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.matrix]
 
 RETURN = "Rewind or rebuild it"
 
