@@ -32,16 +32,20 @@ class StartingRejoins(DatabaseRunbook):
         policy = self.estate.service.rejoin
         told: list[str] = []
         for name in (self.suspect, *self.astray):
-            why = f" ({self.astray[name]})" if name in self.astray else ""
+            state = (
+                f"{name} does not follow ({self.astray[name]})"
+                if name in self.astray
+                else f"{name} is not back as a standby"
+            )
             hint = f"`lifeboat run database-rejoin {self.service_name} --member {name}`"
             unable = self.why_no_rejoin(name)
             if unable:
-                self.unprotected.append(f"{name} is not back as a standby{why}: {unable}, then {hint}")
+                self.unprotected.append(f"{state}: {unable}, then {hint}")
                 continue
             run = await self.start_rejoin(name)
             self.followed_by.append(run)
             until = "until a person approves it" if policy.when == "on-approval" else "until it streams"
-            self.unprotected.append(f"{name} is not back as a standby{why}: {run} brings it back; unprotected {until}")
+            self.unprotected.append(f"{state}: {run} brings it back; unprotected {until}")
             told.append(f"{run} has begun")
         return "; ".join(told) or f"left to a person: {'; '.join(self.unprotected)}"
 

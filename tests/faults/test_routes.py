@@ -208,9 +208,16 @@ async def test_route53_moves_the_names_while_it_throttles(scene: Scene, aws: Rou
     await scene.safe()
     assert aws.throttles == 0
     address = scene.lab.node(report.new_primary or "").host
-    (batch,) = [each for each in aws.changes if any(change["ResourceRecordSet"]["Type"] == "A" for change in each)]
+    name = f"{scene.lab.service}.{zone.name}"
+    (batch,) = [each for each in aws.changes if any(address_of(change) == name for change in each)]
     assert [change["Action"] for change in batch] == ["DELETE", "CREATE", "UPSERT"]
     assert batch[-1]["ResourceRecordSet"]["ResourceRecords"] == [{"Value": address}]
+
+
+def address_of(change: dict[str, Any]) -> str | None:
+    """The name whose addresses a change of Route 53 sets."""
+    record = change["ResourceRecordSet"]
+    return str(record["Name"]).rstrip(".") if record["Type"] == "A" else None
 
 
 async def reserved(scene: Scene) -> bool:

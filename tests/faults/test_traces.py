@@ -83,7 +83,9 @@ def path(trace: Trace, span: Span) -> list[str]:
 
 
 async def test_a_failover_is_one_trace_down_to_its_statements(traced_lab: Lab) -> None:
-    scene = Scene(await labs.reset(traced_lab), await labs.connect(traced_lab))
+    scene = Scene(
+        await labs.reset(traced_lab, overrides={"rejoin": {"when": "by-hand"}}), await labs.connect(traced_lab)
+    )
     await scene.traffic()
     await labs.fault(scene.lab, "kill", HOME)
     run = await scene.run_of_watch()

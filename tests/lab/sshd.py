@@ -28,7 +28,9 @@ UsePAM no
 PasswordAuthentication no
 KbdInteractiveAuthentication no
 PermitRootLogin prohibit-password
+SetEnv HOME={folder}
 """
+"""HOME is the test's: the login shell would read the user's own start-up files, and hang where one of them does."""
 PRIVILEGE_SEPARATION = Path("/run/sshd")
 """sshd insists on it as root; Debian's service makes it at its start, which tests never do."""
 

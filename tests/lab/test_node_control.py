@@ -73,7 +73,12 @@ def killing(lab: Lab, **more: Any) -> dict[str, Any]:
 def order_of(lab: Lab, control: dict[str, Any] | None, **changed: Any) -> NodeOrder:
     service = load_topology(lab.topology).service(lab.service)
     declared = TypeAdapter(NodeControl).validate_python(control) if control else None
-    fields = service.member(NODE).model_dump(mode="json") | {"control": declared} | changed
+    fields = (
+        service.member(NODE).model_dump(mode="json")
+        | {"control": declared}
+        | ({} if control else {"data": None})
+        | changed
+    )
     members = [Member.model_validate(fields) if each.name == NODE else each for each in service.members]
     return NodeOrder(service=service.model_copy(update={"members": members}), member=NODE)
 
