@@ -6,27 +6,25 @@ docs/runbooks/database_rejoin.md has the same headings as the steps here.
 from __future__ import annotations
 
 from temporalio import workflow
-from temporalio.exceptions import ApplicationError
+from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
     import types
 
-    from activities import data_folder
+    from activities import data_folder, survey
     from schemas.facts import EpochRecord, MemberFacts
-    from schemas.failures import EpochUnavailable, NotYet
+    from schemas.failures import EpochUnavailable, JobFailed, NotYet
     from schemas.orders import NodeOrder, Observation
-    from schemas.rejoin import (
-        FolderFacts,
-        Return,
-    )
+    from schemas.rejoin import FolderFacts, FolderResult, Return
     from schemas.reports import Outcome, Report
     from schemas.requests import RejoinRequest
     from workflows.database_reads import Reading
     from workflows.database_return import Returning
     from workflows.plan import Planning
     from workflows.policy.rejoin import already_back
+    from workflows.reasons import kind_of, reason_of
     from workflows.reporting import build_report
-    from workflows.runbook import Ended, Overtaken
+    from workflows.runbook import WAIT_S, Ended, Overtaken
 
 REACH = "Reach the node"
 LOOK = "Look at the member and at who leads"
@@ -72,6 +70,7 @@ class DatabaseRejoin(Planning, Reading, Returning):
                 self.overtaken, self.past_no_return = "", False
                 if self.has_lock:
                     await self.unlock()
+                await self.do(survey.until_led, self.estate, limit=WAIT_S, total=None, heartbeat=6.0)
 
     async def plan(self, request: RejoinRequest) -> None:
         """The node and the leader are looked at for real; how it comes back is known once it is stopped."""
@@ -108,7 +107,7 @@ class DatabaseRejoin(Planning, Reading, Returning):
         self.point_of_no_return()
         # A copy takes hours: meanwhile the watch keeps the synchronous set, and a failover may come.
         await self.unlock()
-        await self.step(RETURN, self.return_member, told=lambda result: result.evidence)
+        await self.step(RETURN, self.return_it, told=lambda result: result.evidence)
         await self.wait_for_lock()
         await self.step(START, self.start_member, told=lambda result: result.evidence)
         await self.step(FOLLOW, self.until_it_streams, told=lambda text: text)
@@ -161,6 +160,17 @@ class DatabaseRejoin(Planning, Reading, Returning):
             raise Ended(outcome, f"{decision.answer} by {decision.by}")
         self.decided_by_person = True
         return f"approved by {decision.by}"
+
+    async def return_it(self) -> FolderResult:
+        """A copy whose leader is gone is begun anew from whoever leads by then; any other failure is a person's."""
+        try:
+            return await self.return_member()
+        except ActivityError as error:
+            if kind_of(error) != JobFailed.__name__:
+                raise
+            if (await self.observe()).led_by == self.record.leader:
+                raise
+            raise Overtaken(f"{self.record.leader} leads no more: {reason_of(error)}") from error
 
     def kept_text(self, how: Return) -> str:
         told = f"{how.method}: {how.reason}"

@@ -99,15 +99,12 @@ async def slow_copies(scene: Scene) -> None:
 
 
 async def spoil(scene: Scene, member: str) -> None:
-    """A rewind that began and did not end leaves a mark, and a folder that only a copy mends."""
-    kept = scene.lab.paths.kept(member)
-    code = await asyncio.to_thread(
-        subprocess.run,
-        [str(scene.lab.paths.control), "exec", member, "sh", "-c", f"mkdir -p {kept} && echo rewind > {kept}/begun"],
-        check=False,
-        capture_output=True,
-    )
-    assert code.returncode == 0, code.stderr
+    """As a rewind leaves it that began and did not end: its own configuration kept, and good for nothing but a copy."""
+    kept, data = scene.lab.paths.kept(member), scene.lab.paths.data(member)
+    words = f"umask 077 && mkdir -p {kept}/config && cp -p {data}/*.conf {kept}/config/ && echo rewind > {kept}/begun"
+    argv = [str(scene.lab.paths.control), "exec", member, "sh", "-c", words]
+    done = await asyncio.to_thread(subprocess.run, argv, check=False, capture_output=True)
+    assert done.returncode == 0, done.stderr
 
 
 async def copying(scene: Scene) -> None:
@@ -143,6 +140,22 @@ async def test_a_failover_in_the_middle_of_a_copy_is_not_held_up(scene: Scene) -
     report = await scene.report(run)
     assert "copied anew" in await came_back(scene, report)
     assert report.new_primary in (None, second.new_primary), report
+
+
+@pytest.mark.campaign
+@pytest.mark.parametrize("activity", ["examine_folder", "start_standby", "follow_leader"])
+async def test_the_leader_dies_at_another_step_of_a_rejoin(activity: str, shared_lab: Lab) -> None:
+    """The failover has the service at once, and the rejoin looks anew."""
+    plan = {"activity": activity, "when": "before", "strike": "kill-node", "member": "pg-east-2"}
+    async with striking_scene(shared_lab, workflow="DatabaseRejoin", **plan) as (scene, done):
+        first = await scene.failed_over()
+        assert first.new_primary == "pg-east-2", first
+        run = await scene.rejoin("pg-east-1")
+        second = await scene.report(await scene.run_of_watch(2, limit=60))
+        assert done.exists()
+        assert second.outcome == "recovered, unprotected", second
+        assert second.rto_met, second
+        await came_back(scene, await scene.report(run))
 
 
 async def test_a_rewind_that_is_killed_half_way_becomes_a_copy(scene: Scene) -> None:
@@ -246,11 +259,16 @@ async def test_a_member_that_was_promoted_by_hand_comes_back(scene: Scene) -> No
     assert conn is not None
     await conn.execute("ALTER SYSTEM SET primary_conninfo = ''")
     await conn.fetchval("SELECT pg_promote()")
-    await conn.execute("CREATE TABLE astray AS SELECT 1 AS one")
+    await conn.execute("INSERT INTO counting_results (id, camera) VALUES (gen_random_uuid(), 'astray')")
+    await conn.execute("CREATE TABLE astray (one int)")
     await conn.close()
     run = await scene.rejoin("pg-east-4")
     report = await scene.report(run)
     assert "rewound" in await came_back(scene, report, "pg-east-4")
+    # What it was told on its own is counted, before the rewind takes it.
+    assert report.loss is not None
+    assert (report.loss.timeline, report.loss.commits) == (2, 1), report.loss
+    assert [(each.table, each.inserted) for each in report.loss.tables] == [("public.counting_results", 1)], report.loss
     conn = await session(scene.lab, "pg-east-4")
     assert conn is not None
     assert await conn.fetchval("SELECT to_regclass('astray')") is None
