@@ -5,6 +5,9 @@ docs/runbooks/database_rejoin.md has the same headings as the steps here.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
 from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError
 
@@ -13,9 +16,9 @@ with workflow.unsafe.imports_passed_through():
 
     from activities import data_folder, survey
     from schemas.facts import EpochRecord, MemberFacts
-    from schemas.failures import EpochUnavailable, JobFailed, NotYet
+    from schemas.failures import EpochSuperseded, EpochUnavailable, NotYet
     from schemas.orders import NodeOrder, Observation
-    from schemas.rejoin import FolderFacts, FolderResult, Return
+    from schemas.rejoin import FolderFacts, Return
     from schemas.reports import Outcome, Report
     from schemas.requests import RejoinRequest
     from workflows.database_reads import Reading
@@ -25,6 +28,8 @@ with workflow.unsafe.imports_passed_through():
     from workflows.reasons import kind_of, reason_of
     from workflows.reporting import build_report
     from workflows.runbook import WAIT_S, Ended, Overtaken
+
+T = TypeVar("T")
 
 REACH = "Reach the node"
 LOOK = "Look at the member and at who leads"
@@ -100,18 +105,18 @@ class DatabaseRejoin(Planning, Reading, Returning):
         await self.wait_for_lock()
         self.record = await self.step(CLAIM, lambda: self.claim_after(seen[0]), told=lambda r: f"epoch {r.epoch}")
         await self.step(STOP, self.stop_member, told=lambda stopped: stopped.evidence)
-        how = await self.step(KEEP, self.keep_what_only_it_has, told=self.kept_text)
+        how = await self.step(KEEP, lambda: self.while_led(self.keep_what_only_it_has), told=self.kept_text)
         if how.method == "refuse":
             raise Ended("refused", how.reason)
 
         self.point_of_no_return()
         # A copy takes hours: meanwhile the watch keeps the synchronous set, and a failover may come.
         await self.unlock()
-        await self.step(RETURN, self.return_it, told=lambda result: result.evidence)
+        await self.step(RETURN, lambda: self.while_led(self.return_member), told=lambda result: result.evidence)
         await self.wait_for_lock()
-        await self.step(START, self.start_member, told=lambda result: result.evidence)
-        await self.step(FOLLOW, self.until_it_streams, told=lambda text: text)
-        await self.step_or_skip(RESTORE, self.restore_protection, told=lambda text: text)
+        await self.step(START, lambda: self.while_led(self.start_member), told=lambda result: result.evidence)
+        await self.step(FOLLOW, lambda: self.while_led(self.until_it_streams), told=lambda text: text)
+        await self.step_or_skip(RESTORE, lambda: self.while_led(self.restore_protection), told=lambda text: text)
         await self.step_or_skip(NOTIFY, self.notify, told=lambda names: f"told: {names}")
 
     # What the steps do, in their order
@@ -161,14 +166,12 @@ class DatabaseRejoin(Planning, Reading, Returning):
         self.decided_by_person = True
         return f"approved by {decision.by}"
 
-    async def return_it(self) -> FolderResult:
-        """A copy whose leader is gone is begun anew from whoever leads by then; any other failure is a person's."""
+    async def while_led(self, action: Callable[[], Awaitable[T]]) -> T:
+        """What fails since the leader is gone is begun anew for whoever leads then; another failure is a person's."""
         try:
-            return await self.return_member()
-        except ActivityError as error:
-            if kind_of(error) != JobFailed.__name__:
-                raise
-            if (await self.observe()).led_by == self.record.leader:
+            return await action()
+        except (ActivityError, ApplicationError) as error:
+            if kind_of(error) == EpochSuperseded.__name__ or (await self.observe()).led_by == self.record.leader:
                 raise
             raise Overtaken(f"{self.record.leader} leads no more: {reason_of(error)}") from error
 

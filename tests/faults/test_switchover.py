@@ -19,7 +19,7 @@ from tests.faults.scene import Scene
 from tests.faults.striking import striking_scene
 from tests.faults.worker import processes_of
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.matrix]
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
 async def moved(scene: Scene, report: Report, *, to: str | None = None) -> None:
