@@ -223,11 +223,13 @@ async def examine_folder(order: FolderOrder) -> Examination:
     )
 
 
-async def run_job(order: NodeOrder, kind: str, *words: str, progress: Progress | None = None) -> Answers:
+async def run_job(
+    order: NodeOrder, kind: str, *words: str, mark: str = "", progress: Progress | None = None
+) -> Answers:
     """Begin a job on the node, or find it, and wait for its end. JobFailed when it fails or is killed; a next attempt
-    begins it anew.
+    begins it anew. One that has ended well is not begun again by this run in this epoch, with this `mark`.
     """
-    ident = f"{kind}/{order.run}/{order.epoch}"
+    ident = f"{kind}/{order.run}/{order.epoch}" + (f"/{mark}" if mark else "")
     answers = await tell(order, "begin", ident, kind, *words)
     pauses = iter(POLL_S)
     while answers.get("code") == ["running"]:

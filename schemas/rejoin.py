@@ -107,11 +107,12 @@ class FolderOrder(NodeOrder):
 
 
 class DivergenceOrder(FolderOrder):
-    """Keep and count the WAL of `timeline` past `fork`."""
+    """Keep and count the WAL of `timeline` past `fork`, in the folder whose newest checkpoint is `checkpoint`."""
 
     timeline: int
     fork: int
     segment_bytes: int
+    checkpoint: int
 
 
 class ReturnOrder(FolderOrder):

@@ -52,6 +52,8 @@ class DatabaseRejoin(Planning, Reading, Returning):
     titles = (REACH, LOOK, DECIDE, CLAIM, STOP, KEEP, RETURN, START, FOLLOW, RESTORE, NOTIFY)
     expected_s = types.MappingProxyType({STOP: 2.0, KEEP: 2.0, RETURN: 5.0, START: 2.0, FOLLOW: 2.0})
     gives_way = True
+    back: str | None = None
+    """Why nothing more is to be done than to confirm it: whoever overtook this run has led it on."""
 
     @workflow.run
     async def run(self, request: RejoinRequest) -> Report:
@@ -104,17 +106,18 @@ class DatabaseRejoin(Planning, Reading, Returning):
         # Not before: a person may take long to decide. What changed meanwhile is found by the claim.
         await self.wait_for_lock()
         self.record = await self.step(CLAIM, lambda: self.claim_after(seen[0]), told=lambda r: f"epoch {r.epoch}")
-        await self.step(STOP, self.stop_member, told=lambda stopped: stopped.evidence)
-        how = await self.step(KEEP, lambda: self.while_led(self.keep_what_only_it_has), told=self.kept_text)
-        if how.method == "refuse":
-            raise Ended("refused", how.reason)
+        if not self.back:
+            await self.step(STOP, self.stop_member, told=lambda stopped: stopped.evidence)
+            how = await self.step(KEEP, lambda: self.while_led(self.keep_what_only_it_has), told=self.kept_text)
+            if how.method == "refuse":
+                raise Ended("refused", how.reason)
 
-        self.point_of_no_return()
-        # A copy takes hours: meanwhile the watch keeps the synchronous set, and a failover may come.
-        await self.unlock()
-        await self.step(RETURN, lambda: self.while_led(self.return_member), told=lambda result: result.evidence)
-        await self.wait_for_lock()
-        await self.step(START, lambda: self.while_led(self.start_member), told=lambda result: result.evidence)
+            self.point_of_no_return()
+            # A copy takes hours: meanwhile the watch keeps the synchronous set, and a failover may come.
+            await self.unlock()
+            await self.step(RETURN, lambda: self.while_led(self.return_member), told=lambda result: result.evidence)
+            await self.wait_for_lock()
+            await self.step(START, lambda: self.while_led(self.start_member), told=lambda result: result.evidence)
         await self.step(FOLLOW, lambda: self.while_led(self.until_it_streams), told=lambda text: text)
         await self.step_or_skip(RESTORE, lambda: self.while_led(self.restore_protection), told=lambda text: text)
         await self.step_or_skip(NOTIFY, self.notify, told=lambda names: f"told: {names}")
@@ -138,7 +141,8 @@ class DatabaseRejoin(Planning, Reading, Returning):
         if record.leader == self.member:
             raise Ended("refused", f"{self.member} leads: name a member that is to follow it")
         back = already_back(self.member, facts.get(self.member), facts.get(record.leader))
-        if back is not None:
+        self.back = back if self.how is not None else None
+        if back is not None and not self.back:
             self.unprotected = (await self.look_at_protection())[1]
             raise Ended("not needed", back)
         leader: MemberFacts | None = facts.get(record.leader)

@@ -77,12 +77,8 @@ class Returning(Protecting):
         found: Examination = await self.do(data_folder.examine_folder, order, limit=30, total=120)
         divergence: Divergence | None = None
         if found.folder.major and is_apart(found):
-            fork = {
-                "timeline": found.folder.timeline,
-                "fork": found.parted,
-                "segment_bytes": found.folder.segment_bytes,
-            }
-            kept = DivergenceOrder.model_validate({**self.folder_order(), **fork})
+            where = {name: getattr(found.folder, name) for name in ("timeline", "segment_bytes", "checkpoint")}
+            kept = DivergenceOrder.model_validate({**self.folder_order(), **where, "fork": found.parted})
             divergence = await self.do(receipts.keep_divergence, kept, limit=3600, total=None)
         # A folder whose rewind has begun says nothing any more: what was counted before stands.
         self.loss = newest(self.loss, make_receipt(found, divergence, self.predicted))

@@ -53,12 +53,19 @@ async def test_a_rejoin_with_each_activity_twice(scene: Scene) -> None:
     found = await twice(data_folder.examine_folder, order)
     assert (found.folder.timeline, found.leader_timeline, found.folder.standby) == (1, 2, False)
     assert found.fork is not None
-    kept = DivergenceOrder.model_validate(
-        common | {"leader": "pg-east-2", "timeline": 1, "fork": found.fork, "segment_bytes": found.folder.segment_bytes}
-    )
+    where = {name: getattr(found.folder, name) for name in ("timeline", "segment_bytes", "checkpoint")}
+    kept = DivergenceOrder.model_validate(common | {"leader": "pg-east-2", "fork": found.fork} | where)
     counted = await twice(receipts.keep_divergence, kept)
     assert counted.commits == 1, counted
     assert [(each.table, each.inserted) for each in counted.tables] == [("public.ours", 2)], counted
+
+    # It is started behind the run's back, and has written more: the count of before does not stand for that.
+    await fault(scene.lab, "start", "pg-east-1", force=True)
+    assert (await twice(node.stop_node, NodeOrder.model_validate(common))).done
+    later = (await twice(data_folder.examine_folder, order)).folder.checkpoint
+    more = await twice(receipts.keep_divergence, kept.model_copy(update={"checkpoint": later}))
+    assert (more.commits, more.end > counted.end, more.records > counted.records) == (1, True, True), (counted, more)
+    counted = more
 
     # Not before it is a standby's folder.
     with pytest.raises(DataFolderFailed):

@@ -162,10 +162,9 @@ async def test_a_failover_in_the_middle_of_a_copy_is_not_held_up(scene: Scene) -
 @pytest.mark.parametrize("activity", ["examine_folder", "start_standby", "follow_leader"])
 async def test_the_leader_dies_at_another_step_of_a_rejoin(activity: str, shared_lab: Lab) -> None:
     """The failover has the service at once, and the rejoin looks anew."""
-    plan = {"activity": activity, "when": "before", "strike": "kill-node", "member": "pg-east-2"}
+    plan = {"activity": activity, "when": "before", "strike": "kill-node"}
     async with striking_scene(shared_lab, workflow="DatabaseRejoin", **plan) as (scene, done):
-        first = await scene.failed_over()
-        assert first.new_primary == "pg-east-2", first
+        await scene.failed_over()
         run = await scene.rejoin("pg-east-1")
         second = await scene.report(await scene.run_of_watch(2, limit=60))
         assert done.exists()
