@@ -94,6 +94,12 @@ def position(lsn: str) -> int:
     return (int(high, 16) << 32) + int(low, 16) if low else 0
 
 
+def _branches(lines: list[str]) -> list[Branch]:
+    """The lines of a timeline's history file: which was left, and where."""
+    parts = [line.split() for line in lines]
+    return [Branch(timeline=int(each[0]), switch=position(each[1])) for each in parts]
+
+
 def _facts(member: str, found: Answers) -> FolderFacts:
     def one(name: str) -> str:
         return found.get(name, [""])[0]
@@ -116,6 +122,7 @@ def _facts(member: str, found: Answers) -> FolderFacts:
         hints=one("hints") == "on" or number("checksums") > 0,
         standby=one("standby") == "1",
         begun=one("begun"),
+        ancestors=_branches(found.get("ancestor", [])),
         room_bytes=number("room_kb") * 1024,
     )
 
@@ -203,8 +210,7 @@ async def examine_folder(order: FolderOrder) -> Examination:
             found = await ask(order, "history", source(service, member, leader), str(row["timeline"]))
             if "branch" not in found:
                 raise DataFolderFailed(f"{member.name} can't read the leader's history: {found.get('error')}")
-            parts = [line.split() for line in found["branch"]]
-            branches = [Branch(timeline=int(each[0]), switch=position(each[1])) for each in parts]
+            branches = _branches(found["branch"])
         facts = _facts(member.name, await ask(order, "look"))
     return Examination(
         folder=facts,
@@ -217,11 +223,13 @@ async def examine_folder(order: FolderOrder) -> Examination:
     )
 
 
-async def run_job(order: NodeOrder, kind: str, *words: str, progress: Progress | None = None) -> Answers:
+async def run_job(
+    order: NodeOrder, kind: str, *words: str, mark: str = "", progress: Progress | None = None
+) -> Answers:
     """Begin a job on the node, or find it, and wait for its end. JobFailed when it fails or is killed; a next attempt
-    begins it anew.
+    begins it anew. One that has ended well is not begun again by this run in this epoch, with this `mark`.
     """
-    ident = f"{kind}/{order.run}/{order.epoch}"
+    ident = f"{kind}/{order.run}/{order.epoch}" + (f"/{mark}" if mark else "")
     answers = await tell(order, "begin", ident, kind, *words)
     pauses = iter(POLL_S)
     while answers.get("code") == ["running"]:

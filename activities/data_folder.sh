@@ -41,7 +41,9 @@ look() {
   say segment_bytes "$(control 'Bytes per WAL segment')"
   say hints "$(control 'wal_log_hints setting')"
   say checksums "$(control 'Data page checksum version')"
-  say newest_wal "$(ls "$data/pg_wal" 2>/dev/null | grep -E '^[0-9A-F]{24}$' | sort | tail -n 1)"
+  newest=$(ls "$data/pg_wal" 2>/dev/null | grep -E '^[0-9A-F]{24}$' | sort | tail -n 1)
+  say newest_wal "$newest"
+  sed -n '/^[0-9]/s/^/::ancestor=/p' "$data/pg_wal/${newest%????????????????}.history" 2>/dev/null
   if [ -e "$data/standby.signal" ]; then say standby 1; else say standby 0; fi
   say begun "$(cat "$keep/begun" 2>/dev/null)"
   say room_kb "$(df -Pk "$(dirname "$data")" | awk 'NR == 2 { print $4 }')"
@@ -111,9 +113,23 @@ rewind() {
   "$bin/pg_rewind" -D "$data" --write-recovery-conf --progress "--source-server=$source" "$@" || die "pg_rewind exited $?"
   # Started meanwhile, by whomever: the two have written over each other, and only a copy is left.
   must_be_stopped
+  forget_later
   as_standby "$settings"
   rm -f "$keep/begun" && sync
   say done 1
+}
+
+# pg_rewind leaves WAL of a timeline that the leader never was on, and the folder would look as if it still were there.
+forget_later() {
+  kept=0
+  for line in $(control "Latest checkpoint's TimeLineID") $(control "Min recovery ending loc's timeline"); do
+    [ "$line" -le "$kept" ] || kept=$line
+  done
+  [ "$kept" -gt 0 ] || die "the timeline of the rewound folder is not known"
+  for file in "$data"/pg_wal/????????????????????????; do
+    name=${file##*/}
+    [ "$((0x${name%????????????????}))" -le "$kept" ] || rm -f "$file" || die "$file can't be removed"
+  done
 }
 
 # SOURCE SETTINGS LABEL RATE

@@ -52,7 +52,9 @@ async def keep_divergence(order: DivergenceOrder) -> Divergence:
     words = (ident, str(order.timeline), lsn_text(order.fork))
     first = first_segment(order.timeline, order.fork, order.segment_bytes)
     async with beating(f"keeping what only {order.member} has"):
-        found = await run_job(order, "keep", *words, first, str(order.segment_bytes))
+        # A server that was started since has written more: its folder is another one's, and counted anew.
+        mark = lsn_text(order.checkpoint)
+        found = await run_job(order, "keep", *words, first, str(order.segment_bytes), mark=mark)
         if "missing" in found:
             return Divergence(missing=found["missing"][0])
         names = await _names(order, [line.split(";")[0] for line in found.get("rows", [])])

@@ -123,6 +123,17 @@ async def observe(estate: Estate) -> Observation:
     return await look_around(estate.service, estate.zone)
 
 
+@activity.defn
+async def until_led(estate: Estate) -> str:
+    """Wait until whoever should lead by the record does, and no promotion is under way; their name."""
+    while True:
+        seen = await look_around(estate.service, estate.zone)
+        if seen.led_by is not None:
+            return seen.led_by
+        activity.heartbeat({"doing": "waiting until somebody leads", "record": str(seen.record)})
+        await asyncio.sleep(1)
+
+
 async def look_around(service: DatabaseService, zone: Zone, *, limit: float = 1.0) -> Observation:
     """As `observe`; a member that has not answered within `limit` seconds is out of reach."""
     members = asyncio.create_task(look_at_all(service, service.members, limit=limit))

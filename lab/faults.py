@@ -33,9 +33,9 @@ def freeze(lab: Lab, name: str, *, postmaster_only: bool = False) -> str:
     """SIGSTOP everything on the node, whose control then doesn't answer either; or its main process alone."""
     lab.node(name)
     pid = _pid(lab, name)
-    if pid is None:
+    if pid is None and (postmaster_only or not processes.trees(lab.paths, [name])):
         raise LabError(f"{name} does not run, so it can't be frozen")
-    if postmaster_only:
+    if postmaster_only and pid is not None:
         processes.freeze_one(pid)
         return f"{name}: its main process is frozen, its sessions go on"
     lab.paths.frozen_mark(name).touch()

@@ -37,6 +37,14 @@ class Observation(Fact):
     epoch_error: str = ""
     members: list[MemberFacts]
 
+    @property
+    def led_by(self) -> str | None:
+        """Who leads, where that is who should by the record, and no run is about to promote another."""
+        if self.record is None or self.record.candidate is not None:
+            return None
+        leading = [each.member for each in self.members if each.reachable and not each.in_recovery]
+        return self.record.leader if self.record.leader in leading else None
+
 
 class WatchOrder(Fact):
     """`until`: return when the member has failed to its limit (`down`), or answers again (`up`)."""

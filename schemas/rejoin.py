@@ -10,6 +10,13 @@ from schemas.orders import NodeOrder
 from schemas.receipts import TableLoss
 
 
+class Branch(Fact):
+    """A line of a timeline's history: `timeline` was left at `switch`."""
+
+    timeline: int
+    switch: int
+
+
 class FolderFacts(Fact):
     """A data folder as the node's own programs tell it. "" and 0 where it doesn't tell."""
 
@@ -32,18 +39,13 @@ class FolderFacts(Fact):
     begun: str = ""
     """`rewind` or `rebuild`, when one has begun on it and not ended."""
     room_bytes: int = 0
+    ancestors: list[Branch] = []
+    """The history of its timeline, oldest first, by its own file."""
 
     @property
     def position(self) -> int:
         """How far its WAL goes at least."""
         return max(self.checkpoint, self.recovered_to)
-
-
-class Branch(Fact):
-    """A line of a timeline's history: `timeline` was left at `switch`."""
-
-    timeline: int
-    switch: int
 
 
 class Examination(Fact):
@@ -61,6 +63,17 @@ class Examination(Fact):
     def fork(self) -> int | None:
         """Where the leader's history left the folder's timeline; None when it did not, or never was on it."""
         return next((each.switch for each in self.branches if each.timeline == self.folder.timeline), None)
+
+    @property
+    def parted(self) -> int | None:
+        """From where on the folder's WAL is its own: the fork or, where it went off on a timeline that the leader never
+        was on, where that left one they share; None where nothing is its own, or nobody knows.
+        """
+        if self.fork is not None or self.folder.timeline == self.leader_timeline:
+            return self.fork
+        left = {each.timeline: each.switch for each in self.branches}
+        shared = [each for each in self.folder.ancestors if each.timeline in (*left, self.leader_timeline)]
+        return min(shared[-1].switch, left.get(shared[-1].timeline, shared[-1].switch)) if shared else None
 
 
 class Divergence(Fact):
@@ -94,11 +107,12 @@ class FolderOrder(NodeOrder):
 
 
 class DivergenceOrder(FolderOrder):
-    """Keep and count the WAL of `timeline` past `fork`."""
+    """Keep and count the WAL of `timeline` past `fork`, in the folder whose newest checkpoint is `checkpoint`."""
 
     timeline: int
     fork: int
     segment_bytes: int
+    checkpoint: int
 
 
 class ReturnOrder(FolderOrder):

@@ -131,6 +131,7 @@ ACTIVITIES: list[Any] = [
     reads.look_at_reads,
     reports.keep_report,
     survey.observe,
+    survey.until_led,
 ]
 
 SANDBOX = SandboxedWorkflowRunner(

@@ -5,28 +5,31 @@ docs/runbooks/database_rejoin.md has the same headings as the steps here.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
 from temporalio import workflow
-from temporalio.exceptions import ApplicationError
+from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
     import types
 
-    from activities import data_folder
+    from activities import data_folder, survey
     from schemas.facts import EpochRecord, MemberFacts
-    from schemas.failures import EpochUnavailable, NotYet
+    from schemas.failures import EpochSuperseded, EpochUnavailable, NotYet
     from schemas.orders import NodeOrder, Observation
-    from schemas.rejoin import (
-        FolderFacts,
-        Return,
-    )
+    from schemas.rejoin import FolderFacts, Return
     from schemas.reports import Outcome, Report
     from schemas.requests import RejoinRequest
     from workflows.database_reads import Reading
     from workflows.database_return import Returning
     from workflows.plan import Planning
     from workflows.policy.rejoin import already_back
+    from workflows.reasons import kind_of, reason_of
     from workflows.reporting import build_report
-    from workflows.runbook import Ended, Overtaken
+    from workflows.runbook import WAIT_S, Ended, Overtaken
+
+T = TypeVar("T")
 
 REACH = "Reach the node"
 LOOK = "Look at the member and at who leads"
@@ -49,6 +52,8 @@ class DatabaseRejoin(Planning, Reading, Returning):
     titles = (REACH, LOOK, DECIDE, CLAIM, STOP, KEEP, RETURN, START, FOLLOW, RESTORE, NOTIFY)
     expected_s = types.MappingProxyType({STOP: 2.0, KEEP: 2.0, RETURN: 5.0, START: 2.0, FOLLOW: 2.0})
     gives_way = True
+    back: str | None = None
+    """Why nothing more is to be done than to confirm it: whoever overtook this run has led it on."""
 
     @workflow.run
     async def run(self, request: RejoinRequest) -> Report:
@@ -72,6 +77,7 @@ class DatabaseRejoin(Planning, Reading, Returning):
                 self.overtaken, self.past_no_return = "", False
                 if self.has_lock:
                     await self.unlock()
+                await self.do(survey.until_led, self.estate, limit=WAIT_S, total=None, heartbeat=6.0)
 
     async def plan(self, request: RejoinRequest) -> None:
         """The node and the leader are looked at for real; how it comes back is known once it is stopped."""
@@ -100,19 +106,20 @@ class DatabaseRejoin(Planning, Reading, Returning):
         # Not before: a person may take long to decide. What changed meanwhile is found by the claim.
         await self.wait_for_lock()
         self.record = await self.step(CLAIM, lambda: self.claim_after(seen[0]), told=lambda r: f"epoch {r.epoch}")
-        await self.step(STOP, self.stop_member, told=lambda stopped: stopped.evidence)
-        how = await self.step(KEEP, self.keep_what_only_it_has, told=self.kept_text)
-        if how.method == "refuse":
-            raise Ended("refused", how.reason)
+        if not self.back:
+            await self.step(STOP, self.stop_member, told=lambda stopped: stopped.evidence)
+            how = await self.step(KEEP, lambda: self.while_led(self.keep_what_only_it_has), told=self.kept_text)
+            if how.method == "refuse":
+                raise Ended("refused", how.reason)
 
-        self.point_of_no_return()
-        # A copy takes hours: meanwhile the watch keeps the synchronous set, and a failover may come.
-        await self.unlock()
-        await self.step(RETURN, self.return_member, told=lambda result: result.evidence)
-        await self.wait_for_lock()
-        await self.step(START, self.start_member, told=lambda result: result.evidence)
-        await self.step(FOLLOW, self.until_it_streams, told=lambda text: text)
-        await self.step_or_skip(RESTORE, self.restore_protection, told=lambda text: text)
+            self.point_of_no_return()
+            # A copy takes hours: meanwhile the watch keeps the synchronous set, and a failover may come.
+            await self.unlock()
+            await self.step(RETURN, lambda: self.while_led(self.return_member), told=lambda result: result.evidence)
+            await self.wait_for_lock()
+            await self.step(START, lambda: self.while_led(self.start_member), told=lambda result: result.evidence)
+        await self.step(FOLLOW, lambda: self.while_led(self.until_it_streams), told=lambda text: text)
+        await self.step_or_skip(RESTORE, lambda: self.while_led(self.restore_protection), told=lambda text: text)
         await self.step_or_skip(NOTIFY, self.notify, told=lambda names: f"told: {names}")
 
     # What the steps do, in their order
@@ -134,7 +141,8 @@ class DatabaseRejoin(Planning, Reading, Returning):
         if record.leader == self.member:
             raise Ended("refused", f"{self.member} leads: name a member that is to follow it")
         back = already_back(self.member, facts.get(self.member), facts.get(record.leader))
-        if back is not None:
+        self.back = back if self.how is not None else None
+        if back is not None and not self.back:
             self.unprotected = (await self.look_at_protection())[1]
             raise Ended("not needed", back)
         leader: MemberFacts | None = facts.get(record.leader)
@@ -161,6 +169,15 @@ class DatabaseRejoin(Planning, Reading, Returning):
             raise Ended(outcome, f"{decision.answer} by {decision.by}")
         self.decided_by_person = True
         return f"approved by {decision.by}"
+
+    async def while_led(self, action: Callable[[], Awaitable[T]]) -> T:
+        """What fails since the leader is gone is begun anew for whoever leads then; another failure is a person's."""
+        try:
+            return await action()
+        except (ActivityError, ApplicationError) as error:
+            if kind_of(error) == EpochSuperseded.__name__ or (await self.observe()).led_by == self.record.leader:
+                raise
+            raise Overtaken(f"{self.record.leader} leads no more: {reason_of(error)}") from error
 
     def kept_text(self, how: Return) -> str:
         told = f"{how.method}: {how.reason}"

@@ -20,12 +20,13 @@ with workflow.unsafe.imports_passed_through():
         ReturnOrder,
     )
     from workflows.database_protect import Protecting
-    from workflows.policy.rejoin import how_to_return, is_apart, make_receipt
+    from workflows.policy.rejoin import how_to_return, is_apart, make_receipt, newest
     from workflows.reasons import kind_of, reason_of
     from workflows.runbook import WAIT_S
 
 STOPS = 4
 """How often a member that starts by itself is stopped anew, before the run parks."""
+START_ATTEMPTS = 8
 
 
 class Returning(Protecting):
@@ -76,11 +77,11 @@ class Returning(Protecting):
         found: Examination = await self.do(data_folder.examine_folder, order, limit=30, total=120)
         divergence: Divergence | None = None
         if found.folder.major and is_apart(found):
-            fork = {"timeline": found.folder.timeline, "fork": found.fork, "segment_bytes": found.folder.segment_bytes}
-            kept = DivergenceOrder.model_validate({**self.folder_order(), **fork})
+            where = {name: getattr(found.folder, name) for name in ("timeline", "segment_bytes", "checkpoint")}
+            kept = DivergenceOrder.model_validate({**self.folder_order(), **where, "fork": found.parted})
             divergence = await self.do(receipts.keep_divergence, kept, limit=3600, total=None)
         # A folder whose rewind has begun says nothing any more: what was counted before stands.
-        self.loss = self.loss or make_receipt(found, divergence, self.predicted)
+        self.loss = newest(self.loss, make_receipt(found, divergence, self.predicted))
         self.examined, self.how = found, how_to_return(found, divergence)
         return self.how
 
@@ -103,8 +104,11 @@ class Returning(Protecting):
         raise AssertionError("the last round returns or raises")
 
     async def start_member(self) -> FolderResult:
+        # One attempt waits for as long as it recovers; one that fails is not tried for ever in silence.
         order = FolderOrder.model_validate(self.folder_order())
-        return await self.do(data_folder.start_standby, order, limit=WAIT_S, total=None, heartbeat=6.0)
+        return await self.do(
+            data_folder.start_standby, order, limit=WAIT_S, total=None, heartbeat=6.0, attempts=START_ATTEMPTS
+        )
 
     async def until_it_streams(self) -> str:
         """It streams on the leader's timeline, as both say, has replayed what was there, and may start by itself."""

@@ -17,7 +17,6 @@ from tests.faults.scene import Run, Scene
 from tests.faults.worker import processes_of
 
 pytestmark = [
-    pytest.mark.matrix,
     pytest.mark.asyncio(loop_scope="session"),
     pytest.mark.estate(synchronous={"voters": [], "policy": "available"}, rejoin={"when": "by-hand"}),
 ]

@@ -27,7 +27,7 @@ from schemas.reports import Report
 from tests.faults.scene import Scene
 from tests.faults.striking import striking_scene
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.matrix]
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 RETURN = "Rewind or rebuild it"
 
@@ -60,6 +60,20 @@ async def test_the_old_primary_starts_by_itself_before(activity: str, shared_lab
 
 
 @pytest.mark.campaign
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("activity", ["keep_divergence", "return_member", "start_standby", "let_it_start"])
+async def test_a_worker_is_killed(activity: str, when: str, shared_lab: Lab) -> None:
+    """The next one finds the job on the node, under way or ended."""
+    plan = {"activity": activity, "when": when, "strike": "kill"}
+    async with striking_scene(shared_lab, workflow="DatabaseRejoin", **plan) as (scene, done):
+        await scene.failed_over()
+        run = await scene.rejoin("pg-east-1")
+        report = await scene.report(run)
+        assert done.exists()
+        assert "copied anew" not in await came_back(scene, report)
+
+
+@pytest.mark.campaign
 async def test_frozen_and_thawed_in_the_middle_of_its_own_rejoin(scene: Scene) -> None:
     """A node that does as it is told no more is waited for; its copy goes on where it stood."""
     await slow_copies(scene)
@@ -73,6 +87,7 @@ async def test_frozen_and_thawed_in_the_middle_of_its_own_rejoin(scene: Scene) -
     assert "copied anew" in await came_back(scene, await scene.report(run))
 
 
+@pytest.mark.campaign
 async def test_frozen_before_the_failover_and_thawed_after_it(scene: Scene) -> None:
     """The rejoin waits for the node, holding nothing."""
     await scene.failed_over("freeze")
@@ -99,15 +114,12 @@ async def slow_copies(scene: Scene) -> None:
 
 
 async def spoil(scene: Scene, member: str) -> None:
-    """A rewind that began and did not end leaves a mark, and a folder that only a copy mends."""
-    kept = scene.lab.paths.kept(member)
-    code = await asyncio.to_thread(
-        subprocess.run,
-        [str(scene.lab.paths.control), "exec", member, "sh", "-c", f"mkdir -p {kept} && echo rewind > {kept}/begun"],
-        check=False,
-        capture_output=True,
-    )
-    assert code.returncode == 0, code.stderr
+    """As a rewind leaves it that began and did not end: its own configuration kept, and good for nothing but a copy."""
+    kept, data = scene.lab.paths.kept(member), scene.lab.paths.data(member)
+    words = f"umask 077 && mkdir -p {kept}/config && cp -p {data}/*.conf {kept}/config/ && echo rewind > {kept}/begun"
+    argv = [str(scene.lab.paths.control), "exec", member, "sh", "-c", words]
+    done = await asyncio.to_thread(subprocess.run, argv, check=False, capture_output=True)
+    assert done.returncode == 0, done.stderr
 
 
 async def copying(scene: Scene) -> None:
@@ -127,6 +139,7 @@ async def copying(scene: Scene) -> None:
     await scene.until("a copy is under way", streamed)
 
 
+@pytest.mark.campaign
 async def test_a_failover_in_the_middle_of_a_copy_is_not_held_up(scene: Scene) -> None:
     """The leader dies while a member is copied from it: clients are served at once, and the rejoin begins anew."""
     await slow_copies(scene)
@@ -145,6 +158,22 @@ async def test_a_failover_in_the_middle_of_a_copy_is_not_held_up(scene: Scene) -
     assert report.new_primary in (None, second.new_primary), report
 
 
+@pytest.mark.campaign
+@pytest.mark.parametrize("activity", ["examine_folder", "start_standby", "follow_leader"])
+async def test_the_leader_dies_at_another_step_of_a_rejoin(activity: str, shared_lab: Lab) -> None:
+    """The failover has the service at once, and the rejoin looks anew."""
+    plan = {"activity": activity, "when": "before", "strike": "kill-node"}
+    async with striking_scene(shared_lab, workflow="DatabaseRejoin", **plan) as (scene, done):
+        await scene.failed_over()
+        run = await scene.rejoin("pg-east-1")
+        second = await scene.report(await scene.run_of_watch(2, limit=60))
+        assert done.exists()
+        assert second.outcome == "recovered, unprotected", second
+        assert second.rto_met, second
+        await came_back(scene, await scene.report(run))
+
+
+@pytest.mark.campaign
 async def test_a_rewind_that_is_killed_half_way_becomes_a_copy(scene: Scene) -> None:
     """The node's pg_rewind is one that waits before it begins, so that there is a half way."""
     bin_, waits = slow_rewind(scene.lab)
@@ -238,7 +267,6 @@ async def small_disk(lab: Lab, name: str) -> AsyncIterator[Callable[[], None]]:
         run("umount", "--lazy", str(data))
 
 
-@pytest.mark.campaign
 async def test_a_member_that_was_promoted_by_hand_comes_back(scene: Scene) -> None:
     """It leads on a timeline of its own, which the leader's history does not know."""
     await scene.traffic()
@@ -246,11 +274,16 @@ async def test_a_member_that_was_promoted_by_hand_comes_back(scene: Scene) -> No
     assert conn is not None
     await conn.execute("ALTER SYSTEM SET primary_conninfo = ''")
     await conn.fetchval("SELECT pg_promote()")
-    await conn.execute("CREATE TABLE astray AS SELECT 1 AS one")
+    await conn.execute("INSERT INTO counting_results (id, camera) VALUES (gen_random_uuid(), 'astray')")
+    await conn.execute("CREATE TABLE astray (one int)")
     await conn.close()
     run = await scene.rejoin("pg-east-4")
     report = await scene.report(run)
     assert "rewound" in await came_back(scene, report, "pg-east-4")
+    # What it was told on its own is counted, before the rewind takes it.
+    assert report.loss is not None
+    assert (report.loss.timeline, report.loss.commits) == (2, 1), report.loss
+    assert [(each.table, each.inserted) for each in report.loss.tables] == [("public.counting_results", 1)], report.loss
     conn = await session(scene.lab, "pg-east-4")
     assert conn is not None
     assert await conn.fetchval("SELECT to_regclass('astray')") is None
@@ -270,6 +303,7 @@ async def test_two_rejoins_at_once_of_one_member(scene: Scene) -> None:
     await came_back(scene, await scene.report(first))
 
 
+@pytest.mark.campaign
 async def test_rejoins_at_once_of_two_members(scene: Scene) -> None:
     """One has the service at a time; both come back."""
     await scene.failed_over()

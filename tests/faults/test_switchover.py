@@ -19,7 +19,7 @@ from tests.faults.scene import Scene
 from tests.faults.striking import striking_scene
 from tests.faults.worker import processes_of
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.matrix]
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
 async def moved(scene: Scene, report: Report, *, to: str | None = None) -> None:
@@ -66,18 +66,17 @@ async def test_the_candidate_hangs_while_the_primary_is_shut_down(shared_lab: La
     async with striking_scene(shared_lab, workflow="DatabaseSwitchover", **plan) as (scene, done):
         await scene.traffic()
         run = await scene.switch("pg-east-2")
-        await scene.state_when(run, "it is called off", lambda state: compared(state) == "failed" or state.outcome)
+        await scene.state_when(run, "it is called off", lambda state: "Resume the poolers" in titles(state))
         for pid in processes_of(str(scene.lab.folder), "pg-east-2", "walreceiver"):
             os.kill(pid, signal.SIGCONT)
         report = await scene.report(run)
         assert done.exists()
+        assert "nobody was promoted" in report.summary, report
         await stayed(scene, report)
 
 
-def compared(state: RunState) -> str:
-    """How the comparison, or the stop before it, came out."""
-    titles = ("Shut the primary down", "Compare: the candidate has all of it")
-    return next((step.outcome for step in state.steps if step.title in titles and step.outcome == "failed"), "")
+def titles(state: RunState) -> list[str]:
+    return [step.title for step in state.steps]
 
 
 @pytest.mark.campaign

@@ -3,9 +3,10 @@
 `python -m tests.faults.worker --plan FILE …` takes the arguments of workers.main. The plan is JSON: `activity`, or
 `inside` (a function of the product, `module:name`, after which it strikes); `when`: before or after; `workflow`: whose
 activity (DatabaseFailover); `strike`: kill or freeze this worker, kill the process `pid`, the `server` that the
-function's session leads to, or the server of the first `survivor` that a promotion waits for; of `member` `start` the
-node, or `kill` it (`kill-node`), or end or freeze what it receives with (`cut-off`, `freeze-receiver`); `lab`: the
-lab's folder; `done`: a file that is made first, so that of all workers and attempts exactly one strikes.
+function's session leads to, or the server of the first `survivor` that a promotion waits for; of `member` (else
+an order's leader) `start` the node, or kill it (`kill-node`), or end or freeze what it receives with (`cut-off`,
+`freeze-receiver`); `lab`: the lab's folder; `done`: a file that is made first, so that of all workers and attempts
+exactly one strikes.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def strike(plan: Plan, order: Any = None) -> None:
         case "start":
             faults.start(Lab.load(Path(plan["lab"])), plan["member"], force=True)
         case "kill-node":
-            faults.kill(Lab.load(Path(plan["lab"])), plan["member"])
+            faults.kill(Lab.load(Path(plan["lab"])), plan.get("member") or order.leader)
         case "cut-off":
             cut_off(Lab.load(Path(plan["lab"])), plan["member"])
         case "freeze-receiver":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from schemas.facts import MemberFacts
+from schemas.orders import Observation
 from tests.unit.estates import E1, E2, E3, E4, W1, W2, gone, leader, receiver, record, service, standby
 from workflows.policy.protection import what_is_missing
 
@@ -56,3 +57,14 @@ def test_the_synchronous_set():
 
 def test_an_asynchronous_estate_needs_no_set():
     assert missing(names="", of=service(synchronous={"voters": []})) == []
+
+
+def test_who_leads():
+    def led_by(*facts: MemberFacts, **changed: object) -> str | None:
+        return Observation(record=record(**changed), members=list(facts)).led_by
+
+    assert led_by(leader(E1), follows(E2)) == E1
+    assert led_by(leader(E1), candidate=E2) is None
+    assert led_by(gone(E1), leader(E2)) is None
+    assert led_by(follows(E1)) is None
+    assert Observation(record=None, members=[leader(E1)]).led_by is None

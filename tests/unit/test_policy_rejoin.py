@@ -9,7 +9,7 @@ import pytest
 from schemas.receipts import Receipt
 from schemas.rejoin import Branch, Divergence, Examination, FolderFacts
 from tests.unit.estates import E1, E2, SYSTEM, gone, leader, receiver, standby
-from workflows.policy.rejoin import already_back, how_to_return, is_within, make_receipt, may_rejoin, room_for
+from workflows.policy.rejoin import already_back, how_to_return, is_within, make_receipt, may_rejoin, newest, room_for
 
 FORK = 1000
 
@@ -92,6 +92,29 @@ class TestHowToReturn:
         )
 
 
+class TestParted:
+    def test_past_the_fork_or_where_it_went_off_by_itself(self):
+        assert examined().parted == FORK
+        assert examined(timeline=1, branches=[]).parted is None
+        astray = {"timeline": 5, "ancestors": [Branch(timeline=1, switch=800), Branch(timeline=4, switch=1500)]}
+        # It left timeline 1, on which the leader still is.
+        still = examined(branches=[]).model_copy(update={"leader_timeline": 1, "folder": folder(**astray)})
+        assert still.parted == 800
+        # The leader left it as well, before or after.
+        for switch, parted in ((700, 700), (900, 800)):
+            left = examined(branches=[Branch(timeline=1, switch=switch)]).model_copy(
+                update={"folder": folder(**astray)}
+            )
+            assert left.parted == parted
+        # The last that they share counts.
+        shared = examined(branches=[Branch(timeline=1, switch=800), Branch(timeline=4, switch=1600)])
+        shared = shared.model_copy(update={"leader_timeline": 6, "folder": folder(**astray)})
+        assert shared.parted == 1500
+
+    def test_without_its_own_history_nobody_knows(self):
+        assert examined(branches=[]).parted is None
+
+
 class TestAlreadyBack:
     def test_it_streams_on_the_leaders_timeline(self):
         leads = leader(E2, timeline=2)
@@ -145,6 +168,22 @@ class TestReceipt:
         receipt = make_receipt(examined(branches=[]), None, "none")
         assert receipt is not None
         assert receipt.commits is None
+
+    def test_what_was_promoted_beside_the_leader_has_no_verdict_that_says_anything(self):
+        own = folder(timeline=5, ancestors=[Branch(timeline=1, switch=800)])
+        found = examined(branches=[]).model_copy(update={"leader_timeline": 1, "folder": own})
+        receipt = make_receipt(found, past(), "none")
+        assert receipt is not None
+        assert (receipt.fork, receipt.commits, receipt.acknowledged_at_most, receipt.within) == (800, 3, 3, None)
+
+    def test_the_newest_count_of_the_same_wal(self):
+        first, more = (make_receipt(examined(), past(commits=n), "unknown") for n in (3, 4))
+        other = make_receipt(examined(branches=[Branch(timeline=1, switch=1200)]), past(commits=0), "unknown")
+        gone_ = make_receipt(examined(begun="rewind"), Divergence(missing="0…1"), "unknown")
+        assert newest(None, first) is first
+        assert newest(first, more) is more
+        for counted in (None, other, gone_):
+            assert newest(first, counted) is first
 
     @pytest.mark.parametrize(
         ("predicted", "last", "within"),

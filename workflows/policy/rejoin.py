@@ -39,7 +39,7 @@ def may_rejoin(found: Examination) -> str | None:
 
 def is_apart(found: Examination) -> bool:
     """Whether the folder may have WAL that the leader's history has not, so that it is to be looked for."""
-    return found.fork is not None
+    return found.parted is not None
 
 
 def how_to_return(found: Examination, divergence: Divergence | None) -> Return:
@@ -98,25 +98,27 @@ def make_receipt(found: Examination, divergence: Divergence | None, predicted: s
     `predicted`: the verdict that the promotion was decided on, as the epoch's record has it. `none` was proved by
     R + W > N: what lies past the fork was then acknowledged to nobody.
     """
-    folder = found.folder
+    folder, parted = found.folder, found.parted
     if found.fork is None:
+        predicted = ""  # Of what was promoted beside the leader no verdict of a failover says anything.
+    if parted is None:
         if not folder.major or folder.timeline == found.leader_timeline:
             return None
         reason = f"its timeline {folder.timeline} is none that {found.leader} ever was on"
         return Receipt(member=folder.member, timeline=folder.timeline, fork=0, reason=reason, predicted=predicted)
-    base = Receipt(member=folder.member, timeline=folder.timeline, fork=found.fork, reason="", predicted=predicted)
+    base = Receipt(member=folder.member, timeline=folder.timeline, fork=parted, reason="", predicted=predicted)
     if divergence is None or divergence.missing:
-        if folder.position <= found.fork and not folder.begun:
+        if folder.position <= parted and not folder.begun:
             return base.model_copy(
-                update={"end": found.fork, "commits": 0, "acknowledged_at_most": 0, "within": True}
-                | {"reason": f"it ends before the fork at {lsn_text(found.fork)}"}
+                update={"end": parted, "commits": 0, "acknowledged_at_most": 0, "within": True}
+                | {"reason": f"it ends before the fork at {lsn_text(parted)}"}
             )
         gone = divergence.missing if divergence is not None else "its WAL"
         return base.model_copy(update={"reason": f"{gone} of {folder.member} is gone, so nobody can count"})
     lost = divergence.commits + divergence.catalog_commits
     proved = predicted == "none"
     at_most = 0 if proved or not lost else lost
-    reason = f"from {lsn_text(found.fork)} to {lsn_text(divergence.end)} on timeline {folder.timeline}"
+    reason = f"from {lsn_text(parted)} to {lsn_text(divergence.end)} on timeline {folder.timeline}"
     if lost:
         reason += (
             "; R + W > N: they were acknowledged to nobody" if proved else "; those in flight were not acknowledged"
@@ -137,6 +139,14 @@ def make_receipt(found: Examination, divergence: Divergence | None, predicted: s
         }
     )
     return receipt.model_copy(update={"within": is_within(receipt)})
+
+
+def newest(before: Receipt | None, counted: Receipt | None) -> Receipt | None:
+    """Of two receipts of one run: the same WAL counted anew says more; what was counted of other WAL stands."""
+    if before is None or counted is None:
+        return before or counted
+    same = (before.timeline, before.fork) == (counted.timeline, counted.fork)
+    return counted if same and counted.commits is not None else before
 
 
 def is_within(receipt: Receipt) -> bool | None:
