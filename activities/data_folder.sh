@@ -293,8 +293,9 @@ work() {
   echo $? > "$keep/job/code.new" && mv "$keep/job/code.new" "$keep/job/code"
 }
 
+# Of builtins as well: a copy needs the processor that a look would take.
 alive() {
-  pid=$(cat "$keep/job/pid" 2>/dev/null) || return 1
+  { read -r pid < "$keep/job/pid"; } 2>/dev/null || return 1
   [ ! -e "$keep/job/code" ] && kill -0 "$pid" 2>/dev/null
 }
 
@@ -302,7 +303,7 @@ alive() {
 status() {
   job=$keep/job looks=0
   while [ $looks -lt 40 ] && [ ! -e "$job/code" ] && alive; do
-    sleep 0.05
+    if [ $looks -lt 10 ]; then sleep 0.05; else sleep 0.1; fi
     looks=$((looks + 1))
   done
   say job "$(cat "$job/id" 2>/dev/null)"
