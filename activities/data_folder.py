@@ -19,14 +19,18 @@ from activities.commands import TIMED_OUT, TOLD
 from activities.fencing import conninfo
 from activities.node import must_be_ours, run_on
 from activities.sessions import BROKEN, literal, session
+from activities.survey import look
 from schemas.data import DataFolder
 from schemas.failures import DataFolderFailed, JobFailed, MemberUnreachable, NodeControlFailed, NodeRuns, SecondPrimary
 from schemas.orders import NodeOrder
-from schemas.rejoin import Branch, Examination, FolderFacts, FolderOrder, FolderResult, ReturnOrder
+from schemas.rejoin import Branch, Examination, FolderFacts, FolderOrder, FolderResult, ReturnOrder, Shut, ShutOrder
 from schemas.topology import DatabaseService, Member
 
-POLL_S = (0.05, 0.1, 0.2, 0.5, 1.0)
-"""Between looks at a job, the last of them from then on."""
+POLL_S = (0.05, 0.1, 0.2)
+"""Between looks at a job, the last of them from then on; each waits a while itself for the job's end."""
+
+SHUT_S = 3
+"""How long the look beside a stop waits for its end; a slower stop is looked at again."""
 
 Answers = dict[str, list[str]]
 Progress = Callable[[], Awaitable[dict[str, object]]]
@@ -175,18 +179,28 @@ async def keep_from_starting(order: NodeOrder) -> FolderResult:
 
 
 @activity.defn
-async def stop_cleanly(order: NodeOrder) -> FolderFacts:
-    """A fast stop, and the folder as it was left: only `shut down` says that its last checkpoint is its last WAL."""
-    member = order.service.member(order.member)
+async def stop_cleanly(order: ShutOrder) -> Shut:
+    """A fast stop, then the folder as it was left, and what the candidate has received: read after the stop, in one
+    activity, since clients wait. Only `shut down` says that the last checkpoint is the last WAL.
+    """
+    service, member = order.service, order.service.member(order.member)
     folder_of(member)
     assert member.control is not None
     await must_be_ours(order)
     async with beating(f"{member.name} stops"):
-        code, output = await run_on(member.control, member.control.stop)
-        facts = _facts(member.name, await ask(order, "look"))
+        stop = asyncio.ensure_future(run_on(member.control, member.control.stop))
+        # A moment later, so that the stop has the processor first.
+        await asyncio.sleep(0.02)
+        told, found = await asyncio.gather(stop, ask(order, "shut", str(SHUT_S)), return_exceptions=True)
+        if isinstance(told, BaseException):
+            raise told
+        facts = None if isinstance(found, BaseException) else _facts(member.name, found)
+        if facts is None or facts.running:
+            facts = _facts(member.name, await ask(order, "shut", "0"))
+        candidate = await look(service, service.member(order.candidate))
     if facts.running:
-        raise NodeControlFailed(f"{member.name}: stop exited {code}, and it runs: {output[-TOLD:]}")
-    return facts
+        raise NodeControlFailed(f"{member.name}: stop exited {told[0]}, and it runs: {told[1][-TOLD:]}")
+    return Shut(folder=facts, candidate=candidate)
 
 
 _LEADER = """

@@ -14,33 +14,53 @@ shift 6
 export LC_ALL=C TZ=UTC PATH="$bin:/usr/local/bin:/usr/bin:/bin"
 unset PGDATA PGHOST PGPORT PGUSER PGPASSWORD PGSERVICE PGOPTIONS
 
+# Onto the disk, these files and folders alone: whatever else the node is writing is not waited for.
+flush() { sync "$@" 2>/dev/null || sync; }
+flush_all() { find "$@" -exec sync {} + 2>/dev/null || sync; }
+
 say() { printf '::%s=%s\n' "$1" "$2"; }
 die() { say error "$*"; exit 3; }
 
+# Of builtins alone: it is asked every few milliseconds while clients wait for a stop.
 running() {
-  pid=$(head -n 1 "$data/postmaster.pid" 2>/dev/null) || return 1
+  { read -r pid < "$data/postmaster.pid"; } 2>/dev/null || return 1
   case $pid in '' | *[!0-9]*) return 1 ;; esac
   kill -0 "$pid" 2>/dev/null || return 1
   # Another process may have its number by now; a zombie has no working folder.
-  [ ! -d /proc/self ] || [ "$(readlink "/proc/$pid/cwd" 2>/dev/null)" = "$(readlink -f "$data")" ]
+  [ ! -d /proc/self ] || [ "/proc/$pid/cwd" -ef "$data" ]
 }
 must_be_stopped() { if running; then say running 1; die "the server runs"; fi; }
 
-control() { "$bin/pg_controldata" -D "$data" 2>/dev/null | sed -n "s/^$1: *//p"; }
+# What pg_controldata tells, as answers.
+control() {
+  "$bin/pg_controldata" -D "$data" 2>/dev/null | sed -n \
+    -e 's/^Database cluster state: */::state=/p' -e 's/^Database system identifier: */::system=/p' \
+    -e 's/^Latest checkpoint location: */::checkpoint=/p' -e "s/^Latest checkpoint's TimeLineID: */::checkpoint_timeline=/p" \
+    -e 's/^Minimum recovery ending location: */::recovered_to=/p' -e 's/^Bytes per WAL segment: */::segment_bytes=/p' \
+    -e 's/^wal_log_hints setting: */::hints=/p' -e 's/^Data page checksum version: */::checksums=/p'
+}
+
+# Whether it runs, and where its WAL ends.
+state() {
+  control
+  if running; then say running 1; else say running 0; fi
+}
+
+# The same once it has stopped, or after SECONDS: begun beside a stop, since clients wait for what this takes to start.
+shut() {
+  looks=0
+  while running && [ $looks -lt $(($1 * 100)) ]; do
+    sleep 0.01
+    looks=$((looks + 1))
+  done
+  state
+}
 
 # What tells how the folder stands.
 look() {
-  if running; then say running 1; else say running 0; fi
+  state
   say major "$(cat "$data/PG_VERSION" 2>/dev/null)"
   say programs "$("$bin/postgres" --version 2>/dev/null | sed 's/^[^0-9]*\([0-9]*\).*/\1/')"
-  say state "$(control 'Database cluster state')"
-  say system "$(control 'Database system identifier')"
-  say checkpoint "$(control 'Latest checkpoint location')"
-  say checkpoint_timeline "$(control "Latest checkpoint's TimeLineID")"
-  say recovered_to "$(control 'Minimum recovery ending location')"
-  say segment_bytes "$(control 'Bytes per WAL segment')"
-  say hints "$(control 'wal_log_hints setting')"
-  say checksums "$(control 'Data page checksum version')"
   newest=$(ls "$data/pg_wal" 2>/dev/null | grep -E '^[0-9A-F]{24}$' | sort | tail -n 1)
   say newest_wal "$newest"
   sed -n '/^[0-9]/s/^/::ancestor=/p' "$data/pg_wal/${newest%????????????????}.history" 2>/dev/null
@@ -71,7 +91,8 @@ save_config() {
   [ -f "$data/PG_VERSION" ] || return 0
   rm -rf "$keep/config.new" && mkdir -p "$keep/config.new" || die "$keep can't be written"
   own_files "$data" | while read -r name; do cp -Rp "$data/$name" "$keep/config.new/" || exit 3; done || die "configuration not kept"
-  rm -rf "$keep/config" && mv "$keep/config.new" "$keep/config" && sync
+  flush_all "$keep/config.new"
+  rm -rf "$keep/config" && mv "$keep/config.new" "$keep/config" && flush "$keep"
 }
 
 # Own files back, and as a standby: SETTINGS is what postgresql.auto.conf says beside the node's own.
@@ -85,8 +106,14 @@ as_standby() {
     printf '%s\n' "$1"
   } > "$data/postgresql.auto.conf.lifeboat" || die "postgresql.auto.conf not written"
   mv "$data/postgresql.auto.conf.lifeboat" "$data/postgresql.auto.conf"
-  sync
+  [ ! -d "$data/conf.d" ] || flush_all "$data/conf.d"
+  flush_all "$data" -maxdepth 1 -type f
+  flush "$data"
 }
+
+# A rewind or a copy has begun, which leaves the folder good for nothing else until it has ended.
+begin_with() { echo "$1" > "$keep/begun" && flush "$keep/begun" "$keep" || die "$keep/begun not written"; }
+end_it() { rm -f "$keep/begun" && flush "$keep"; }
 
 # No divergence: the folder is only turned into a standby's.
 follow() {
@@ -102,10 +129,9 @@ rewind() {
   must_be_stopped
   [ ! -s "$keep/begun" ] || die "a rewind or a copy has begun and not ended"
   save_config
-  echo rewind > "$keep/begun" && sync
+  begin_with rewind
   # Its own recovery of a folder that was not shut down is not that of a standby.
   rm -f "$data/standby.signal"
-  set -- "$1" "$2" --no-sync
   [ -z "$config" ] || set -- "$@" "--config-file=$config"
   if [ -n "$("$bin/postgres" -D "$data" ${config:+-c "config_file=$config"} -C restore_command 2>/dev/null)" ]; then set -- "$@" --restore-target-wal; fi
   source=$1 settings=$2
@@ -115,15 +141,16 @@ rewind() {
   must_be_stopped
   forget_later
   as_standby "$settings"
-  rm -f "$keep/begun" && sync
+  end_it
   say done 1
 }
 
 # pg_rewind leaves WAL of a timeline that the leader never was on, and the folder would look as if it still were there.
 forget_later() {
   kept=0
-  for line in $(control "Latest checkpoint's TimeLineID") $(control "Min recovery ending loc's timeline"); do
-    [ "$line" -le "$kept" ] || kept=$line
+  for timeline in $("$bin/pg_controldata" -D "$data" 2>/dev/null |
+    sed -n -e "s/^Latest checkpoint's TimeLineID: *//p" -e "s/^Min recovery ending loc's timeline: *//p"); do
+    [ "$timeline" -le "$kept" ] || kept=$timeline
   done
   [ "$kept" -gt 0 ] || die "the timeline of the rewound folder is not known"
   for file in "$data"/pg_wal/????????????????????????; do
@@ -136,7 +163,7 @@ forget_later() {
 rebuild() {
   must_be_stopped
   save_config
-  echo rebuild > "$keep/begun" && sync
+  begin_with rebuild
   wal=$(readlink "$data/pg_wal" 2>/dev/null) || wal=
   for space in "$data"/pg_tblspc/*; do
     [ ! -d "$space" ] || find "$(readlink -f "$space")" -mindepth 1 -delete || die "$space can't be emptied"
@@ -147,7 +174,7 @@ rebuild() {
   "$bin/pg_basebackup" -D "$data" -d "$1" -X stream -c fast --no-password --label="$3" \
     ${4:+"--max-rate=$4"} ${wal:+"--waldir=$wal"} || die "pg_basebackup exited $?"
   as_standby "$2"
-  rm -f "$keep/begun" && sync
+  end_it
   say done 1
 }
 
@@ -183,7 +210,8 @@ keep() {
     done
     cp -p "$from"/*.history "$to/" 2>/dev/null
     "$bin/pg_controldata" -D "$data" > "$to/control" 2>/dev/null
-    : > "$to/complete" && sync
+    flush_all "$to"
+    : > "$to/complete" && flush "$to/complete" "$to"
   fi
   say kept "$to"
   say done 1
@@ -282,17 +310,18 @@ work() {
   echo $? > "$keep/job/code.new" && mv "$keep/job/code.new" "$keep/job/code"
 }
 
+# Of builtins as well: a copy needs the processor that a look would take.
 alive() {
-  pid=$(cat "$keep/job/pid" 2>/dev/null) || return 1
+  { read -r pid < "$keep/job/pid"; } 2>/dev/null || return 1
   [ ! -e "$keep/job/code" ] && kill -0 "$pid" 2>/dev/null
 }
 
 # How the newest job stands, once it has ended or a moment has passed.
 status() {
-  job=$keep/job
-  for _ in 1 2 3 4 5 6 7 8 9 10; do
-    [ ! -e "$job/code" ] && alive || break
-    sleep 0.05
+  job=$keep/job looks=0
+  while [ $looks -lt 40 ] && [ ! -e "$job/code" ] && alive; do
+    if [ $looks -lt 10 ]; then sleep 0.05; else sleep 0.1; fi
+    looks=$((looks + 1))
   done
   say job "$(cat "$job/id" 2>/dev/null)"
   if [ -e "$job/code" ]; then
@@ -318,6 +347,6 @@ is_standby() {
 }
 
 case $verb in
-  look | history | follow | is_standby | begin | work | status) "$verb" "$@" ;;
+  look | shut | history | follow | is_standby | begin | work | status) "$verb" "$@" ;;
   *) die "there is no verb $verb" ;;
 esac

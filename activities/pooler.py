@@ -21,7 +21,7 @@ from psycopg.rows import dict_row
 from temporalio import activity
 
 from activities.files import replace_file
-from activities.leading import until_it_leads
+from activities.leading import LEADS_S, until_it_leads
 from activities.secrets import resolve
 from schemas.failures import EpochSuperseded, NotYet, PauseRefused, RouteUnavailable
 from schemas.orders import PauseOrder, PoolerOrder, ProofResult
@@ -153,6 +153,15 @@ async def hold_pooler(order: PoolerOrder) -> ProofResult:
 
 
 @activity.defn
+async def pause_poolers(orders: list[PauseOrder]) -> list[ProofResult]:
+    """Each of them at once, to its end, then the first failure: the workflow goes on once all clients wait."""
+    results = await asyncio.gather(*map(pause_pooler, orders), return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return [result for result in results if isinstance(result, ProofResult)]
+
+
 async def pause_pooler(order: PauseOrder) -> ProofResult:
     """Let clients wait instead of failing: each transaction pool ends what it is at, gives its servers back and holds
     the next query. A session pool would wait for its clients to leave, so that theirs are cut, last.
@@ -161,16 +170,16 @@ async def pause_pooler(order: PauseOrder) -> ProofResult:
     """
     route = order.route
     _refuse_older(order)
-    async with console(route) as conn:
+    # One console for all of it: a login costs 10 ms and more, which clients would wait.
+    async with console(route, limit=order.limit_s + 8) as conn:
         rows = await databases(conn, route)
         usual = {row["key"]: row["value"] for row in await (await conn.execute("SHOW CONFIG")).fetchall()}["pool_mode"]
-    modes = {name: row["pool_mode"] or usual for name, row in rows.items()}
-    waiting = [name for name in rows if modes[name] != "session"]
-    ended = await asyncio.gather(
-        *(_pause(route, name, order.limit_s, begun=_flag(rows[name], "paused")) for name in waiting)
-    )
-    late = [name for name, done in zip(waiting, ended, strict=True) if not done]
-    async with console(route) as conn:
+        modes = {name: row["pool_mode"] or usual for name, row in rows.items()}
+        waiting = [name for name in rows if modes[name] != "session"]
+        ended = await asyncio.gather(
+            *(_pause(route, name, order.limit_s, begun=_flag(rows[name], "paused")) for name in waiting)
+        )
+        late = [name for name, done in zip(waiting, ended, strict=True) if not done]
         if late:
             await _let_in(conn, route)
             raise PauseRefused(f"{route.name}: {', '.join(late)} not paused within {order.limit_s:g} s")
@@ -237,11 +246,13 @@ async def _cut(conn: Console, route: PgBouncerRoute, *names: str) -> None:
             await conn.execute(f'KILL "{name}"')
 
 
-async def _let_in(conn: Console, route: PgBouncerRoute) -> None:
-    """Undo of the hold. A second RESUME is an error, so that each is looked at first."""
-    for name, row in (await databases(conn, route)).items():
+async def _let_in(conn: Console, route: PgBouncerRoute, held: dict[str, dict[str, Any]] | None = None) -> None:
+    """Undo of the hold. A second RESUME is an error, so that each is looked at first, or was a moment ago (`held`)."""
+    for name, row in (held or await databases(conn, route)).items():
         if _flag(row, "paused"):
-            await conn.execute(f'RESUME "{name}"')
+            # Another attempt may have been before this one.
+            with contextlib.suppress(psycopg.DatabaseError) if held else contextlib.nullcontext():
+                await conn.execute(f'RESUME "{name}"')
         if _flag(row, "disabled"):
             await conn.execute(f'ENABLE "{name}"')
 
@@ -254,6 +265,7 @@ async def point_pooler(order: PoolerOrder) -> ProofResult:
     """
     member = order.service.member(order.target)
     path = Path(order.route.databases_file)
+    await asyncio.sleep(order.after_s)
     _refuse_older(order)
     text = file_text(order.service, order.route, order.target, order.epoch)
     if not path.exists() or path.read_text(encoding="utf-8") != text:
@@ -261,7 +273,8 @@ async def point_pooler(order: PoolerOrder) -> ProofResult:
             replace_file(path, text)
         except OSError as error:
             raise RouteUnavailable(f"{path}: {error.strerror}") from error
-    async with console(order.route) as conn:
+    # One console for all of it: a login after the target leads would be waited for.
+    async with console(order.route, limit=LEADS_S + 5 if order.once_it_leads else 5.0) as conn:
         before = await databases(conn, order.route)
         if any((row["host"], int(row["port"])) != (member.host, member.port) for row in before.values()) or not before:
             # Where the hold did not come through, a RELOAD alone would leave session pools on the old primary. Those
@@ -270,11 +283,12 @@ async def point_pooler(order: PoolerOrder) -> ProofResult:
             if loose or not before:
                 await _cut(conn, order.route, *loose)
             await conn.execute("RELOAD")
-    if order.once_it_leads:
-        await until_it_leads(order.service, member)
-        _refuse_older(order)
-    async with console(order.route) as conn:
-        await _let_in(conn, order.route)
+        held = None
+        if order.once_it_leads:
+            held = await databases(conn, order.route)
+            await until_it_leads(order.service, member)
+            _refuse_older(order)
+        await _let_in(conn, order.route, held)
         after = await databases(conn, order.route)
     wrong = [
         name

@@ -26,6 +26,8 @@ printf "primary_conninfo = '%s'\\n" "$conninfo" >> "$data/postgresql.auto.conf"
 
 async def keep_copy(stand: Stand, member: str) -> None:
     """The member's folder as it is, stopped, so that two ways can begin from it."""
+    # That of the run before would take this one in.
+    await stand.node_command(member, "rm", "-rf", "copy", limit=LIMIT_S)
     await stand.node_command(member, "cp", "--archive", "--reflink=auto", "data", "copy", limit=LIMIT_S)
 
 

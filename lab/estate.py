@@ -18,6 +18,9 @@ from lab.secrets import KEY_NAME
 from lab.world import scrubbed_env, server_env
 from schemas.topology import Topology
 
+QUICK_LOOKS = 50
+"""How often, every 10 ms, a server that was asked to stop is looked at before lab/node.py takes over."""
+
 Overrides = Mapping[str, Any]
 """Fields of the service to declare otherwise; a section (`detection`, `approval` …) is merged field by field."""
 
@@ -64,6 +67,26 @@ def write_node_control(lab: Lab) -> None:
         'if [ "$1" = exec ]; then',
         f'  name=$2; shift 2; if [ -e {marks}/"$name".frozen ]; then echo "node does not answer"; exit 1; fi',
         f'  cd {nodes}/"$name" && exec env -i {server} {enter} "$@"',
+        "fi",
+        "case $1 in autostart-off | autostart-on)",
+        f'  if [ -d {nodes}/"$2" ] && [ ! -e {marks}/"$2".frozen ]; then',
+        f'    mark={marks}/"$2".autostart-off',
+        '    if [ "$1" = autostart-off ]; then : >"$mark"; else rm -f "$mark"; fi && echo "$2: $1 done" && exit 0',
+        "  fi",
+        "esac",
+        # A planned stop waits for this: a server that answers is asked here, without starting a program of 0.2 s. What
+        # has not ended by then, or has left anything behind, is left to that.
+        f'data={nodes}/"$2"/data',
+        f'if [ "$1" = stop ] && [ ! -e {marks}/"$2".frozen ] &&',
+        '  { read -r pid <"$data"/postmaster.pid; } 2>/dev/null &&',
+        '  [ /proc/"$pid"/cwd -ef "$data" ] && kill -INT "$pid" 2>/dev/null; then',
+        f"  for _ in {' '.join(map(str, range(QUICK_LOOKS)))}; do",
+        # A process that has ended, reaped or not, works nowhere; its port is closed, and its children ended before it.
+        '    if [ ! -e "$data"/postmaster.pid ] && [ ! -e /proc/"$pid"/cwd ]; then',
+        '      echo "$2: stop done"; exit 0',
+        "    fi",
+        "    sleep 0.01",
+        "  done",
         "fi",
         f'exec env -i {environment} {shlex.quote(sys.executable)} -m lab.node "$1" {shlex.quote(str(lab.folder))} "$2"',
     )

@@ -174,7 +174,10 @@ class RouteOrder(Fact):
 
 
 class PoolerOrder(RouteOrder):
+    """`after_s`: begin so much later, since something more urgent was ordered with it."""
+
     route: PgBouncerRoute
+    after_s: float = 0.0
 
 
 class PauseOrder(PoolerOrder):

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Literal
 
 from schemas.base import Fact
+from schemas.facts import MemberFacts
 from schemas.orders import NodeOrder
 from schemas.receipts import TableLoss
 
@@ -98,6 +99,19 @@ class Return(Fact):
 
     method: Literal["stand", "follow", "rewind", "rebuild", "refuse"]
     reason: str
+
+
+class ShutOrder(NodeOrder):
+    """Shut the member down, and look what the candidate has of it."""
+
+    candidate: str
+
+
+class Shut(Fact):
+    """The folder of a primary that was shut down, and the candidate as it was seen after that."""
+
+    folder: FolderFacts
+    candidate: MemberFacts
 
 
 class FolderOrder(NodeOrder):

@@ -47,7 +47,14 @@ class Gating(DatabaseRunbook):
         return held.evidence
 
     async def gate(
-        self, acts: Mapping[type[Gate], Act], route: Gate, target: str, *, once_it_leads: bool = False, **limits: Any
+        self,
+        acts: Mapping[type[Gate], Act],
+        route: Gate,
+        target: str,
+        *,
+        once_it_leads: bool = False,
+        after_s: float = 0.0,
+        **limits: Any,
     ) -> ProofResult:
         """One act on a pooler or proxy: where its Unix socket or its state file is, or from anywhere."""
         at: dict[str, Any] = {"target": target, "epoch": self.epoch or 0, "once_it_leads": once_it_leads}
@@ -55,7 +62,7 @@ class Gating(DatabaseRunbook):
         if isinstance(route, HAProxyRoute):
             region = route.region if route.socket.startswith("/") or route.state_file else None
             return await self.do(acts[HAProxyRoute], ProxyOrder(route=route, **at), region=region, **limits)
-        return await self.do(acts[PgBouncerRoute], PoolerOrder(route=route, **at), **limits)
+        return await self.do(acts[PgBouncerRoute], PoolerOrder(route=route, after_s=after_s, **at), **limits)
 
     async def resume_poolers(self) -> None:
         """Undo of the hold: every pooler leads to the old primary again, the others even where one fails."""
@@ -63,18 +70,21 @@ class Gating(DatabaseRunbook):
             *(self.gate(POINTS, route, self.suspect, limit=10, total=60) for route in self.estate.service.gates())
         )
 
-    def open_poolers(self, leader: str, title: str) -> None:
+    def open_poolers(self, leader: str, title: str, *, after_s: float = 0.0) -> None:
         """Begin to lead the poolers to a member that is being promoted: each lets its clients in once it leads."""
         self._openings = {
-            route.name: asyncio.ensure_future(self._open(route, leader, title)) for route in self.estate.service.gates()
+            route.name: asyncio.ensure_future(self._open(route, leader, title, after_s))
+            for route in self.estate.service.gates()
         }
 
-    async def _open(self, route: Gate, leader: str, title: str) -> ProofResult:
+    async def _open(self, route: Gate, leader: str, title: str, after_s: float) -> ProofResult:
         STEP.set(title)
         if route.name in self._holds:
             # A hold that is still under way would cut the clients that are let in.
             await self._holds[route.name]
-        return await self.gate(POINTS, route, leader, once_it_leads=True, limit=30, total=30, attempts=1)
+        return await self.gate(
+            POINTS, route, leader, once_it_leads=True, after_s=after_s, limit=30, total=30, attempts=1
+        )
 
     def give_up_openings(self) -> None:
         """The member will not lead. What is under way is refused by the pooler's epoch, should it go on."""

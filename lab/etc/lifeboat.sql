@@ -25,6 +25,9 @@ GRANT EXECUTE ON FUNCTION pg_reload_conf() TO lifeboat;
 GRANT EXECUTE ON FUNCTION pg_promote(boolean, integer) TO lifeboat;
 GRANT pg_checkpoint TO lifeboat;
 
+-- Begins a fresh WAL file before a planned move, so that clients wait 0.1 s less; without it they wait a little longer.
+GRANT EXECUTE ON FUNCTION pg_switch_wal() TO lifeboat;
+
 -- Ends clients' sessions on an old primary that still answers; those of superusers stay, and are told in the report.
 GRANT pg_signal_backend TO lifeboat;
 

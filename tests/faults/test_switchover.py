@@ -93,7 +93,7 @@ async def test_the_primary_dies_before_it_is_shut_down(shared_lab: Lab) -> None:
 
 @pytest.mark.campaign
 @pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize("activity", ["stop_cleanly", "pause_pooler", "choose_and_lead", "promote_candidate"])
+@pytest.mark.parametrize("activity", ["stop_cleanly", "pause_poolers", "choose_and_lead", "promote_candidate"])
 async def test_a_worker_is_killed(activity: str, when: str, shared_lab: Lab) -> None:
     plan = {"activity": activity, "when": when, "strike": "kill"}
     async with striking_scene(shared_lab, workflow="DatabaseSwitchover", **plan) as (scene, done):

@@ -1,0 +1,87 @@
+"""data_folder.sh on a folder that looks like a server's: what it tells of one that stops, and what it keeps apart."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+SCRIPT = (Path(__file__).parents[2] / "activities" / "data_folder.sh").read_text(encoding="utf-8")
+CONTROL = """#!/bin/sh
+echo "Database cluster state:               shut down"
+echo "Latest checkpoint location:           0/3000148"
+"""
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A data folder, beside it programs and what is kept."""
+    for name in ("data", "bin", "keep"):
+        (tmp_path / name).mkdir()
+    program = tmp_path / "bin" / "pg_controldata"
+    program.write_text(CONTROL, encoding="utf-8")
+    program.chmod(0o755)
+    return tmp_path / "data"
+
+
+def tell(data: Path, *words: str) -> dict[str, str]:
+    """The script's answers to one verb."""
+    folders = (str(data), str(data.parent / "bin"), str(data.parent / "keep"), "")
+    argv = ["sh", "-c", 'eval "$1"', "lifeboat-data", SCRIPT, *folders, *words]
+    told = subprocess.run(argv, capture_output=True, text=True, timeout=20, check=False).stdout
+    lines = (line.removeprefix("::").partition("=") for line in told.splitlines() if line.startswith("::"))
+    return {name: value for name, _, value in lines}
+
+
+@contextmanager
+def server(data: Path, *argv: str, at: Path | None = None) -> Iterator[subprocess.Popen[bytes]]:
+    """Something that runs in the folder, as its PID file says."""
+    process = subprocess.Popen(argv, cwd=at or data)
+    try:
+        (data / "postmaster.pid").write_text(f"{process.pid}\n{data}\n", encoding="ascii")
+        yield process
+    finally:
+        process.kill()
+        process.wait(10)
+
+
+def test_a_server_that_stops_is_waited_for(data: Path) -> None:
+    with server(data, "sleep", "0.3"):
+        assert tell(data, "shut", "10") == {"state": "shut down", "checkpoint": "0/3000148", "running": "0"}
+
+
+def test_one_that_does_not_is_told_to_run(data: Path) -> None:
+    with server(data, "sleep", "60"):
+        assert tell(data, "shut", "0")["running"] == "1"
+
+
+def test_another_process_with_its_number_is_not_the_server(data: Path) -> None:
+    with server(data, "sleep", "60", at=data.parent):
+        assert tell(data, "shut", "0")["running"] == "0"
+
+
+def test_nobody_runs_without_a_pid_file_or_with_a_broken_one(data: Path) -> None:
+    assert tell(data, "shut", "0")["running"] == "0"
+    (data / "postmaster.pid").write_text("-1\n", encoding="ascii")
+    assert tell(data, "shut", "0")["running"] == "0"
+
+
+def test_a_standby_is_made_of_the_nodes_own_files(data: Path) -> None:
+    """As a rewind or a copy leaves it, with the source's files: the node's own come back, on the disk."""
+    (data / "PG_VERSION").write_text("15\n", encoding="ascii")
+    (data / "postgresql.conf").write_text("port = 1\n", encoding="ascii")
+    (data / "postgresql.auto.conf").write_text("work_mem = '1MB'\nprimary_conninfo = 'host=old'\n", encoding="ascii")
+    assert tell(data, "follow", "primary_conninfo = 'host=new'") == {"done": "1"}
+    assert (data / "standby.signal").exists()
+    auto = (data / "postgresql.auto.conf").read_text(encoding="ascii")
+    assert auto == "work_mem = '1MB'\nprimary_conninfo = 'host=new'\n"
+    kept = data.parent / "keep" / "config"
+    assert sorted(each.name for each in kept.iterdir()) == ["postgresql.auto.conf", "postgresql.conf"]
+
+
+def test_what_has_begun_is_not_taken_for_good(data: Path) -> None:
+    (data.parent / "keep" / "begun").write_text("rewind\n", encoding="ascii")
+    assert "has begun and not ended" in tell(data, "follow", "x")["error"]
