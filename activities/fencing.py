@@ -126,20 +126,26 @@ async def disconnect_standbys(order: FenceOrder) -> FenceResult:
     return FenceResult(disconnected=sorted(done), missed=missed, members=list(done.values()))
 
 
-async def _streams(conn: Session, leader: Member) -> bool:
-    row = await conn.fetchrow("SELECT status, sender_host, sender_port FROM pg_stat_wal_receiver")
-    return row is not None and (row["status"], row["sender_host"], row["sender_port"]) == (
-        "streaming",
-        leader.host,
-        leader.port,
-    )
+_RECEIVER = """
+SELECT status, sender_host, sender_port, coalesce(greatest(received_tli, receive_start_tli), 0) AS timeline
+  FROM pg_stat_wal_receiver
+"""
+
+
+async def _streams(conn: Session, leader: Member, timeline: int) -> bool:
+    row = await conn.fetchrow(_RECEIVER)
+    if row is None or row["timeline"] < timeline:
+        return False
+    return (row["status"], row["sender_host"], row["sender_port"]) == ("streaming", leader.host, leader.port)
 
 
 _SENDS = "SELECT EXISTS (SELECT FROM pg_stat_replication WHERE application_name = $1 AND state = 'streaming')"
 
 
-async def follow(service: DatabaseService, standby: Member, leader: Member, epoch: int, *, limit: float) -> bool:
-    """Let a standby follow the leader; whether it streams from there within `limit` seconds."""
+async def follow(
+    service: DatabaseService, standby: Member, leader: Member, epoch: int, *, limit: float, timeline: int = 0
+) -> bool:
+    """Let a standby follow the leader; whether it streams `timeline` from there within `limit` seconds."""
     async with session(service, standby) as conn:
         wanted = conninfo(service, standby, leader)
         if not await conn.fetchval("SELECT pg_is_in_recovery()"):
@@ -149,7 +155,7 @@ async def follow(service: DatabaseService, standby: Member, leader: Member, epoc
         try:
             async with asyncio.timeout(limit), session(service, leader) as sender:
                 # A receiver says `streaming` before its sender has agreed: both must say so.
-                while not (await _streams(conn, leader) and await sender.fetchval(_SENDS, standby.name)):
+                while not (await _streams(conn, leader, timeline) and await sender.fetchval(_SENDS, standby.name)):
                     await nudge(conn)
                     await asyncio.sleep(0.01)
         except TimeoutError:
@@ -159,17 +165,22 @@ async def follow(service: DatabaseService, standby: Member, leader: Member, epoc
 
 @activity.defn
 async def follow_leader(order: FollowOrder) -> FollowResult:
-    """Let each member follow the leader, confirmed by `streaming`. One that can't has diverged or is out of reach."""
+    """Let each member follow the leader, confirmed by `streaming`. One that can't has diverged or is out of reach.
+
+    A member that is declared to follow another one does so if that one follows; else the leader.
+    """
     leader = order.service.member(order.leader)
     following: list[str] = []
     diverged: dict[str, str] = {}
     missing: dict[str, str] = {}
 
-    async def one(name: str) -> None:
+    async def one(name: str, upstream: Member) -> None:
         member = order.service.member(name)
         try:
-            if await follow(order.service, member, leader, order.epoch, limit=8.0):
+            if await follow(order.service, member, upstream, order.epoch, limit=8.0, timeline=order.timeline):
                 following.append(name)
+            elif upstream is not leader:
+                await one(name, leader)
             else:
                 facts = (await look_at_all(order.service, [member]))[0]
                 state = facts.receiver.status if facts.receiver else "no receiver"
@@ -180,8 +191,16 @@ async def follow_leader(order: FollowOrder) -> FollowResult:
             missing[name] = str(error) or type(error).__name__
         activity.heartbeat({"following": following, "diverged": diverged, "unreachable": missing})
 
+    waiting = dict(order.cascades)
     async with beating(f"until they stream from {leader.name}"):
-        await asyncio.gather(*(one(name) for name in order.members))
+        await asyncio.gather(*(one(name, leader) for name in order.members))
+        while waiting:
+            # One level after another: whether an upstream follows must be known before anybody is led to it.
+            ready = {name: of for name, of in waiting.items() if of not in waiting}
+            waiting = {name: of for name, of in waiting.items() if name not in ready}
+            await asyncio.gather(
+                *(one(name, order.service.member(of) if of in following else leader) for name, of in ready.items())
+            )
     return FollowResult(following=sorted(following), diverged=diverged, unreachable=missing)
 
 

@@ -19,9 +19,11 @@ _EVERY_S = 1.0
 STANDBY = "standby"
 """Signature of a leader that leads no more: it came back as somebody's standby."""
 _BEAT = """
-INSERT INTO lifeboat.heartbeat (id, at) VALUES (1, clock_timestamp())
+INSERT INTO lifeboat.heartbeat (id, at) VALUES (1, $1)
 ON CONFLICT (id) DO UPDATE SET at = excluded.at
 """
+"""By the clock of the probes, before it is sent: a server that was frozen with it in hand commits it later, never
+earlier, so that all commits which it precedes are younger (workflows/policy/loss.py)."""
 
 
 def signature(order: KeepOrder, leader: MemberFacts, missing: dict[str, datetime], now: datetime) -> str:
@@ -70,6 +72,6 @@ async def _beat(order: KeepOrder) -> None:
         with contextlib.suppress(MemberUnreachable, *BROKEN, asyncpg.PostgresError):
             async with session(order.service, order.service.member(order.leader)) as conn:
                 while True:
-                    await conn.execute(_BEAT, timeout=30)
+                    await conn.execute(_BEAT, datetime.now(UTC), timeout=30)
                     await asyncio.sleep(_EVERY_S)
         await asyncio.sleep(_EVERY_S)

@@ -67,13 +67,15 @@ class Prober:
             if isinstance(error.__cause__, asyncpg.TooManyConnectionsError):
                 return self._result(at, "alive", "it answers, and has no session free")
             silent = isinstance(error.__cause__, TimeoutError)
-            return self._result(at, "timeout" if silent else "refused", error.detail)
+            return self._result(at, "timeout" if silent else "refused", error.detail, error.__cause__)
         except (*BROKEN, asyncpg.PostgresError) as error:
             self.drop()
-            return self._result(at, "refused", f"{type(error).__name__}: {error}")
+            return self._result(at, "refused", f"{type(error).__name__}: {error}", error)
         return self._result(at, "alive", "")
 
-    def _result(self, at: datetime, outcome: str, detail: str) -> Probe:
+    def _result(self, at: datetime, outcome: str, detail: str, cause: BaseException | None = None) -> Probe:
+        # A reset, or a server that is starting up or shutting down, says nothing of the sessions that are open.
+        closed = isinstance(cause, ConnectionRefusedError)
         return Probe.model_validate(
             {
                 "region": self.region,
@@ -81,6 +83,7 @@ class Prober:
                 "at": at,
                 "outcome": outcome,
                 "detail": detail,
+                "closed_at": datetime.now(UTC) if closed else None,
             }
         )
 
@@ -146,6 +149,21 @@ async def probe(order: ProbeOrder) -> Probe:
     if result.outcome != "alive" and not await sees_anything(order.service, order.member):
         return result.model_copy(update={"outcome": "blind"})
     return result
+
+
+@activity.defn
+async def stays_closed(order: ProbeOrder) -> Probe:
+    """Probe at the declared interval while nothing listens at the member's port; the first that finds otherwise."""
+    prober = Prober(order.service, order.service.member(order.member), order.region)
+    try:
+        while True:
+            result = await prober.probe()
+            if result.closed_at is None:
+                return result
+            activity.heartbeat({"closed": result.closed_at.isoformat()})
+            await asyncio.sleep(order.service.detection.interval_s)
+    finally:
+        prober.drop()
 
 
 async def _keep_warm(service: DatabaseService, but: str) -> None:

@@ -20,6 +20,19 @@ from schemas.zones import Zone
 
 # pg_control_checkpoint() is stale, and a standby may have no receiver: its timeline is the highest that it holds WAL of
 # (the names in pg_wal), a primary's that of the WAL file that it writes.
+# The heartbeat is opt-in: its table may be missing, or locked by a DDL that the primary did not live to finish, and a
+# statement that names it would fail or wait. So it is asked for by name, within the same round trip.
+_HEARTBEAT = """
+(SELECT CASE WHEN has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')
+                  AND NOT EXISTS (SELECT FROM pg_locks
+                                   WHERE relation = c.oid AND mode = 'AccessExclusiveLock' AND granted)
+             THEN to_timestamp(substring(
+                    query_to_xml('SELECT extract(epoch FROM at) AS at FROM lifeboat.heartbeat WHERE id = 1',
+                                 true, true, '')::text FROM '<at>([0-9.]+)</at>')::float8)
+        END
+   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+  WHERE pg_is_in_recovery() AND n.nspname = 'lifeboat' AND c.relname = 'heartbeat' AND c.relkind = 'r')"""
+
 _FACTS = rf"""
 SELECT pg_is_in_recovery() AS in_recovery,
        (SELECT system_identifier::text FROM pg_control_system()) AS system_identifier,
@@ -35,6 +48,7 @@ SELECT pg_is_in_recovery() AS in_recovery,
        CASE WHEN pg_is_in_recovery() THEN (pg_last_wal_replay_lsn() - '0/0')::bigint END AS replayed,
        CASE WHEN NOT pg_is_in_recovery() THEN (pg_current_wal_lsn() - '0/0')::bigint END AS written,
        extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp())::float8 AS replay_age,
+       {_HEARTBEAT} AS heartbeat,
        current_setting('primary_conninfo', true) AS conninfo,
        current_setting('synchronous_standby_names') AS names,
        {STAMP} AS stamp,
@@ -88,6 +102,7 @@ async def read_member(conn: Session, member: Member) -> MemberFacts:
         follows=upstream(row["conninfo"]),
         receiver=receiver,
         replay_age_s=row["replay_age"],
+        heartbeat=row["heartbeat"],
         stamp=row["stamp"],
         synchronous_names=row["names"],
         standbys=standbys,

@@ -60,6 +60,7 @@ class Shape:
     voters: tuple[str, ...]
     candidates: tuple[str, ...]
     policy: Literal["required", "available"] = "required"
+    cross_region: Literal["ask", "allowed", "never"] = "ask"
     asks: bool = False
 
 
@@ -83,7 +84,7 @@ THREE_REGIONS = Shape(
         Planned("worker-eu-west-1", "worker", "worker", "eu-west-1", "3.31"),
     ),
     voters=("pg-east-1", "pg-east-2", "pg-east-3"),
-    candidates=("pg-east-2", "pg-east-3", "pg-east-1", "pg-east-4"),
+    candidates=("pg-east-2", "pg-east-3", "pg-east-1", "pg-east-4", "pg-west-1"),
 )
 
 TWO_REGIONS = Shape(
@@ -102,6 +103,8 @@ TWO_REGIONS = Shape(
     candidates=("pg-west-1", "pg-east-1"),
     # With `required` each failover would ask a person: nobody is left to confirm what the standby acknowledges.
     policy="available",
+    # The other region is all that there is.
+    cross_region="allowed",
 )
 EXTRAS: dict[str, tuple[Planned, ...]] = {"jaeger": (Planned("jaeger", "jaeger", "traces", "", "0.4"),)}
 """What `--with` adds to a profile."""

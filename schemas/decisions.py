@@ -19,6 +19,9 @@ class Death(Fact):
     """Direct standby → what it hears from the primary."""
     wait_s: float = 0.0
     """With `wait`: look again after this long."""
+    gone_at: datetime | None = None
+    """With `dead`: by then every region that has a vote had seen that nothing listens at its port. None: it may live on
+    unseen."""
 
 
 class Verdict(Fact):
@@ -28,6 +31,11 @@ class Verdict(Fact):
     reason: str
     at_most_bytes: int | None = None
     at_most_s: float | None = None
+
+    @property
+    def in_time_only(self) -> bool:
+        """Bounded in seconds, and not in bytes: what the old primary had written is not known."""
+        return self.kind == "bounded" and self.at_most_bytes is None
 
     def text(self) -> str:
         """`none`, `bounded: at most 2944 bytes, 1.2 s`, or `unknown`."""
@@ -49,6 +57,8 @@ class Choice(Fact):
     passed_over: dict[str, str] = {}
     open_to: list[str] = []
     """Who may turn out to be the furthest once all are disconnected; empty where one member was asked for by name."""
+    leads: bool = False
+    """The candidate leads already, by an earlier run's decision."""
 
 
 class Assessment(Fact):

@@ -25,6 +25,8 @@ class Probe(Fact):
     at: datetime
     outcome: Literal["alive", "refused", "timeout", "blind"]
     detail: str = ""
+    closed_at: datetime | None = None
+    """When its host was seen to refuse the connection, so that nothing listened there; None for any other refusal."""
 
 
 class Receiver(Fact):
@@ -69,6 +71,8 @@ class MemberFacts(Fact):
     receiver: Receiver | None = None
     replay_age_s: float | None = None
     """Age of the newest replayed commit, by the standby's clock."""
+    heartbeat: datetime | None = None
+    """The newest heartbeat that a standby has replayed: all that was committed before it is there as well."""
     stamp: int = 0
     synchronous_names: str = ""
     standbys: list[Standby] = []

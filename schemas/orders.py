@@ -126,12 +126,16 @@ class StallOrder(Fact):
 
 
 class FollowOrder(Fact):
-    """Let `members` follow `leader`, behind the epoch."""
+    """Let `members` follow `leader`, behind the epoch; and `cascades` (member → its declared upstream) that upstream if
+    it follows itself, else the leader."""
 
     service: DatabaseService
     leader: str
     members: list[str]
     epoch: int
+    cascades: dict[str, str] = {}
+    timeline: int = 0
+    """Of the leader: who streams an older one does not follow yet. 0: not known."""
 
 
 class FollowResult(Fact):

@@ -126,6 +126,9 @@ class Failover(Declared):
     automatic: bool = True
     candidates: list[Name] = Field(default_factory=list)
     """Members that may be promoted, in order of preference; the voters when empty."""
+    cross_region: Literal["ask", "allowed", "never"] = "ask"
+    """Whether a candidate outside the leader's region may be taken when nobody inside is fit: a person is asked,
+    whatever the verdict; or not; or it never is."""
     max_loss_bytes: int = Field(default=0, ge=0)
     """The largest bounded loss that needs no person. 0: only `none`."""
 

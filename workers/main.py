@@ -116,6 +116,7 @@ ACTIVITIES: list[Any] = [
     pooler.read_pooler,
     privileges.missing_privileges,
     probes.probe,
+    probes.stays_closed,
     probes.verify_routes,
     probes.watch_member,
     promotion.apply_names,

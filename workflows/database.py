@@ -182,6 +182,7 @@ class DatabaseRunbook(Looking):
         disconnected: Sequence[str] | None,
         lost: Sequence[str] = (),
         service: DatabaseService | None = None,
+        ended: datetime | None = None,
     ) -> Assessment:
         result = assess(
             service or self.estate.service,
@@ -192,6 +193,7 @@ class DatabaseRunbook(Looking):
             requested=requested,
             disconnected=disconnected,
             lost=lost,
+            ended=ended,
         )
         self.attribute("LifeboatVerdict", result.verdict.kind)
         # A candidate that an earlier run had promoted before it was cut off is taken as it is.

@@ -6,6 +6,7 @@ docs/runbooks/database_failover.md has the same headings as the steps here.
 from __future__ import annotations
 
 import asyncio
+import functools
 import types
 from collections.abc import Sequence
 
@@ -146,10 +147,14 @@ class DatabaseFailover(Planning, Fencing, Reading, Routing, StartingRejoins):
 
     async def assess(self, request: FailoverRequest, death: Death, seen: Observation) -> tuple[Assessment, Observation]:
         """On what is seen already if that is enough; else from every region, since one alone may be cut off."""
-        found = self.weigh(request.candidate, death, seen.record, seen.members, disconnected=None)
+        weigh = functools.partial(self.weigh, request.candidate, death, disconnected=None, ended=death.gone_at)
+        found = weigh(seen.record, seen.members)
         if request.suspicion is not None and found.verdict.kind != "none":
             seen = merge_observations([seen, await self.observe_everywhere()])
-            found = self.weigh(request.candidate, death, seen.record, seen.members, disconnected=None)
+            found = weigh(seen.record, seen.members)
+        if found.verdict.in_time_only and not request.dry_run:
+            # The bound ends where the primary did: nobody may see it come back before the choice.
+            self.begin_vigil()
         return found, seen
 
     async def decide(self, request: FailoverRequest, seen: Observation) -> DecisionReport:
@@ -217,7 +222,8 @@ class DatabaseFailover(Planning, Fencing, Reading, Routing, StartingRejoins):
         service = self.estate.service
         gone = [facts.member for facts in lost]
         able = [name for name in service.may_be_promoted() if name not in gone]
-        final = self.weigh(
+        weigh = functools.partial(
+            self.weigh,
             keep or (request.candidate if request.candidate not in gone else None),
             death,
             self.record if self.recorded else None,
@@ -228,6 +234,9 @@ class DatabaseFailover(Planning, Fencing, Reading, Routing, StartingRejoins):
                 update={"failover": service.failover.model_copy(update={"candidates": able or gone})}
             ),
         )
+        final = weigh()
+        if final.verdict.kind == "unknown" and (ended := await self.ended(death)) is not None:
+            final = weigh(ended=ended)
         worse = covers(self.assessment, final)
         if worse is not None and fenced.missed and not lost:
             # Perhaps only the worker that did it can't reach them.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import datetime
 
 from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
     from activities import dns, fencing, isolation, node
-    from schemas.decisions import Assessment, Fence
+    from schemas.decisions import Assessment, Death, Fence
     from schemas.facts import EpochRecord
     from schemas.orders import (
         DnsOrder,
@@ -142,6 +143,12 @@ class Fencing(DatabaseRunbook):
         shown = "; ".join(each.evidence for each in results if each.evidence)
         self.note(f"what keeps {self.suspect} from acknowledging: {shown}")
         return "" if any(each.done for each in results) else shown
+
+    async def ended(self, death: Death) -> datetime | None:
+        """When the old primary ended, if nobody saw it since, and something keeps it from coming back unseen."""
+        if not self.vigil_holds() or await self.other_fence() or not self.vigil_holds():
+            return None
+        return death.gone_at
 
     async def unfence(self) -> None:
         """Undo of the fence, behind a newer epoch, so that a late attempt of the fence changes nothing any more.

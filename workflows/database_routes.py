@@ -156,17 +156,21 @@ class Routing(Gating):
         return "; ".join(f"{w.region}: {w.error}" for w in self.route_writes if w.route == route and not w.ok)
 
     async def let_follow(self, leader: str) -> FollowResult:
-        """Every direct standby but the old primary; their answers are kept for the report."""
-        members = [
-            m.name
-            for m in self.estate.service.members
-            if m.name not in (leader, self.suspect) and m.follows in (None, leader, self.suspect)
-        ]
-        order = FollowOrder(service=self.estate.service, leader=leader, members=members, epoch=self.record.epoch)
+        """Every standby but the old primary: one that cascades, from its declared upstream if that follows too."""
+        others = [m for m in self.estate.service.members if m.name not in (leader, self.suspect)]
+        cascades = {m.name: m.follows for m in others if m.follows not in (None, leader, self.suspect)}
+        order = FollowOrder(
+            service=self.estate.service,
+            leader=leader,
+            members=[m.name for m in others if m.name not in cascades],
+            epoch=self.record.epoch,
+            cascades={name: upstream for name, upstream in cascades.items() if upstream},
+            timeline=self.promoted.timeline,
+        )
         result = await self.do(fencing.follow_leader, order, limit=30, total=60)
         if not result.unreachable:
             return result
         # Perhaps only from where it was tried.
-        order = order.model_copy(update={"members": sorted(result.unreachable)})
+        order = order.model_copy(update={"members": sorted(result.unreachable), "cascades": {}})
         again = await self.from_everywhere(fencing.follow_leader, order, limit=15)
         return merge_follows([result, *again.values()])

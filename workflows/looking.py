@@ -18,7 +18,7 @@ with workflow.unsafe.imports_passed_through():
     from schemas.requests import FailoverRequest, Suspicion
     from workflows.policy.death import judge_death
     from workflows.policy.merge import clearest, merge_observations
-    from workflows.runbook import NO_WORKER_S, Ended, Runbook
+    from workflows.runbook import NO_WORKER_S, WAIT_S, Ended, Runbook
 
 Order = TypeVar("Order")
 Result = TypeVar("Result")
@@ -34,6 +34,7 @@ class Looking(Runbook):
         super().__init__()
         self.suspect = ""
         self.detected: datetime | None = None
+        self._vigil: dict[str, asyncio.Future[Probe | None]] = {}
 
     async def probe_from(self, region: str, member: str) -> Probe | None:
         """One region's probe; None when no worker of the region took it in time."""
@@ -57,6 +58,40 @@ class Looking(Runbook):
             )
         except ActivityError:
             return None
+
+    def begin_vigil(self) -> None:
+        """Every region watches, while a person decides, that nothing listens at the suspect's port again."""
+
+        async def until_open(region: str) -> Probe | None:
+            order = ProbeOrder(service=self.estate.service, member=self.suspect, region=region)
+            try:
+                return await self.do(
+                    probes.stays_closed,
+                    order,
+                    region=region,
+                    limit=WAIT_S,
+                    total=None,
+                    attempts=1,
+                    waits_for_worker=NO_WORKER_S,
+                )
+            except ActivityError:
+                return None
+
+        if not self._vigil:
+            self._vigil = {region: asyncio.ensure_future(until_open(region)) for region in self.estate.vantages}
+
+    def vigil_holds(self) -> bool:
+        """Whether a region has watched it all the time, and none saw it alive."""
+        ended = [watching for watching in self._vigil.values() if watching.done()]
+        seen = [watching.result() for watching in ended if not watching.cancelled()]
+        alive = any(probe is not None and probe.outcome in ("alive", "refused") for probe in seen)
+        return len(ended) < len(self._vigil) and not alive
+
+    def calm(self) -> None:
+        super().calm()
+        for watching in self._vigil.values():
+            watching.cancel()
+        self._vigil = {}
 
     async def from_everywhere(
         self, act: Callable[[Order], Awaitable[Result]], order: Order, *, limit: float

@@ -98,8 +98,9 @@ async def test_required_with_nobody_left_to_confirm_is_said_before_and_asks_a_pe
     await scene.safe()
 
 
-async def test_without_a_voter_the_loss_is_unknown_and_a_person_decides(asynchronous: Lab) -> None:
-    """Only its stop keeps such a primary from acknowledging, so the run awaits that before it promotes."""
+async def test_without_a_voter_the_loss_is_bounded_in_time_and_a_person_decides(asynchronous: Lab) -> None:
+    """Only its stop keeps such a primary from acknowledging, so the run awaits that before it promotes. While it lives
+    the loss is unknown; once nothing listens there, it is no older than the heartbeat that the standby holds."""
     scene = Scene(asynchronous, await labs.connect(asynchronous))
     planned = await plan(scene, "plan-async")
     assert any("unknown" in line and "a person's override" in line for line in planned.blockers), planned
@@ -108,8 +109,9 @@ async def test_without_a_voter_the_loss_is_unknown_and_a_person_decides(asynchro
     assert found.audit.concurrent_writers == 0
     (report,) = found.runs
     assert report.assessment is not None
-    assert report.assessment.verdict.kind == "unknown"
-    assert report.receipt == "unknown"
+    verdict = report.assessment.verdict
+    assert verdict.in_time_only, verdict
+    assert report.receipt == f"unknown, at most {verdict.at_most_s:.1f} s"
     (decision,) = report.decisions
     assert (decision.by, decision.override) == ("ana", True)
     assert "only its stop keeps it from going on" in decision.question

@@ -50,8 +50,8 @@ def bucket(tmp_path: Path) -> Iterator[Storage]:
 
 @contextlib.contextmanager
 def proxy_before(scene: Scene, tmp_path: Path) -> Iterator[Proxy]:
-    """A HAProxy before the lab's members in the east, of which it lets clients to the primary."""
-    members = [node for node in scene.lab.members() if node.region == "us-east-1"]
+    """A HAProxy before every member that may lead, of which it lets clients to the primary."""
+    members = [node for node in scene.lab.members() if node.upstream in (None, "pg-east-1")]
     with proxy(tmp_path / "haproxy", {node.name: (node.host, node.port) for node in members}) as made:
         yield made
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.decisions import Assessment, Choice, Verdict
-from tests.unit.estates import DEAD, E1, E2, E3, E4, gone, leader, record, service, standby
+from tests.unit.estates import DEAD, E1, E2, E3, E4, W1, after, gone, leader, record, service, standby
 from workflows.policy.assess import CLOSE_BYTES, assess, covers, digest_of
 from workflows.policy.quorum import SyncSet, binding_sets
 
@@ -62,6 +62,12 @@ class TestSurvivors:
         far = standby(E2, 1000 + CLOSE_BYTES + 1)
         assert look(far, gone(E3), standby(E4), of=of, on=record(1, [E2])).survivors == []
         assert look(standby(E2), gone(E3), standby(E4), on=record(1, [E2])).survivors == []
+
+    def test_nobody_in_another_region_stands_in(self):
+        of = service(failover={"candidates": [E2, E3, E4, W1]})
+        assert look(standby(E2, 2000), gone(E3), standby(W1, 2000), of=of, on=record(1, [E2])).survivors == []
+        near = look(standby(E2, 2000), gone(E3), standby(E4), standby(W1, 2000), of=of, on=record(1, [E2]))
+        assert near.survivors == [E4]
 
     def test_one_past_the_fork_can_not(self):
         """pg-east-3 is declared, but not in the set in force, and has more than the candidate."""
@@ -126,13 +132,29 @@ def test_a_larger_bound_is_not_covered_and_a_smaller_one_is():
     assert "at most 1100 bytes" in covers(at(2000), at(2100))
 
 
+def test_a_bound_in_time_is_covered_by_the_same_and_by_no_other():
+    """What the old primary had written is not known: that it is now means that it was seen again."""
+
+    def at(heartbeat, *more):
+        facts = (standby(E2, 1000, heartbeat=after(-heartbeat)), *more)
+        return look(*facts, of=ASYNC, on=record(0, []), ended=after(0.5))
+
+    assert at(3).verdict.in_time_only
+    assert covers(at(3), at(3)) is None
+    assert at(3).digest == at(3).digest != at(4).digest
+    assert covers(at(3), at(2)) is None
+    assert "at most 5.5 s" in covers(at(3), at(4))
+    assert "bytes" in covers(at(3), at(3, leader(E1, 1001)))
+    assert "at most 4.5 s" in covers(at(3, leader(E1, 9000)), at(3))
+
+
 verdicts = st.one_of(
     st.just(Verdict(kind="none", reason="")),
     st.just(Verdict(kind="unknown", reason="")),
     st.builds(
         lambda most, age: Verdict(kind="bounded", reason="", at_most_bytes=most, at_most_s=age),
         st.sampled_from([None, 1, 2, 3]),
-        st.sampled_from([None, 1.0]),
+        st.sampled_from([None, 1.0, 2.0]),
     ),
 )
 sets = st.lists(st.sampled_from([E2, E3, E4]), unique=True).flatmap(
@@ -166,6 +188,7 @@ def _decides(suspect, bind, candidate, verdict):
         candidate,
         verdict.kind,
         verdict.at_most_bytes,
+        verdict.at_most_s if verdict.kind == "bounded" and verdict.at_most_bytes is None else None,
     )
 
 
@@ -178,6 +201,8 @@ def test_the_digest_changes_exactly_when_what_decides_changes(one, other):
 def test_the_digest_stays_when_only_what_moves_changes(one, age):
     suspect, bind, candidate, verdict = one
     turned = [SyncSet(each.w, each.voters[::-1], each.leader) for each in bind]
+    if verdict.kind == "bounded" and verdict.at_most_bytes is None:
+        age = verdict.at_most_s  # Then it is the bound, and fixed: from the newest heartbeat to the end.
     aged = verdict.model_copy(update={"at_most_s": age, "reason": f"{age} s later"})
     assert digest_of(suspect, turned, candidate, aged) == digest_of(*one)
 
@@ -216,7 +241,12 @@ def test_what_is_covered_loses_no_more(approved, final):
     if covers(approved, final) is None:
         order = ("none", "bounded", "unknown")
         assert order.index(final.verdict.kind) <= order.index(approved.verdict.kind)
-        if final.verdict.kind == approved.verdict.kind == "bounded" and approved.verdict.at_most_bytes is not None:
-            assert final.verdict.at_most_bytes is not None
-            assert final.verdict.at_most_bytes <= approved.verdict.at_most_bytes
+        if final.verdict.kind == approved.verdict.kind == "bounded":
+            if approved.verdict.at_most_bytes is not None:
+                assert final.verdict.at_most_bytes is not None
+                assert final.verdict.at_most_bytes <= approved.verdict.at_most_bytes
+            elif approved.verdict.at_most_s is not None:
+                assert final.verdict.at_most_bytes is None
+                assert final.verdict.at_most_s is not None
+                assert final.verdict.at_most_s <= approved.verdict.at_most_s
         assert final.choice.candidate == approved.choice.candidate

@@ -108,6 +108,71 @@ class TestRequested:
         assert why in choice.reason
 
 
+class TestTheOtherRegion:
+    """It is taken only where nobody in the leader's region is fit."""
+
+    either = service(failover={"candidates": [W1, E2, E3, E4]})
+
+    def across(self, policy, *facts, **more):
+        of = service(failover={"candidates": [E2, E3, E4, W1], "cross_region": policy})
+        return choose(*facts, of=of, **more)
+
+    @pytest.mark.parametrize(
+        ("facts", "candidate"),
+        [
+            ((standby(E2), standby(E3), standby(W1)), E2),
+            ((standby(E2), standby(E3), standby(W1, 5000)), E2),
+            ((gone(E2), gone(E3), standby(E4, 900), standby(W1)), E4),
+            ((gone(E2), gone(E3), standby(E4, system_identifier="8"), standby(W1), standby(W2)), W1),
+            ((gone(E2), gone(E3), gone(E4), standby(W1)), W1),
+        ],
+    )
+    def test_the_leader_s_region_comes_first_whatever_the_declared_order(self, facts, candidate):
+        assert choose(*facts, of=self.either).candidate == candidate
+
+    def test_it_is_behind_no_reachable_voter_either(self):
+        choice = choose(standby(E2, 900, system_identifier="8"), standby(E3), standby(W1, 900), of=self.either)
+        assert choice.candidate == E3
+        only_west = service(failover={"candidates": [W1]})
+        assert "behind the voter" in choose(standby(E2), gone(E3), standby(W1, 900), of=only_west).reason
+
+    def test_the_choice_says_so(self):
+        choice = choose(gone(E2), gone(E3), gone(E4), standby(W1), of=self.either)
+        assert "pg-west-1 (asynchronous, in us-west-2 since nobody in us-east-1 may lead)" in choice.reason
+
+    def test_one_that_is_passed_over_has_its_reason_and_how_much_further_it_is(self):
+        choice = choose(gone(E2), gone(E3), standby(E4, 900), standby(W1, 1000), of=self.either)
+        assert choice.passed_over[W1] == (
+            "is in us-west-2, and only taken if nobody nearer is fit, though 100 bytes further than pg-east-4"
+        )
+
+    def test_a_decision_for_the_region_is_not_one_for_another(self):
+        """But one for the other region is also for whoever nearer turns out to be fit."""
+        assert choose(standby(E2), standby(E3), standby(W1), of=self.either).open_to == [E2, E3]
+        assert choose(gone(E2), gone(E3), standby(E4, 0), standby(W1), of=self.either).open_to == [E4, W1]
+
+    @pytest.mark.parametrize(("policy", "candidate"), [("ask", W1), ("allowed", W1), ("never", None)])
+    def test_the_policy(self, policy, candidate):
+        choice = self.across(policy, gone(E2), gone(E3), gone(E4), standby(W1))
+        assert choice.candidate == candidate
+        if candidate is None:
+            assert "`never`" in choice.passed_over[W1]
+
+    @pytest.mark.parametrize(("policy", "candidate"), [("ask", W1), ("allowed", W1), ("never", None)])
+    def test_one_that_was_asked_for_is_subject_to_it(self, policy, candidate):
+        choice = self.across(policy, standby(E2), standby(E3), standby(W1), requested=W1)
+        assert (choice.candidate, choice.open_to) == (candidate, [])
+
+    def test_where_the_other_region_leads_it_is_the_near_one(self):
+        choice = choose_candidate(
+            service(failover={"candidates": [E2, W2], "cross_region": "never"}),
+            W1,
+            [standby(E2), standby(W2)],
+            voters=(),
+        )
+        assert choice.candidate == W2
+
+
 class TestAnotherLeader:
     def test_a_recorded_candidate_that_leads_already_is_the_only_one(self):
         """The run that promoted it was cut off before it moved the routes."""

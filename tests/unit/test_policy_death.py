@@ -171,3 +171,31 @@ def test_dead_is_never_said_against_the_quorum_or_a_denial(outcomes, silent, loo
     if death.state == "wait":
         assert 0 < death.wait_s <= 2.2
     assert (death.state == "alive") == (failing < 2 and "alive" in outcomes)
+
+
+class TestGone:
+    """Nothing listens any more, as every region saw that has a vote: it acknowledges nothing from there on."""
+
+    @staticmethod
+    def closed(*outcomes, at=(0.1, 0.3, 0.2)):
+        return [
+            probe.model_copy(update={"closed_at": after(when)}) if probe.outcome == "refused" else probe
+            for probe, when in zip(probes(*outcomes), at, strict=False)
+        ]
+
+    def test_it_is_when_the_last_of_them_saw_it(self):
+        assert judge(standby(E2), seen=self.closed("refused", "refused", "refused")).gone_at == after(0.3)
+        assert judge(standby(E2), seen=self.closed("refused", "refused", "blind")).gone_at == after(0.3)
+
+    @pytest.mark.parametrize("third", ["timeout", "alive"])
+    def test_silence_is_not_an_end_nor_is_it_where_one_sees_it_alive(self, third):
+        death = judge(standby(E2), seen=self.closed("refused", "refused", third))
+        assert (death.state, death.gone_at) == ("dead", None)
+
+    def test_a_reset_or_a_server_that_shuts_down_is_refused_and_not_closed(self):
+        assert judge(standby(E2), seen=probes("refused", "refused", "refused")).gone_at is None
+
+    def test_whoever_may_be_alive_is_not_gone(self):
+        heard = standby(E2, receiver=receiver(), at=after(5))
+        death = judge(heard, seen=self.closed("refused", "refused", "refused"))
+        assert (death.state, death.gone_at) == ("ask", None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from schemas.decisions import Death
-from tests.unit.estates import DEAD, E1, E2, E3, gone, leader, record, service, standby
+from tests.unit.estates import DEAD, E1, E2, E3, W1, after, gone, leader, record, service, standby
 from workflows.policy.assess import assess
 from workflows.policy.go import may_go
 
@@ -82,6 +82,38 @@ def test_a_refusal_tells_what_would_have_been_asked():
     assert "wants it approved" in found.reason
 
 
+class TestTheOtherRegion:
+    """Whatever the verdict, a person is asked by default."""
+
+    facts = (standby(W1), gone(E2), gone(E3))
+
+    def west(self, policy, *, on=None, **more):
+        of = service(synchronous={"policy": "available"}, failover={"candidates": [E2, E3, W1], "cross_region": policy})
+        return go(self.facts, of=of, on=on or record(1, [W1]), **more)
+
+    @pytest.mark.parametrize(("policy", "action"), [("ask", "ask"), ("allowed", "go"), ("never", "refuse")])
+    def test_nothing_would_be_lost(self, policy, action):
+        found = self.west(policy)
+        assert found.action == action, found
+        if action == "ask":
+            assert "pg-west-1 is in us-west-2" in found.reason
+
+    def test_a_loss_is_refused_and_the_region_told_beside_it(self):
+        found = self.west("ask", on=record())
+        assert found.action == "refuse"
+        assert "may be lost" in found.reason
+        assert "pg-west-1 is in us-west-2" in found.reason
+
+    def test_a_near_one_asks_nobody(self):
+        of = service(failover={"candidates": [E2, E3, W1]})
+        assert go((standby(E2), standby(E3), standby(W1)), of=of).action == "go"
+
+    def test_one_that_leads_already_was_decided_on(self):
+        of = service(synchronous={"policy": "available"}, failover={"candidates": [E2, E3, W1]})
+        on = record(1, [W1], candidate=W1)
+        assert go((leader(W1, 1500, timeline=2), gone(E2), gone(E3)), of=of, on=on).action == "go"
+
+
 class TestDeclaredLoss:
     """`max_loss_bytes` speaks for asynchronous replication only."""
 
@@ -100,6 +132,15 @@ class TestDeclaredLoss:
         """The old primary can still gather its acknowledgements: no bound holds."""
         of = service(failover={"max_loss_bytes": 1_000_000})
         assert go((*self.facts, gone(E3)), of=of).action == "refuse"
+
+    def test_a_bound_in_time_says_nothing_of_bytes(self):
+        of = service(**ASYNC | {"failover": {"candidates": [E2], "max_loss_bytes": 1_000_000}})
+        facts = (gone(E1), standby(E2, heartbeat=after(-0.5)))
+        found = assess(of, suspect=E1, death=DEAD, record=record(0, []), facts=facts, ended=after(0.5))
+        assert found.verdict.in_time_only
+        refused = may_go(of, found, approval="policy", automatic=True, suspect_alive=False)
+        assert refused.action == "refuse"
+        assert "how much is bounded: at most 2.0 s" in refused.reason
 
     def test_unknown_is_refused(self):
         of = service(**ASYNC | {"failover": {"candidates": [E2], "max_loss_bytes": 1_000_000}})

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from tests.unit.estates import E1, E2, E3, E4, W1, gone, leader, record, standby
-from workflows.policy.loss import judge_loss
+from tests.unit.estates import E1, E2, E3, E4, W1, after, gone, leader, record, standby
+from workflows.policy.loss import CLOCK_S, judge_loss
 from workflows.policy.quorum import SyncSet
 
 
-def judge(facts, *, candidate=E2, on=None, disconnected=None, suspect=E1):
+def judge(facts, *, candidate=E2, on=None, disconnected=None, suspect=E1, ended=None):
     chosen = next((each for each in facts if each.member == candidate), None)
-    return judge_loss(on, suspect=suspect, candidate=chosen, facts=facts, disconnected=disconnected)
+    return judge_loss(on, suspect=suspect, candidate=chosen, facts=facts, disconnected=disconnected, ended=ended)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +68,7 @@ def test_a_voter_that_leads_itself_does_not_count():
 
 def test_a_candidate_behind_a_voter_is_bounded_by_the_difference():
     verdict = judge([standby(E2, 1000, replay_age_s=1.25), standby(E3, 3944)], on=record())
-    assert verdict.text() == "bounded: at most 2944 bytes, 1.2 s"
+    assert verdict.text() == "bounded: at most 2944 bytes, 1.3 s"
     assert "ahead of pg-east-2" in verdict.reason
 
 
@@ -86,6 +88,65 @@ def test_a_suspect_that_may_have_gone_on_is_never_shown_as_a_loss_of_0():
     verdict = judge([leader(E1, 1000), standby(E2, 1000)], on=record(0, []))
     assert verdict.kind == "unknown"
     assert "may have acknowledged more since" in verdict.reason
+
+
+class TestBoundInTime:
+    """What was committed before a heartbeat that the candidate holds is there too, by the order of WAL."""
+
+    west = standby(W1, heartbeat=after(-2.34))
+    lost = (gone(E1), gone(E2), gone(E3))
+
+    def judge(self, *facts, ended=after(0.4), candidate=W1, on=None, **more):
+        return judge([*self.lost, *facts], candidate=candidate, on=on or record(), ended=ended, **more)
+
+    def test_it_runs_from_the_heartbeat_to_the_end_with_room_for_the_clocks_and_rounded_up(self):
+        verdict = self.judge(self.west)
+        assert (verdict.kind, verdict.at_most_bytes) == ("bounded", None)
+        assert verdict.at_most_s == pytest.approx(2.34 + 0.4 + CLOCK_S + 0.06)
+        assert verdict.text() == "bounded: at most 3.8 s"
+        assert "holds all that was committed before 11:59:57" in verdict.reason
+        assert "nothing listened at pg-east-1's port" in verdict.reason
+
+    def test_while_it_may_go_on_nothing_is_known(self):
+        verdict = self.judge(self.west, ended=None)
+        assert (verdict.kind, verdict.at_most_s) == ("unknown", None)
+        assert "or still do" in verdict.reason
+
+    def test_without_a_heartbeat_the_age_of_the_newest_commit_is_no_bound(self):
+        assert self.judge(standby(W1, replay_age_s=0.1)).kind == "unknown"
+
+    def test_where_the_inequality_holds_nothing_is_lost(self):
+        facts = [standby(E2), standby(E3, heartbeat=after(-9))]
+        assert judge(facts, candidate=E3, on=record(), ended=after(0.4)).kind == "none"
+
+    def test_bytes_are_told_where_they_are_known(self):
+        facts = [leader(E1, 3944), standby(E2, 1000, heartbeat=after(-0.4))]
+        assert judge(facts, on=record(0, []), ended=after(0.4)).text() == "bounded: at most 2944 bytes, 2.0 s"
+
+    @pytest.mark.parametrize("more", [{"on": record(0, [])}, {"on": record(2, [E2, E3])}, {"disconnected": [W1]}])
+    def test_it_asks_for_no_acknowledgement(self, more):
+        assert self.judge(self.west, **more).kind == "bounded"
+
+    def test_a_heartbeat_of_a_branch_that_was_left_says_nothing(self):
+        assert self.judge(self.west, standby(E4, 900, timeline=2)).kind == "unknown"
+
+    def test_nor_where_another_candidate_may_have_led_since(self):
+        on = record(candidate=E2, candidate_voters=[E3])
+        assert self.judge(self.west, on=on).kind == "unknown"
+
+    def test_clocks_that_contradict_each_other_give_no_bound(self):
+        assert self.judge(standby(W1, heartbeat=after(1.0))).at_most_s == pytest.approx(0.4)
+        ahead = self.judge(standby(W1, heartbeat=after(0.4 + CLOCK_S + 0.1)))
+        assert (ahead.kind, "clocks disagree" in ahead.reason) == ("unknown", True)
+
+    def test_it_is_never_shown_as_a_loss_of_0(self):
+        assert self.judge(standby(W1, heartbeat=after(0.4 + CLOCK_S))).at_most_s == pytest.approx(0.1)
+
+    @given(st.floats(0, 3600), st.floats(0, 60))
+    def test_it_is_never_less_than_the_time_between(self, age, seconds):
+        verdict = self.judge(standby(W1, heartbeat=after(-age)), ended=after(seconds))
+        assert verdict.at_most_s >= age + seconds
+        assert float(verdict.text().split()[-2]) >= age + seconds - 1e-6
 
 
 def test_without_a_candidate_nothing_is_known():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Sequence
+from datetime import datetime
 
 from schemas.decisions import Assessment, Death, Verdict
 from schemas.facts import EpochRecord, MemberFacts
@@ -29,8 +30,11 @@ def assess(
     requested: str | None = None,
     disconnected: Collection[str] | None = None,
     lost: Collection[str] = (),
+    ended: datetime | None = None,
 ) -> Assessment:
     """What a decision is made on; final once `disconnected` is given, provisional before.
+
+    `ended`: the suspect is known to have acknowledged nothing from then on.
 
     `lost` died since they were disconnected: they vote with the position that they had, and confirm nothing any more.
 
@@ -49,7 +53,9 @@ def assess(
         recorded=record.candidate if record is not None else None,
     )
     candidate = next((each for each in facts if each.member == choice.candidate), None)
-    verdict = judge_loss(record, suspect=suspect, candidate=candidate, facts=facts, disconnected=disconnected)
+    verdict = judge_loss(
+        record, suspect=suspect, candidate=candidate, facts=facts, disconnected=disconnected, ended=ended
+    )
     return Assessment(
         suspect=suspect,
         death=death,
@@ -70,7 +76,8 @@ def digest_of(suspect: str, sets: Sequence[SyncSet], candidate: str | None, verd
         "suspect": suspect,
         "sets": [[each.leader, each.w, sorted(each.voters)] for each in sets],
         "candidate": candidate,
-        "loss": [verdict.kind, verdict.at_most_bytes],
+        # From when and until when are both past where time is all that bounds it: that does not move.
+        "loss": [verdict.kind, verdict.at_most_s if verdict.in_time_only else verdict.at_most_bytes],
     }
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]
 
@@ -101,8 +108,13 @@ def covers(approved: Assessment, final: Assessment) -> str | None:
 def _is_worse(final: Verdict, approved: Verdict) -> bool:
     if final.kind != approved.kind:
         return _WORSE.index(final.kind) > _WORSE.index(approved.kind)
-    if final.kind != "bounded" or approved.at_most_bytes is None:
+    if final.kind != "bounded":
         return False
+    if final.in_time_only != approved.in_time_only:
+        return True  # Seconds and bytes can't be compared, and another thing is known of the primary than was.
+    if approved.in_time_only:
+        return approved.at_most_s is not None and (final.at_most_s is None or final.at_most_s > approved.at_most_s)
+    assert approved.at_most_bytes is not None
     return final.at_most_bytes is None or final.at_most_bytes > approved.at_most_bytes
 
 
@@ -145,6 +157,8 @@ def _survivors(
         for name in service.may_be_promoted()
         if name in able
         and service.member(name).follows is None
+        # A commit that waits for another region is its owner's decision, who names voters there.
+        and service.member(name).region == service.member(candidate.member).region
         and candidate.position - able[name].position <= CLOSE_BYTES
     ]
     return [max(others, key=lambda each: each.position).member] if others else []

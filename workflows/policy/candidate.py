@@ -20,7 +20,8 @@ def choose_candidate(
     disconnected: Collection[str] | None = None,
     recorded: str | None = None,
 ) -> Choice:
-    """The furthest standby that may be promoted, then a voter, then the declared order.
+    """The furthest standby that may be promoted, then a voter, then the declared order; outside the leader's region
+    only where nobody inside is fit, or one was asked for, and never where the topology says so.
 
     `voters` are those of every synchronous set that binds. `disconnected`: only these, whose position no longer moves.
     `requested` must satisfy the same rules, or there is no candidate. `recorded` is the candidate that an earlier run
@@ -40,7 +41,7 @@ def choose_candidate(
         if member.name == suspect:
             continue
         found = read.get(member.name)
-        why = _unfit(service, member.name, found, system, disconnected)
+        why = _unfit(service, suspect, member.name, found, system, disconnected)
         if why is None and found is not None:
             why = _behind_a_voter(found, [read[name] for name in voters if name in read], system)
         if why is None and found is not None:
@@ -61,18 +62,40 @@ def choose_candidate(
             candidate=None, reason=f"no member may be promoted: {told or 'there is no other'}", passed_over=passed
         )
     promotable = service.may_be_promoted()
-    fit.sort(key=lambda each: (-each.position, each.member not in voters, promotable.index(each.member)))
+    fit.sort(
+        key=lambda each: (
+            is_across(service, suspect, each.member),
+            -each.position,
+            each.member not in voters,
+            promotable.index(each.member),
+        )
+    )
     chosen = next((each for each in fit if each.member == requested), fit[0])
     for each in fit:
         if each is not chosen:
-            passed[each.member] = _less_preferred(each, chosen, requested)
+            passed[each.member] = _less_preferred(service, suspect, each, chosen, requested)
     kind = "a voter" if chosen.member in voters else "asynchronous"
+    away = is_across(service, suspect, chosen.member)
+    if away:
+        kind += f", in {service.member(chosen.member).region}"
+        if requested is None:
+            kind += f" since nobody in {service.member(suspect).region} may lead"
+    open_to = [
+        name
+        for name in _open_to(service, read, system, newest)
+        if requested is None and (away or not is_across(service, suspect, name))
+    ]
     return Choice(
         candidate=chosen.member,
         reason=f"{chosen.member} ({kind}) at {where(chosen)} is behind no voter that is reached",
         passed_over=passed,
-        open_to=[] if requested is not None else sorted(_open_to(service, read, system, newest)),
+        open_to=sorted(open_to),
     )
+
+
+def is_across(service: DatabaseService, suspect: str, name: str) -> bool:
+    """Whether a member is in another region than the primary that is to be replaced."""
+    return service.member(name).region != service.member(suspect).region
 
 
 def system_identifier(suspect: str, facts: Sequence[MemberFacts]) -> str | None:
@@ -107,6 +130,7 @@ def where(facts: MemberFacts) -> str:
 
 def _unfit(
     service: DatabaseService,
+    suspect: str,
     name: str,
     facts: MemberFacts | None,
     system: str | None,
@@ -122,6 +146,9 @@ def _unfit(
         return f"is of another cluster (system identifier {facts.system_identifier or 'unknown'}, not {system})"
     if not declared:
         return "is not declared as a candidate"
+    if service.failover.cross_region == "never" and is_across(service, suspect, name):
+        region = service.member(name).region
+        return f"is in {region}, and the topology lets no failover go there (failover.cross_region is `never`)"
     if disconnected is not None and name not in disconnected:
         return "is not disconnected from the old primary"
     if not facts.position or not facts.timeline:
@@ -146,7 +173,7 @@ def _adopt(
     }
     if leading == [recorded] and requested in (None, recorded):
         reason = f"{recorded} leads already: an earlier run recorded it as its candidate and was cut off"
-        return Choice(candidate=recorded, reason=reason, passed_over=passed)
+        return Choice(candidate=recorded, reason=reason, passed_over=passed, leads=True)
     if leading == [recorded]:
         reason = f"{requested} was asked for, but {recorded} leads already; start again without naming a candidate"
     else:
@@ -166,9 +193,15 @@ def _open_to(service: DatabaseService, read: Mapping[str, MemberFacts], system: 
     ]
 
 
-def _less_preferred(facts: MemberFacts, chosen: MemberFacts, requested: str | None) -> str:
+def _less_preferred(
+    service: DatabaseService, suspect: str, facts: MemberFacts, chosen: MemberFacts, requested: str | None
+) -> str:
     if chosen.member == requested:
         return f"could be promoted, but {requested} was asked for"
+    if is_across(service, suspect, facts.member) and not is_across(service, suspect, chosen.member):
+        ahead = facts.position - chosen.position
+        further = f", though {ahead} bytes further than {chosen.member}" if ahead > 0 else ""
+        return f"is in {service.member(facts.member).region}, and only taken if nobody nearer is fit{further}"
     if facts.position < chosen.position:
         return f"at {where(facts)} is behind {chosen.member}"
     return f"is as far as {chosen.member}, which is preferred"

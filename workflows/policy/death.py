@@ -58,12 +58,21 @@ def judge_death(
     )
     heard = _testimonies(service, suspect, standbys, since)
     testimony = {name: each.text for name, each in heard.items()}
+    closed = [probe.closed_at for probe in votes.values() if probe.outcome != "blind"]
+    gone_at = max((at for at in closed if at is not None), default=None) if None not in closed else None
     tally = f"{len(failing)} of {len(votes)} regions fail to reach {suspect}"
     if seeing:
         tally += f" ({_list(seeing)} still sees it alive)"
 
     def conclude(state: Literal["dead", "wait", "ask"], reason: str, wait_s: float = 0.0) -> Death:
-        return Death(state=state, reason=f"{tally}; {reason}", votes=outcomes, testimony=testimony, wait_s=wait_s)
+        return Death(
+            state=state,
+            reason=f"{tally}; {reason}",
+            votes=outcomes,
+            testimony=testimony,
+            wait_s=wait_s,
+            gone_at=gone_at if state == "dead" else None,
+        )
 
     def those(says: str) -> str:
         return "; ".join(f"{name} {each.text}" for name, each in heard.items() if each.says == says)

@@ -6,6 +6,7 @@ from typing import Literal
 
 from schemas.decisions import Assessment, Go, Verdict
 from schemas.topology import DatabaseService
+from workflows.policy.candidate import is_across
 
 
 def may_go(
@@ -73,6 +74,16 @@ def _asks(
         asks.append(
             f"no other voter is left to follow {candidate}: it would acknowledge alone, although the synchronous"
             " policy is `required`"
+        )
+    if (
+        candidate is not None
+        and service.failover.cross_region == "ask"
+        and is_across(service, suspect, candidate)
+        and not assessment.choice.leads
+    ):
+        asks.append(
+            f"{candidate} is in {service.member(candidate).region}, and the topology lets no failover leave"
+            f" {service.member(suspect).region} without a person (failover.cross_region is `ask`)"
         )
     if not service.failover.automatic:
         asks.append("the topology lets no failover of this service happen without a person")

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
+from datetime import datetime
 
 from schemas.decisions import Verdict
 from schemas.facts import EpochRecord, MemberFacts, lsn_text
 from workflows.policy.candidate import is_behind, reach_of, system_identifier, where
 from workflows.policy.quorum import SyncSet, binding_sets
+
+CLOCK_S = 1.0
+"""How far the clocks of two regions' workers are taken to differ at most; a bound in seconds holds so much more."""
 
 
 def judge_loss(
@@ -17,13 +22,15 @@ def judge_loss(
     candidate: MemberFacts | None,
     facts: Sequence[MemberFacts],
     disconnected: Collection[str] | None = None,
+    ended: datetime | None = None,
 ) -> Verdict:
     """`none` only if R + W > N holds for every set of the record, and the candidate is behind none of R.
 
     R are the voters reached or, once `disconnected` is given, reached and disconnected: only then is the verdict
     final. W and the voters come from the record, never from a server. Otherwise `bounded` when the furthest position
-    that can have been acknowledged is known, else `unknown`. Bytes are of WAL; seconds are the age of the
-    newest commit that the candidate has replayed.
+    that can have been acknowledged is known (bytes of WAL), or the time in which it was: all that was committed before
+    the newest heartbeat that the candidate holds is there too, by the order of WAL, and the suspect acknowledged
+    nothing from `ended` on. `ended` None: nobody knows that, and it may go on: `unknown`.
     """
     if candidate is None:
         return Verdict(kind="unknown", reason="there is no candidate whose loss could be judged")
@@ -51,7 +58,15 @@ def judge_loss(
         told.append(f"{candidate.member} at {where(candidate)} is behind none of them")
         return Verdict(kind="none", reason="; ".join(told))
     failed += [f"the voter {each.member} at {where(each)} is ahead of {candidate.member}" for each in ahead]
-    return _bound(suspect, candidate, facts, ahead, failed, inequality=len(failed) == len(ahead))
+    bytewise = _bound(suspect, candidate, facts, ahead, failed, inequality=len(failed) == len(ahead))
+    if bytewise.kind == "bounded" or candidate.heartbeat is None:
+        return bytewise
+    others = [each for each in facts if each.reachable and each.system_identifier == system]
+    if any(each.timeline > candidate.timeline for each in others):
+        return bytewise  # Its heartbeat may be of a branch that was left.
+    if record.candidate not in (None, candidate.member):
+        return bytewise  # That one may have led, and acknowledged, since.
+    return _bound_in_time(suspect, candidate, candidate.heartbeat, ended, bytewise.reason)
 
 
 def _is_its_own(sync: SyncSet, record: EpochRecord, candidate: MemberFacts) -> bool:
@@ -92,7 +107,36 @@ def _bound(
     elif written or inequality:
         most = max(reach_of(each) for each in known) - reach_of(candidate)
         if most > 0:
-            return Verdict(kind="bounded", reason="; ".join(told), at_most_bytes=most, at_most_s=candidate.replay_age_s)
+            until = max(candidate.at, *(each.at for each in known))
+            seconds = _seconds(candidate, until)
+            return Verdict(kind="bounded", reason="; ".join(told), at_most_bytes=most, at_most_s=seconds)
         # Never shown as a loss of 0: the suspect was not stopped when it was read.
         told.append(f"nothing was missing then, but {suspect} may have acknowledged more since")
     return Verdict(kind="unknown", reason="; ".join(told))
+
+
+def _bound_in_time(
+    suspect: str, candidate: MemberFacts, heartbeat: datetime, ended: datetime | None, reason: str
+) -> Verdict:
+    told = f"{reason}; {candidate.member} holds all that was committed before {heartbeat:%H:%M:%S} UTC (its heartbeat)"
+    if ended is None:
+        return Verdict(kind="unknown", reason=f"{told}, and {suspect} may have acknowledged since, or still do")
+    seconds = _seconds(candidate, ended)
+    if seconds is None or (heartbeat - ended).total_seconds() > CLOCK_S:
+        return Verdict(kind="unknown", reason=f"{told}, which is after its end: the clocks disagree")
+    return Verdict(
+        kind="bounded",
+        reason=f"{told}, and nothing listened at {suspect}'s port from {ended:%H:%M:%S} UTC on",
+        at_most_s=seconds,
+    )
+
+
+def _seconds(candidate: MemberFacts, until: datetime) -> float | None:
+    """How old what the candidate lacks can be at most, of all that was committed until then; rounded up."""
+    if candidate.heartbeat is not None:
+        age = (until - candidate.heartbeat).total_seconds() + CLOCK_S
+    elif candidate.replay_age_s is not None:
+        age = candidate.replay_age_s + (until - candidate.at).total_seconds()
+    else:
+        return None
+    return math.ceil(max(age, 0.1) * 10) / 10
