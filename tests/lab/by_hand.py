@@ -6,11 +6,12 @@ import asyncio
 from collections.abc import Callable, Collection
 from typing import Any
 
-import asyncpg
 import dns.query
 import dns.rcode
 import dns.tsigkeyring
 import dns.update
+import psycopg
+from psycopg.rows import dict_row
 
 from lab import ledger
 from lab.command import run
@@ -89,23 +90,34 @@ class Hands:
         for pooler in self.lab.of_kind("pgbouncer"):
             path = self.lab.paths.node(pooler.name) / "databases.ini"
             write_private(path, "\n".join(("[databases]", *lines)) + "\n", server=True)
-            await self._tell(pooler, *(f"KILL {name}" for name in cut), "RELOAD", *(f"RESUME {name}" for name in cut))
+            await self._reload(pooler, cut)
 
-    async def _tell(self, pooler: Node, *commands: str) -> None:
-        conn = await asyncpg.connect(
+    async def _reload(self, pooler: Node, cut: Collection[str]) -> None:
+        conn: psycopg.AsyncConnection[dict[str, Any]] = await psycopg.AsyncConnection.connect(
             host=pooler.host,
             port=pooler.port,
             user="lifeboat",
             password=self.lab.secret("lifeboat"),
-            database="pgbouncer",
-            ssl=False,
-            statement_cache_size=0,
+            dbname="pgbouncer",
+            sslmode="disable",
+            autocommit=True,
+            prepare_threshold=None,
+            row_factory=dict_row,
+            cursor_factory=psycopg.AsyncClientCursor,
         )
-        try:
-            for command in commands:
-                await conn.execute(command)
-        finally:
-            conn.terminate()
+
+        async def nobody_logs_in() -> bool:
+            rows = await (await conn.execute("SHOW LISTS")).fetchall()
+            return any((row["list"], row["items"]) == ("login_clients", 0) for row in rows)
+
+        async with conn:
+            for name in cut:
+                await conn.execute(f"DISABLE {name}")
+            # PgBouncer 1.18 dies when a KILL meets a client in mid login (docs/runbooks/database_failover.md).
+            await until(f"nobody logs in to {pooler.name}", nobody_logs_in, 5)
+            for verb in ("KILL", "RELOAD", "RESUME", "ENABLE"):
+                for words in [verb] if verb == "RELOAD" else [f"{verb} {name}" for name in cut]:
+                    await conn.execute(words)
 
     async def end_clients(self, member: str, like: str) -> None:
         """End sessions by application_name: their clients connect anew, along their route."""
