@@ -87,6 +87,10 @@ class DatabaseFailover(Planning, Fencing, Reading, Routing, StartingRejoins):
         if await locking:
             # Whoever held it may have claimed an epoch since this run looked.
             seen = seen.model_copy(update={"record": (await self.observe()).record})
+            if seen.record is not None and seen.record.leader != self.suspect:
+                raise Ended(
+                    "not needed", f"{seen.record.leader} leads by epoch {seen.record.epoch}, of {seen.record.run}"
+                )
             self.assessment = self.weigh(request.candidate, death, seen.record, seen.members, disconnected=None)
         await self.step(DECIDE, lambda: self.decide(request, seen), told=lambda d: f"{d.answer} by {d.by}")
 

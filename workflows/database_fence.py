@@ -70,12 +70,13 @@ class Fencing(DatabaseRunbook):
         )
 
     async def fence_old_primary(self) -> FenceResult:
-        """Disconnect every standby; stall the suspect if it answers; stop its node meanwhile."""
+        """Disconnect every standby; stall the suspect if it answers, read what it had written, and stop its node."""
         stall = StallOrder(service=self.estate.service, member=self.suspect, epoch=self.record.epoch)
-        bound = self.assessment.verdict.kind == "none"
-        if self.assessment.death.state != "dead" or not bound:
+        dead, bound = self.assessment.death.state == "dead", self.assessment.verdict.kind == "none"
+        if dead and not bound:
+            # Nothing is to be read there any more. One that answers is stopped after that: see below.
             self.stop_old_primary()
-        if self.assessment.death.state == "dead" and bound:
+        if dead and bound:
             fenced = await self.disconnect(self.suspect, self.assessment)
             stalled = ProofResult(acknowledged=True, evidence=f"{self.suspect} is dead, so it is not stalled")
         else:
@@ -90,6 +91,8 @@ class Fencing(DatabaseRunbook):
             seen = await self.observe()
             suspect = [facts for facts in seen.members if facts.member == self.suspect]
             self.fenced = fenced.model_copy(update={"members": [*fenced.members, *suspect]})
+        if not dead:
+            self.stop_old_primary()
         return self.fenced
 
     def stop_old_primary(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import os
 import socket
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle, WorkflowQueryFailedError
 from temporalio.service import RPCError
 
@@ -186,7 +188,11 @@ class Scene:
             state = await self.state(run)
             told = "\n".join(state.journal)
             running = self.client.list_workflows("ExecutionStatus = 'Running'")
-            told += f"\nopen: {[each.id async for each in running]}"
+            for other in [each.id async for each in running if each.id != run.id]:
+                told += f"\nopen: {other}"
+                with contextlib.suppress(RPCError, WorkflowQueryFailedError, ValidationError):  # a watch
+                    beside = await self.state(self.client.get_workflow_handle(other, result_type=Report))
+                    told += "".join(f"\n  {line}" for line in beside.journal)
             raise AssertionError(f"{run.id} has not ended within {limit:.0f} s (now: {state.step})\n{told}") from None
         return result
 

@@ -6,16 +6,18 @@ import asyncio
 
 import pytest
 
-from activities import data_folder, epoch, fencing, node, pooler, receipts
+from activities import data_folder, epoch, fencing, node, pooler, promotion, receipts
 from lab.lab import fault
 from lab.postgres import session
 from schemas.facts import EpochRecord
 from schemas.failures import DataFolderFailed, NodeRuns
-from schemas.orders import EstablishOrder, FollowOrder, NodeOrder, PauseOrder, PoolerOrder
-from schemas.rejoin import DivergenceOrder, FolderOrder, ReturnOrder
+from schemas.orders import EstablishOrder, FollowOrder, NamesOrder, NodeOrder, PauseOrder, PoolerOrder
+from schemas.rejoin import DivergenceOrder, FolderOrder, ReturnOrder, ShutOrder
+from schemas.routes import PgBouncerRoute
 from tests.faults.scene import Scene
 from tests.faults.test_each_activity_twice import estate_of, twice
 from tests.faults.worker import cut_off
+from workflows.policy import switchover
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.estate(watch=False)]
 
@@ -103,13 +105,23 @@ async def test_a_planned_stop_with_each_activity_twice(scene: Scene) -> None:
     await scene.traffic()
     stop = NodeOrder(service=service, member="pg-east-1", run="by-hand", epoch=1)
     await twice(data_folder.keep_from_starting, stop)
-    for route in service.gates():
-        pause = PauseOrder(service=service, target="pg-east-1", epoch=1, route=route, limit_s=5.0)
-        assert "paused" in (await twice(pooler.pause_pooler, pause)).evidence
-    shut = await twice(data_folder.stop_cleanly, stop)
-    assert (shut.state, shut.running) == ("shut down", False)
+    names = NamesOrder(service=service, leader="pg-east-1", names="", epoch=1)
+    await twice(promotion.prepare_primary, names)
+    first = 'ANY 1 ("pg-east-3")'
+    await twice(promotion.prepare_candidate, names.model_copy(update={"leader": "pg-east-2", "names": first}))
+    conn = await session(scene.lab, "pg-east-2")
+    assert conn is not None
+    assert await conn.fetchval("SELECT current_setting('synchronous_standby_names')") == first
+    await conn.close()
+    poolers = [route for route in service.gates() if isinstance(route, PgBouncerRoute)]
+    pauses = [PauseOrder(service=service, target="pg-east-1", epoch=1, route=each, limit_s=5.0) for each in poolers]
+    assert all("paused" in each.evidence for each in await twice(pooler.pause_poolers, pauses))
+    down = ShutOrder.model_validate(dict(stop) | {"candidate": "pg-east-2"})
+    shut = await twice(data_folder.stop_cleanly, down)
+    assert (shut.folder.state, shut.folder.running) == ("shut down", False)
+    assert switchover.has_all(shut.folder, shut.candidate) is None
     await twice(node.start_node, stop)
-    for route in service.gates():
+    for route in poolers:
         order = PoolerOrder(service=service, route=route, target="pg-east-1", epoch=2)
         await twice(pooler.point_pooler, order)
     await scene.safe()

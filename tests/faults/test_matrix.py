@@ -10,6 +10,7 @@ import pytest
 
 from lab.lab import fault
 from lab.model import Lab
+from tests.faults.cells import cells
 from tests.faults.scene import Scene
 from tests.faults.striking import striking_scene
 
@@ -34,7 +35,6 @@ ACTIVITIES = (
     "checkpoint",
     "read_journey",
 )
-CELLS = [(activity, when, who) for activity in ACTIVITIES for when in ("before", "after") for who in ("kill", "pid")]
 SAMPLE = {
     ("describe_estate", "after", "kill"),
     ("disconnect_standbys", "after", "kill"),
@@ -48,19 +48,13 @@ SAMPLE = {
 """What `make test` holds; `make matrix` runs all."""
 
 
-def cell(activity: str, when: str, who: str) -> object:
-    marks = [] if (activity, when, who) in SAMPLE else [pytest.mark.matrix]
-    name = {"kill": "worker", "pid": "temporal"}[who]
-    return pytest.param(activity, when, who, marks=marks, id=f"{activity}-{when}-{name}")
-
-
 async def leaders(scene: Scene) -> list[str]:
     from lab.lab import status
 
     return [node.name for node in (await status(scene.lab)).nodes if node.role == "primary"]
 
 
-@pytest.mark.parametrize(("activity", "when", "who"), [cell(*each) for each in CELLS])
+@pytest.mark.parametrize(("activity", "when", "who"), cells(ACTIVITIES, SAMPLE))
 async def test_killed_at(shared_lab: Lab, activity: str, when: str, who: str) -> None:
     async with striking_scene(shared_lab, activity=activity, when=when, strike=who) as (scene, done):
         await scene.traffic()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 
 import pytest
 
@@ -11,6 +12,7 @@ from lab import ledger
 from lab.lab import fault
 from lab.postgres import session
 from lab.referee import Audit, audit
+from schemas.decisions import Verdict
 from schemas.receipts import Receipt
 from schemas.reports import Report
 from tests.faults.scene import Run, Scene
@@ -75,30 +77,69 @@ def compare(scene: Scene, loss: Receipt | None, found: Audit, report: Report) ->
     assert found.concurrent_writers == 0, found
 
 
-async def test_a_killed_primarys_loss_is_unknown_before_and_counted_after(scene: Scene) -> None:
+async def test_a_killed_primarys_loss_is_bounded_in_time_before_and_counted_after(scene: Scene) -> None:
+    """Its port is closed, so that it acknowledges no more; what is older than the newest heartbeat is not lost."""
     await nobody_acknowledges(scene)
     await scene.traffic()
     await replication_stands_still(scene)
-    await fault(scene.lab, "kill", "pg-east-1")
-    run = await scene.run_of_watch()
-    state = await scene.question(run)
-    assert state.question is not None
-    assert state.question.needs_override
-    # Its position can't be read any more: anything but “unknown” would be a guess.
-    assert state.assessment is not None
-    assert state.assessment.verdict.kind == "unknown", state.assessment
-    await scene.approve(run, override=True, reason="what no standby has is lost, and clients wait")
-    report = await scene.report(run)
-    assert report.outcome == "recovered, unprotected", report
-    assert "unknown" in report.receipt, report.receipt
+    killed = time.time()
+    _, verdict = await decided(scene, "kill")
+    assert verdict.in_time_only, verdict
+    assert verdict.at_most_s is not None
 
     rejoin = await scene.rejoin("pg-east-1")
     back = await scene.report(rejoin)
     found = await audit(scene.lab)
     compare(scene, back.loss, found, back)
     assert back.loss is not None
+    assert (back.loss.predicted, back.loss.within) == (verdict.text(), True), back.loss
+    lost = set(found.missing_ids)
+    oldest = min(each.acked for each in ledger.read(scene.lab.ledger) if each.id in lost and each.acked)
+    assert killed - oldest <= verdict.at_most_s, (killed, oldest, verdict)
+    await came_by_rewind(scene, rejoin, back)
+
+
+@pytest.mark.campaign
+async def test_a_frozen_primarys_loss_is_unknown_before_and_counted_after(scene: Scene) -> None:
+    """It may go on acknowledging, for all that anybody knows: any bound would be a guess."""
+    await nobody_acknowledges(scene)
+    await scene.traffic()
+    await replication_stands_still(scene)
+    report, verdict = await decided(scene, "freeze")
+    assert verdict.kind == "unknown", verdict
+    assert "unknown" in report.receipt, report.receipt
+
+    await fault(scene.lab, "thaw", "pg-east-1")
+    rejoin = await scene.rejoin("pg-east-1")
+    back = await scene.report(rejoin)
+    compare(scene, back.loss, await audit(scene.lab), back)
+    assert back.loss is not None
     assert (back.loss.predicted, back.loss.within) == ("unknown", None), back.loss
     await came_by_rewind(scene, rejoin, back)
+
+
+async def decided(scene: Scene, kind: str) -> tuple[Report, Verdict]:
+    """The primary fails, a person is shown the verdict and fails over all the same."""
+    await fault(scene.lab, kind, "pg-east-1")
+    run = await scene.run_of_watch()
+    state = await scene.question(run)
+    assert state.question is not None
+    assert state.question.needs_override
+    assert state.assessment is not None
+    while state.question is not None:
+        # Asked once more where nothing keeps the old primary from acknowledging.
+        await scene.approve(run, override=True, reason="what no standby has is lost, and clients wait")
+        state = await scene.state_when(
+            run, "a question, or the end", lambda each: each.question or each.parked or each.outcome
+        )
+        if state.parked:
+            # It may be alive for all that anybody knows: a person says that clients are served all the same.
+            assert "stop pg-east-1 by hand" in state.journal[-1], state.journal[-1]
+            await scene.say(run, "skip")
+    report = await scene.report(run)
+    assert state.assessment is not None
+    assert report.outcome == ("recovered, unprotected" if kind == "kill" else "needs a person"), report
+    return report, state.assessment.verdict
 
 
 @pytest.mark.campaign
@@ -131,15 +172,16 @@ async def test_a_living_primarys_loss_is_bounded_before_and_counted_within_it(sc
     back = await scene.report(rejoin, 30)
     compare(scene, back.loss, await audit(scene.lab), back)
     assert back.loss is not None
-    assert "bytes" in back.loss.predicted, back.loss
+    assert "bytes" in back.loss.predicted, "\n".join((await scene.state(run)).journal)
     # Clients that were stalled have committed past the bound, and were told nothing: nobody can tell from the WAL.
     assert back.loss.within is not False, back.loss
     await came_by_rewind(scene, rejoin, back)
 
 
 async def came_by_rewind(scene: Scene, run: Run, report: Report) -> None:
-    details = {step.title: step.detail for step in report.steps}
+    # Where the watch took the service meanwhile, it was looked at anew: by then it was a standby's.
+    rewound = [step.detail for step in report.steps if step.title == "Rewind or rebuild it"]
     assert report.outcome in ("done", "done, unprotected"), report
-    assert "was rewound" in details["Rewind or rebuild it"], details
+    assert "was rewound" in rewound[0], rewound
     await scene.is_back("pg-east-1")
     await scene.record(run, "rejoined-by-rewind")

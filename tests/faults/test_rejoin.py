@@ -24,6 +24,7 @@ from lab.postgres import session
 from schemas.failures import DataFolderFailed, SecondPrimary
 from schemas.rejoin import FolderOrder
 from schemas.reports import Report
+from tests.faults.cells import cells
 from tests.faults.scene import Scene
 from tests.faults.striking import striking_scene
 
@@ -41,12 +42,11 @@ async def came_back(scene: Scene, report: Report, member: str = "pg-east-1") -> 
     return {step.title: step.detail for step in report.steps}[RETURN]
 
 
-SAMPLE = "return_member"
-ACTIVITIES = ("stop_node", "examine_folder", "keep_divergence", "return_member", "start_standby", "follow_leader")
+STARTS_BEFORE = ("stop_node", "examine_folder", "keep_divergence", "start_standby", "follow_leader")
 
 
 @pytest.mark.parametrize(
-    "activity", [each if each == SAMPLE else pytest.param(each, marks=pytest.mark.campaign) for each in ACTIVITIES]
+    "activity", ["return_member", *(pytest.param(each, marks=pytest.mark.campaign) for each in STARTS_BEFORE)]
 )
 async def test_the_old_primary_starts_by_itself_before(activity: str, shared_lab: Lab) -> None:
     """Whatever starts it (a person, a service manager): it acknowledges nothing, and is brought back all the same."""
@@ -59,12 +59,35 @@ async def test_the_old_primary_starts_by_itself_before(activity: str, shared_lab
         await came_back(scene, report)
 
 
-@pytest.mark.campaign
-@pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize("activity", ["keep_divergence", "return_member", "start_standby", "let_it_start"])
-async def test_a_worker_is_killed(activity: str, when: str, shared_lab: Lab) -> None:
-    """The next one finds the job on the node, under way or ended."""
-    plan = {"activity": activity, "when": when, "strike": "kill"}
+ACTIVITIES = (
+    "describe_estate",
+    "until_in_reach",
+    "observe",
+    "claim_epoch",
+    "stop_node",
+    "examine_folder",
+    "keep_divergence",
+    "return_member",
+    "start_standby",
+    "follow_leader",
+    "until_caught_up",
+    "let_it_start",
+    "look_at_reads",
+    "lead_read_names",
+    "lead_pgpool",
+    "read_journey",
+)
+SAMPLE = {
+    *((each, when, "kill") for each in ("keep_divergence", "return_member") for when in ("before", "after")),
+    *((each, when, "kill") for each in ("start_standby", "let_it_start") for when in ("before", "after")),
+    ("return_member", "after", "pid"),
+}
+
+
+@pytest.mark.parametrize(("activity", "when", "who"), cells(ACTIVITIES, SAMPLE, pytest.mark.campaign))
+async def test_killed_at(shared_lab: Lab, activity: str, when: str, who: str) -> None:
+    """The next worker finds the job on the node, under way or ended."""
+    plan = {"activity": activity, "when": when, "strike": who}
     async with striking_scene(shared_lab, workflow="DatabaseRejoin", **plan) as (scene, done):
         await scene.failed_over()
         run = await scene.rejoin("pg-east-1")

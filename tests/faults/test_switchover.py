@@ -15,6 +15,7 @@ from activities.topology import load_topology
 from lab.model import Lab
 from schemas.reports import Report
 from schemas.state import RunState
+from tests.faults.cells import cells
 from tests.faults.scene import Scene
 from tests.faults.striking import striking_scene
 from tests.faults.worker import processes_of
@@ -91,11 +92,51 @@ async def test_the_primary_dies_before_it_is_shut_down(shared_lab: Lab) -> None:
         await stayed(scene, report)
 
 
-@pytest.mark.campaign
-@pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize("activity", ["stop_cleanly", "pause_poolers", "choose_and_lead", "promote_candidate"])
-async def test_a_worker_is_killed(activity: str, when: str, shared_lab: Lab) -> None:
-    plan = {"activity": activity, "when": when, "strike": "kill"}
+ACTIVITIES = (
+    "describe_estate",
+    "observe",
+    "claim_epoch",
+    "follow_leader",
+    "prepare_primary",
+    "keep_from_starting",
+    "prepare_candidate",
+    "until_caught_up",
+    "lead_pgpool",
+    "pause_poolers",
+    "stop_cleanly",
+    "point_pooler",
+    "choose_and_lead",
+    "promote_candidate",
+    "confirm_names",
+    "verify_routes",
+    "write_record",
+    "examine_folder",
+    "keep_divergence",
+    "return_member",
+    "start_standby",
+    "let_it_start",
+    "apply_names",
+    "look_at_reads",
+    "lead_read_names",
+    "read_journey",
+)
+SAMPLE = {
+    ("stop_cleanly", "before", "kill"),
+    ("stop_cleanly", "after", "kill"),
+    ("stop_cleanly", "after", "pid"),
+    ("pause_poolers", "before", "kill"),
+    ("pause_poolers", "after", "kill"),
+    ("choose_and_lead", "before", "kill"),
+    ("choose_and_lead", "after", "kill"),
+    ("promote_candidate", "before", "kill"),
+    ("promote_candidate", "after", "kill"),
+    ("start_standby", "before", "pid"),
+}
+
+
+@pytest.mark.parametrize(("activity", "when", "who"), cells(ACTIVITIES, SAMPLE, pytest.mark.campaign))
+async def test_killed_at(shared_lab: Lab, activity: str, when: str, who: str) -> None:
+    plan = {"activity": activity, "when": when, "strike": who}
     async with striking_scene(shared_lab, workflow="DatabaseSwitchover", **plan) as (scene, done):
         await scene.traffic()
         report = await scene.report(await scene.switch("pg-east-2"), 120)
@@ -135,4 +176,6 @@ async def test_a_long_transaction_keeps_the_pooler_from_pausing(scene: Scene) ->
     found = await scene.safe()
     assert found.routes["pgbouncer-transaction"].longest_gap_s < 10, found
     # Nothing is left of it that would keep the next one from its end.
-    await moved(scene, await scene.report(await scene.switch("pg-east-2")), to="pg-east-2")
+    run = await scene.switch("pg-east-2")
+    await moved(scene, await scene.report(run), to="pg-east-2")
+    await scene.record(run, "switched-over")

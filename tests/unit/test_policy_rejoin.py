@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -204,6 +205,13 @@ class TestReceipt:
             member=E1, timeline=1, fork=FORK, end=9999, reason="", predicted=predicted, last_commit_at=last, commits=1
         )
         assert is_within(receipt) is within
+
+    @pytest.mark.parametrize(("seconds", "within"), [(2.9, True), (3.1, None)])
+    def test_within_what_was_predicted_in_time(self, seconds, within):
+        first = datetime(2026, 1, 1, tzinfo=UTC)
+        times = {"first_commit": first, "last_commit": first + timedelta(seconds=seconds)}
+        told = {"predicted": "bounded: at most 3.0 s", "commits": 9, "last_commit_at": 2000, **times}
+        assert is_within(Receipt(member=E1, timeline=1, fork=FORK, end=9999, reason="", **told)) is within
 
 
 def test_room_for_a_copy():

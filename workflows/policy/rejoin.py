@@ -158,7 +158,15 @@ def is_within(receipt: Receipt) -> bool | None:
     if receipt.predicted == "none":
         return True
     words = receipt.predicted.replace(",", "").split()
-    if "bytes" not in words or receipt.bytes is None:
+    if not receipt.predicted.startswith("bounded") or receipt.commits is None:
         return None
-    bound = int(words[words.index("bytes") - 1])
-    return True if receipt.last_commit_at is None or receipt.last_commit_at - receipt.fork < bound else None
+    if receipt.commits + receipt.catalog_commits == 0:
+        return True
+    if "bytes" in words:
+        bound = int(words[words.index("bytes") - 1])
+        return True if receipt.last_commit_at is None or receipt.last_commit_at - receipt.fork < bound else None
+    if "s" not in words or receipt.first_commit is None or receipt.last_commit is None:
+        return None
+    # The bound ends where the primary did, which is at its last commit or later.
+    seconds = float(words[words.index("s") - 1])
+    return True if (receipt.last_commit - receipt.first_commit).total_seconds() <= seconds else None
