@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import asyncpg
 from temporalio import activity
@@ -10,10 +11,11 @@ from temporalio import activity
 from activities import epoch as epochs
 from activities.beating import beating
 from activities.sessions import BROKEN, Session, host_port, literal, nudge, open_session, session
+from activities.slots import drop_unused_slots, prepare_slot
 from activities.stamp import guarded
 from activities.survey import look_at_all, read_member
 from schemas.facts import MemberFacts
-from schemas.failures import EpochSuperseded, MemberUnreachable, NotYet
+from schemas.failures import EpochSuperseded, MemberUnreachable, NotYet, SlotMissing
 from schemas.orders import (
     FenceOrder,
     FenceResult,
@@ -78,6 +80,9 @@ async def _disconnect(order: FenceOrder, member: Member) -> MemberFacts:
     wanted = conninfo(order.service, member, leader) if leader else ""
     upstream = (leader.host, leader.port) if leader else (None, None)
     async with session(order.service, member) as conn:
+        if leader is not None:
+            with contextlib.suppress(SlotMissing, MemberUnreachable, *BROKEN):  # the fence first
+                await prepare_slot(order.service, conn, leader)
         async with guarded(conn, order.epoch):
             await _still_wanted(order)
             await set_conninfo(conn, wanted)
@@ -152,6 +157,7 @@ async def follow(
             raise MemberUnreachable(f"{standby.name} is not a standby")
         async with guarded(conn, epoch):
             await set_conninfo(conn, wanted)
+        await prepare_slot(service, conn, leader)
         try:
             async with asyncio.timeout(limit), session(service, leader) as sender:
                 # A receiver says `streaming` before its sender has agreed: both must say so.
@@ -187,7 +193,7 @@ async def follow_leader(order: FollowOrder) -> FollowResult:
                 diverged[name] = (
                     f"{state} at timeline {facts.timeline}: rebuild it, or rewind it if it is past the fork"
                 )
-        except (MemberUnreachable, *BROKEN, asyncpg.PostgresError) as error:
+        except (MemberUnreachable, SlotMissing, *BROKEN, asyncpg.PostgresError) as error:
             missing[name] = str(error) or type(error).__name__
         activity.heartbeat({"following": following, "diverged": diverged, "unreachable": missing})
 
@@ -201,6 +207,7 @@ async def follow_leader(order: FollowOrder) -> FollowResult:
             await asyncio.gather(
                 *(one(name, order.service.member(of) if of in following else leader) for name, of in ready.items())
             )
+        await drop_unused_slots(order.service, following)
     return FollowResult(following=sorted(following), diverged=diverged, unreachable=missing)
 
 

@@ -13,8 +13,16 @@ from activities import epoch as epochs
 from activities.beating import beating
 from activities.fencing import conninfo, set_conninfo, set_names
 from activities.sessions import BROKEN, Session, nudge, session
+from activities.slots import prepare_slot
 from activities.stamp import STAMP, guarded
-from schemas.failures import CandidateChanged, EpochSuperseded, MemberUnreachable, PromotionRefused, SurvivorMissing
+from schemas.failures import (
+    CandidateChanged,
+    EpochSuperseded,
+    MemberUnreachable,
+    PromotionRefused,
+    SlotMissing,
+    SurvivorMissing,
+)
 from schemas.orders import NamesOrder, PromoteOrder, PromoteResult
 from schemas.topology import Member
 
@@ -48,9 +56,10 @@ async def _point(order: PromoteOrder, standby: Member, leader: Member) -> None:
         async with session(order.service, standby) as conn:
             done = f"SELECT {STAMP} = $1 AND current_setting('primary_conninfo') = $2"
             if not await conn.fetchval(done, order.record.epoch, wanted):
+                await prepare_slot(order.service, conn, leader)
                 async with guarded(conn, order.record.epoch):
                     await set_conninfo(conn, wanted)
-    except (MemberUnreachable, *BROKEN) as error:
+    except (MemberUnreachable, SlotMissing, *BROKEN) as error:
         raise SurvivorMissing(f"{standby.name}: {error}") from error
 
 

@@ -51,6 +51,7 @@ _WITHOUT_VALUE = {"archive_command", "archive_library", "restore_command"}
 _READ = """
 SELECT current_setting('server_version_num')::int AS version, current_setting('primary_conninfo', true) AS conninfo,
        (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) AS superuser,
+       (SELECT rolsuper OR rolreplication FROM pg_roles WHERE rolname = current_user) AS makes_slots,
        CASE WHEN pg_is_in_recovery() THEN pg_get_wal_replay_pause_state() <> 'not paused' ELSE false END AS paused,
        (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend')::int AS sessions
 """
@@ -107,6 +108,7 @@ async def _read(conn: Session, service: DatabaseService, member: Member) -> Serv
         sessions=row["sessions"],
         bytes=await _bytes(conn),
         superuser=row["superuser"],
+        makes_slots=row["makes_slots"],
         lacking=await lacking(conn, service),
         rewind_role=rewind_role,
         rewind_lacking=await rewind_lacking(conn, rewind_role),

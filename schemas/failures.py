@@ -77,6 +77,11 @@ class NotYet(LifeboatError):
     """The state that a step waits for is not reached yet; it is looked at again by itself."""
 
 
+class SlotMissing(LifeboatError):
+    """A standby follows by a replication slot that its new upstream has not, and Lifeboat can't make it; the server's
+    owner must make it, or let Lifeboat do so (`ALTER ROLE lifeboat REPLICATION`)."""
+
+
 class SurvivorMissing(LifeboatError):
     """A voter that must confirm the new primary's commits doesn't follow it; the run looks whether another can, else a
     person must bring it back, and retry."""

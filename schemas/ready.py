@@ -107,7 +107,7 @@ class Override(Fact):
 
 
 class Slot(Fact):
-    """`physical`: one that a standby streams by. `wal_status`: see pg_replication_slots."""
+    """`physical`: one that a standby streams by. `wal_status`: see pg_replication_slots; "" where it keeps no WAL."""
 
     name: str
     physical: bool
@@ -135,6 +135,8 @@ class Server(Fact):
     """By which the primary knows this standby."""
     slot: str = ""
     """The slot by which it streams."""
+    makes_slots: bool = False
+    """Whether Lifeboat's role may make and drop slots there."""
     password_in_conninfo: bool = False
     replay_paused: bool = False
     sessions: int = 0

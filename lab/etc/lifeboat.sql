@@ -28,6 +28,10 @@ GRANT pg_checkpoint TO lifeboat;
 -- Begins a fresh WAL file before a planned move, so that clients wait 0.1 s less; without it they wait a little longer.
 GRANT EXECUTE ON FUNCTION pg_switch_wal() TO lifeboat;
 
+-- Only where standbys follow by slots (primary_slot_name): makes them on a new primary, and drops those left behind. The role may then
+-- also read the whole cluster, so that it is not granted by default.
+-- ALTER ROLE lifeboat REPLICATION;
+
 -- Ends clients' sessions on an old primary that still answers; those of superusers stay, and are told in the report.
 GRANT pg_signal_backend TO lifeboat;
 

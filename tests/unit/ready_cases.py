@@ -207,6 +207,7 @@ SERVERS: list[Case] = [
     ("slots", "error", E3, "no slot of_e2", lambda f: (slots(f), f.change(E3, slots=[]))),
     ("slots", "error", E1, "slot old is lost", lambda f: f.change(E1, slots=[slot("old", wal_status="lost")])),
     ("slots", "warning", E1, "nobody reads", lambda f: f.change(E1, slots=[slot("old", active=False)])),
+    ("slots", "warning", E2, "nobody reads", lambda f: f.change(E2, slots=[slot("old", active=False)])),
     ("wal-kept", "error", E1, "wal_keep_size is 0", lambda f: f.set(E1, wal_keep_size="0")),
     (
         "archive",
@@ -338,7 +339,8 @@ def slots(facts: Facts) -> None:
     """pg-east-2 follows by a slot, which all that may lead have."""
     facts.change(E2, slot="of_e2")
     for name in (E1, E3):
-        facts.change(name, slots=[slot("of_e2", active=name == E1)])
+        active = name == E1
+        facts.change(name, slots=[slot("of_e2", active=active, wal_status="reserved" if active else "")])
 
 
 def archived(facts: Facts) -> None:

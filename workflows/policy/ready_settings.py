@@ -176,13 +176,14 @@ def _slots(sight: Sight, server: Server) -> Iterator[Finding]:
     if sight.may_lead(name):
         for standby in sight.standbys:
             follows = standby.seen.member in sight.followers_of(name)
-            if standby.slot and follows and standby.slot not in held:
+            if standby.slot and follows and standby.slot not in held and not server.makes_slots:
                 yield error(
                     "slots",
                     name,
                     f"it has no slot {standby.slot}, by which {standby.seen.member} follows: once this one leads, that"
                     " one receives nothing",
-                    "its owner must create it (pg_create_physical_replication_slot)",
+                    "its owner must create it (pg_create_physical_replication_slot), or let Lifeboat make and drop such"
+                    " slots (ALTER ROLE … REPLICATION, on the role that Lifeboat logs in with)",
                 )
     for slot in server.slots:
         if slot.wal_status in ("lost", "unreserved"):
@@ -192,7 +193,7 @@ def _slots(sight: Sight, server: Server) -> Iterator[Finding]:
                 f"slot {slot.name} is {slot.wal_status}: who follows by it must be rebuilt",
                 "its owner must drop it and rebuild who used it, or raise max_slot_wal_keep_size",
             )
-        elif not slot.active and not server.seen.in_recovery:
+        elif not slot.active and slot.wal_status:
             yield warning(
                 "slots",
                 name,
