@@ -7,6 +7,7 @@ that a worker that dies, or is replaced, finds it under way.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 from collections.abc import Awaitable, Callable
 from importlib import resources
@@ -19,11 +20,30 @@ from activities.commands import TIMED_OUT, TOLD
 from activities.fencing import conninfo
 from activities.node import must_be_ours, run_on
 from activities.sessions import BROKEN, literal, session
+from activities.slots import make_slot
 from activities.survey import look
 from schemas.data import DataFolder
-from schemas.failures import DataFolderFailed, JobFailed, MemberUnreachable, NodeControlFailed, NodeRuns, SecondPrimary
+from schemas.failures import (
+    DataFolderFailed,
+    JobFailed,
+    MemberUnreachable,
+    NodeControlFailed,
+    NodeRuns,
+    NotYet,
+    SecondPrimary,
+)
 from schemas.orders import NodeOrder
-from schemas.rejoin import Branch, Examination, FolderFacts, FolderOrder, FolderResult, ReturnOrder, Shut, ShutOrder
+from schemas.rejoin import (
+    Branch,
+    Examination,
+    FolderFacts,
+    FolderOrder,
+    FolderResult,
+    ReturnOrder,
+    Room,
+    Shut,
+    ShutOrder,
+)
 from schemas.topology import DatabaseService, Member
 
 POLL_S = (0.05, 0.1, 0.2)
@@ -31,6 +51,9 @@ POLL_S = (0.05, 0.1, 0.2)
 
 SHUT_S = 3
 """How long the look beside a stop waits for its end; a slower stop is looked at again."""
+
+STALLED_S = 900.0
+"""A server in recovery tells of its way at every restart point at least, which are 5 min apart by default."""
 
 Answers = dict[str, list[str]]
 Progress = Callable[[], Awaitable[dict[str, object]]]
@@ -126,8 +149,8 @@ def _facts(member: str, found: Answers) -> FolderFacts:
         hints=one("hints") == "on" or number("checksums") > 0,
         standby=one("standby") == "1",
         begun=one("begun"),
-        ancestors=_branches(found.get("ancestor", [])),
         room_bytes=number("room_kb") * 1024,
+        ancestors=_branches(found.get("ancestor", [])),
     )
 
 
@@ -206,9 +229,26 @@ async def stop_cleanly(order: ShutOrder) -> Shut:
 _LEADER = """
 SELECT ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int AS timeline,
        (SELECT system_identifier::text FROM pg_control_system()) AS system,
-       current_setting('server_version_num')::int / 10000 AS major,
-       (SELECT sum(pg_database_size(oid))::bigint FROM pg_database) AS bytes
+       current_setting('server_version_num')::int / 10000 AS major
 """
+_BYTES = "SELECT sum(pg_database_size(oid))::bigint FROM pg_database"
+SIZE_S = 60.0
+"""Every file of the leader is looked at for its size; one that takes longer is copied from without it."""
+
+
+@activity.defn
+async def measure_room(order: FolderOrder) -> Room:
+    """What a copy of the leader takes, and what there is for it."""
+    needed: int | None = None
+    with contextlib.suppress(MemberUnreachable, *BROKEN, asyncpg.PostgresError):
+        async with (
+            beating(f"size of {order.leader}"),
+            session(order.service, order.service.member(order.leader)) as conn,
+        ):
+            needed = int(await conn.fetchval(_BYTES, timeout=SIZE_S) or 0)
+    found = await tell(order, "room")
+    free, used = (int((found.get(name) or ["0"])[0] or 0) * 1024 for name in ("room_kb", "used_kb"))
+    return Room(bytes=needed, free=free, used=used)
 
 
 @activity.defn
@@ -232,7 +272,6 @@ async def examine_folder(order: FolderOrder) -> Examination:
         leader_timeline=row["timeline"],
         leader_system=row["system"],
         leader_major=row["major"],
-        leader_bytes=row["bytes"],
         branches=branches,
     )
 
@@ -346,15 +385,29 @@ async def start_standby(order: FolderOrder) -> FolderResult:
     began = asyncio.get_running_loop().time()
     async with beating(f"{member.name} starts"):
         found = await tell(order, "is_standby")
+        if found.get("slot", [""])[0]:
+            # One that was rewound needs the leader's WAL before it takes a session.
+            await make_slot(order.service, order.service.member(order.leader), found["slot"][0])
         if found.get("running") != ["1"]:
+            await must_be_ours(order)
             code, output = await run_on(member.control, member.control.start)
             if code not in (0, TIMED_OUT) and (await ask(order, "look")).get("running") != ["1"]:
                 raise NodeControlFailed(f"{member.name}: start exited {code}: {output[-TOLD:]}")
+        moved, stood = asyncio.get_running_loop().time(), Answers()
         while (recovering := await _role(order)) is None:
-            if (await ask(order, "look")).get("running") != ["1"]:
+            now = await ask(order, "look")
+            if now.get("running") != ["1"]:
                 raise NodeControlFailed(f"{member.name} was started, and ended; its own log says why")
+            if now != stood:
+                moved, stood = asyncio.get_running_loop().time(), now
+            if asyncio.get_running_loop().time() - moved > STALLED_S:
+                raise NotYet(
+                    f"{member.name} takes no session, and recovers nothing for {STALLED_S:.0f} s; its log says why"
+                )
             await asyncio.sleep(0.2)
         if not recovering:
+            # It may have been promoted meanwhile, by whoever has the service now.
+            await must_be_ours(order)
             await run_on(member.control, member.control.stop)
             raise SecondPrimary(member.name)
     return FolderResult(evidence=f"{member.name} runs as a standby", seconds=asyncio.get_running_loop().time() - began)

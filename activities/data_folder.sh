@@ -66,7 +66,21 @@ look() {
   sed -n '/^[0-9]/s/^/::ancestor=/p' "$data/pg_wal/${newest%????????????????}.history" 2>/dev/null
   if [ -e "$data/standby.signal" ]; then say standby 1; else say standby 0; fi
   say begun "$(cat "$keep/begun" 2>/dev/null)"
-  say room_kb "$(df -Pk "$(dirname "$data")" | awk 'NR == 2 { print $4 }')"
+  free
+}
+
+# Where the folder may be a file system of its own.
+free() {
+  at=$data
+  [ -d "$at" ] || at=$(dirname "$data")
+  say room_kb "$(df -Pk "$at" | awk 'NR == 2 { print $4 }')"
+}
+
+# What a copy could take: free, and freed by it.
+room() {
+  free
+  say used_kb "$(du -skx "$at" 2>/dev/null | cut -f 1)"
+  say done 1
 }
 
 # The history of a timeline, from a server that has it: CONNINFO TIMELINE.
@@ -159,15 +173,30 @@ forget_later() {
   done
 }
 
+# What lies outside of the folder, `wal PATH` and `space PATH`. A copy that was broken off has taken its links away.
+places() {
+  [ ! -L "$data/pg_wal" ] || printf 'wal %s\n' "$(readlink -f "$data/pg_wal")"
+  for space in "$data"/pg_tblspc/*; do
+    [ ! -d "$space" ] || printf 'space %s\n' "$(readlink -f "$space")"
+  done
+}
+
 # SOURCE SETTINGS LABEL RATE
 rebuild() {
   must_be_stopped
   save_config
+  # Asked before anything is erased: a leader that lets nobody copy would leave nothing.
+  said=$("$bin/psql" -X -A -t -d "$1 replication=true connect_timeout=5" -c IDENTIFY_SYSTEM 2>&1) || die "the leader lets no copy begin: $said"
+  if [ "$(cat "$keep/begun" 2>/dev/null)" != rebuild ]; then
+    places > "$keep/places.new" && mv "$keep/places.new" "$keep/places" && flush "$keep/places" || die "$keep/places not written"
+  fi
   begin_with rebuild
-  wal=$(readlink "$data/pg_wal" 2>/dev/null) || wal=
-  for space in "$data"/pg_tblspc/*; do
-    [ ! -d "$space" ] || find "$(readlink -f "$space")" -mindepth 1 -delete || die "$space can't be emptied"
-  done
+  wal=$(sed -n 's/^wal //p' "$keep/places")
+  major=$("$bin/postgres" --version | sed 's/^[^0-9]*\([0-9]*\).*/\1/')
+  sed -n 's/^space //p' "$keep/places" | while read -r space; do
+    # This version's folder in it alone: another cluster may have its own there.
+    find "$space" -mindepth 1 -maxdepth 1 -name "PG_${major}_*" -exec rm -rf {} + || exit 3
+  done || die "a tablespace can't be emptied"
   mkdir -p "$data" && find "$data" -mindepth 1 -delete || die "$data can't be emptied"
   chmod 700 "$data"
   [ -z "$wal" ] || find "$wal" -mindepth 1 -delete || die "$wal can't be emptied"
@@ -342,11 +371,12 @@ is_standby() {
   [ -e "$data/standby.signal" ] || die "standby.signal is missing"
   [ ! -s "$keep/begun" ] || die "a rewind or a copy has begun and not ended"
   grep -q '^primary_conninfo *=' "$data/postgresql.auto.conf" || die "primary_conninfo is missing"
+  say slot "$("$bin/postgres" -D "$data" ${config:+-c "config_file=$config"} -C primary_slot_name 2>/dev/null)"
   if running; then say running 1; else say running 0; fi
   say done 1
 }
 
 case $verb in
-  look | shut | history | follow | is_standby | begin | work | status) "$verb" "$@" ;;
+  look | shut | room | history | follow | is_standby | begin | work | status) "$verb" "$@" ;;
   *) die "there is no verb $verb" ;;
 esac

@@ -28,6 +28,8 @@ from schemas.orders import (
 from schemas.topology import DatabaseService, Member
 
 PROMPT_S = 0.3
+STALLED_S = 60.0
+"""A standby that replays nothing for so long is stuck, or gone, or its replay is paused."""
 STALLED = 'FIRST 1 ("__fenced__")'
 """No standby is called so: every commit that waits for its acknowledgement waits for ever."""
 
@@ -216,7 +218,8 @@ async def until_caught_up(order: FollowOrder) -> ProofResult:
     """Wait until the members have replayed, within the RPO, all that the leader had written when it was asked."""
     service, leader = order.service, order.service.member(order.leader)
     loop = asyncio.get_running_loop()
-    began = loop.time()
+    began = moved = loop.time()
+    stood: dict[str, int] = {}
     while True:
         asked = loop.time()
         async with session(service, leader) as conn:
@@ -227,6 +230,10 @@ async def until_caught_up(order: FollowOrder) -> ProofResult:
             left = {name: bytes_ for name, bytes_ in behind.items() if bytes_ > 0}
             if not left:
                 break
+            if left != stood:
+                moved, stood = loop.time(), left
+            if loop.time() - moved > STALLED_S:
+                raise NotYet(f"no progress for {STALLED_S:.0f} s; bytes behind {leader.name}: {left}")
             activity.heartbeat({"doing": "catching up", "bytes behind": left})
             await asyncio.sleep(0.05)
         lag = loop.time() - asked

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from asyncpg.connect_utils import SessionAttribute
 
 from activities.secrets import resolve
 from schemas.failures import MemberUnreachable
-from schemas.topology import DatabaseService, Member
+from schemas.topology import DatabaseAccess, DatabaseService, Member
 
 if TYPE_CHECKING:
     Session = asyncpg.Connection[Any]
@@ -49,6 +50,17 @@ def host_port(host: str, port: int) -> str:
     return f"{host}:{port}"
 
 
+def _tls(access: DatabaseAccess) -> Any:
+    """What asyncpg takes as `ssl`: a declared root certificate counts, else the one in libpq's usual place."""
+    if access.sslmode == "disable":
+        return False
+    if access.sslrootcert is None or access.sslmode not in ("verify-ca", "verify-full"):
+        return access.sslmode
+    context = ssl.create_default_context(cafile=access.sslrootcert)
+    context.check_hostname = access.sslmode == "verify-full"
+    return context
+
+
 async def open_session(
     service: DatabaseService,
     host: str,
@@ -65,7 +77,6 @@ async def open_session(
     It keeps up to `statements` prepared ones; none through a pooler, which may give each another server.
     """
     access = service.access
-    sslmode: Any = access.sslmode
     try:
         # pgpassfile and the environment are never consulted: everything that counts is given here.
         return await asyncio.wait_for(
@@ -75,7 +86,7 @@ async def open_session(
                 user=user or access.user,
                 password=password if user else (resolve(access.password) or ""),
                 database=database or access.database,
-                ssl=False if sslmode == "disable" else sslmode,
+                ssl=_tls(access),
                 timeout=limit,
                 command_timeout=COMMAND_S,
                 statement_cache_size=statements,

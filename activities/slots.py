@@ -27,8 +27,12 @@ async def prepare_slot(service: DatabaseService, standby: Session, leader: Membe
     SlotMissing where it is not there and can't be made; nothing to do where it follows by none.
     """
     name = await standby.fetchval(_SLOT)
-    if not name:
-        return
+    if name:
+        await make_slot(service, leader, name)
+
+
+async def make_slot(service: DatabaseService, leader: Member, name: str) -> None:
+    """SlotMissing where it is not there and can't be made."""
     async with session(service, leader) as conn:
         try:
             if not await conn.fetchval(_HAS, name):

@@ -77,6 +77,12 @@ class NotYet(LifeboatError):
     """The state that a step waits for is not reached yet; it is looked at again by itself."""
 
 
+class NoRoom(LifeboatError):
+    """A copy of the leader does not fit on the member's disk; the node's owner must make room, then retry."""
+
+    retryable = False
+
+
 class SlotMissing(LifeboatError):
     """A standby follows by a replication slot that its new upstream has not, and Lifeboat can't make it; the server's
     owner must make it, or let Lifeboat do so (`ALTER ROLE lifeboat REPLICATION`)."""

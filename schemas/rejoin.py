@@ -50,20 +50,24 @@ class FolderFacts(Fact):
 
 
 class Examination(Fact):
-    """A folder beside the leader: its branches, its timeline, its system identifier and size."""
+    """A folder beside the leader: its branches, its timeline and its system identifier."""
 
     folder: FolderFacts
     leader: str
     leader_timeline: int
     leader_system: str
     leader_major: int
-    leader_bytes: int
     branches: list[Branch]
 
     @property
     def fork(self) -> int | None:
         """Where the leader's history left the folder's timeline; None when it did not, or never was on it."""
         return next((each.switch for each in self.branches if each.timeline == self.folder.timeline), None)
+
+    @property
+    def left_last(self) -> bool:
+        """Whether the leader's newest promotion is where it left the folder's timeline."""
+        return bool(self.branches) and self.branches[-1].timeline == self.folder.timeline
 
     @property
     def parted(self) -> int | None:
@@ -75,6 +79,14 @@ class Examination(Fact):
         left = {each.timeline: each.switch for each in self.branches}
         shared = [each for each in self.folder.ancestors if each.timeline in (*left, self.leader_timeline)]
         return min(shared[-1].switch, left.get(shared[-1].timeline, shared[-1].switch)) if shared else None
+
+
+class Room(Fact):
+    """What a copy of the leader takes (None: that takes too long to tell), what is free, and what is erased for it."""
+
+    bytes: int | None
+    free: int
+    used: int
 
 
 class Divergence(Fact):

@@ -77,6 +77,7 @@ ACTIVITIES: list[Any] = [
     data_folder.examine_folder,
     data_folder.keep_from_starting,
     data_folder.let_it_start,
+    data_folder.measure_room,
     data_folder.look_at_folder,
     data_folder.return_member,
     data_folder.start_standby,

@@ -29,25 +29,23 @@ class StartingRejoins(DatabaseRunbook):
 
     async def protect(self) -> str:
         """Each member that is not back gets a rejoin of its own, which waits for its node and outlives this run."""
-        policy = self.estate.service.rejoin
-        told: list[str] = []
-        for name in (self.suspect, *self.astray):
-            state = (
-                f"{name} does not follow ({self.astray[name]})"
-                if name in self.astray
-                else f"{name} is not back as a standby"
-            )
+        told = [await self.protect_member(name) for name in (self.suspect, *self.astray)]
+        return "; ".join(filter(None, told)) or f"left to a person: {'; '.join(self.unprotected)}"
+
+    async def protect_member(self, name: str) -> str:
+        """Begin its rejoin where the policy lets it; "" where a person must."""
+        policy, why = self.estate.service.rejoin, self.astray.get(name)
+        state = f"{name} does not follow ({why})" if why else f"{name} is not back as a standby"
+        unable = self.why_no_rejoin(name)
+        if unable:
             hint = f"`lifeboat run database-rejoin {self.service_name} --member {name}`"
-            unable = self.why_no_rejoin(name)
-            if unable:
-                self.unprotected.append(f"{state}: {unable}, then {hint}")
-                continue
-            run = await self.start_rejoin(name)
-            self.followed_by.append(run)
-            until = "until a person approves it" if policy.when == "on-approval" else "until it streams"
-            self.unprotected.append(f"{state}: {run} brings it back; unprotected {until}")
-            told.append(f"{run} has begun")
-        return "; ".join(told) or f"left to a person: {'; '.join(self.unprotected)}"
+            self.unprotected.append(f"{state}: {unable}, then {hint}")
+            return ""
+        run = await self.start_rejoin(name)
+        self.followed_by.append(run)
+        until = "until a person approves it" if policy.when == "on-approval" else "until it streams"
+        self.unprotected.append(f"{state}: {run} brings it back; unprotected {until}")
+        return f"{run} has begun"
 
     def would_protect(self) -> str:
         unable = self.why_no_rejoin(self.suspect)
@@ -65,6 +63,10 @@ class StartingRejoins(DatabaseRunbook):
             return "keep it from starting, and declare `data` for it"
         return ""
 
+    def lost_by(self) -> str:
+        """The verdict that the promotion was decided on."""
+        return self.assessment.verdict.text()
+
     async def start_rejoin(self, member: str) -> str:
         policy = self.estate.service.rejoin
         info = workflow.info()
@@ -74,7 +76,7 @@ class StartingRejoins(DatabaseRunbook):
             reason=f"after {info.workflow_id}",
             approval="always" if policy.when == "on-approval" else "policy",
             member=member,
-            predicted=self.assessment.verdict.text(),
+            predicted=self.lost_by(),
             wait_s=policy.wait_s,
         )
         await workflow.start_child_workflow(

@@ -24,7 +24,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows.database_reads import Reading
     from workflows.database_return import Returning
     from workflows.plan import Planning
-    from workflows.policy.rejoin import already_back
+    from workflows.policy.rejoin import already_back, other_cluster
     from workflows.reasons import kind_of, reason_of
     from workflows.reporting import build_report
     from workflows.runbook import WAIT_S, Ended, Overtaken
@@ -53,7 +53,8 @@ class DatabaseRejoin(Planning, Reading, Returning):
     expected_s = types.MappingProxyType({STOP: 2.0, KEEP: 2.0, RETURN: 5.0, START: 2.0, FOLLOW: 2.0})
     gives_way = True
     back: str | None = None
-    """Why nothing more is to be done than to confirm it: whoever overtook this run has led it on."""
+    """Why nothing more is to be done than to confirm it: it streams, as whoever overtook this run has led it on."""
+    reached_folder: FolderFacts | None = None
 
     @workflow.run
     async def run(self, request: RejoinRequest) -> Report:
@@ -110,7 +111,9 @@ class DatabaseRejoin(Planning, Reading, Returning):
             await self.step(STOP, self.stop_member, told=lambda stopped: stopped.evidence)
             how = await self.step(KEEP, lambda: self.while_led(self.keep_what_only_it_has), told=self.kept_text)
             if how.method == "refuse":
-                raise Ended("refused", how.reason)
+                left = f"{self.member} is stopped, and kept from starting"
+                self.unprotected.append(left)
+                raise Ended("refused", f"{how.reason}; {left}")
 
             self.point_of_no_return()
             # A copy takes hours: meanwhile the watch keeps the synchronous set, and a failover may come.
@@ -128,7 +131,10 @@ class DatabaseRejoin(Planning, Reading, Returning):
         """The node answers its control. One that is out of reach is waited for, without holding anything."""
         order = NodeOrder(service=self.estate.service, member=self.member)
         wait = max(request.wait_s, 10.0)
-        return await self.do(data_folder.until_in_reach, order, limit=wait, total=wait, heartbeat=15.0, attempts=0)
+        self.reached_folder = await self.do(
+            data_folder.until_in_reach, order, limit=wait, total=wait, heartbeat=15.0, attempts=0
+        )
+        return self.reached_folder
 
     async def look(self, request: RejoinRequest) -> tuple[EpochRecord, Observation]:
         """Who leads by the record, and whether there is anything to do."""
@@ -140,17 +146,17 @@ class DatabaseRejoin(Planning, Reading, Returning):
         record, facts = seen.record, {each.member: each for each in seen.members}
         if record.leader == self.member:
             raise Ended("refused", f"{self.member} leads: name a member that is to follow it")
-        back = already_back(self.member, facts.get(self.member), facts.get(record.leader))
-        self.back = back if self.how is not None else None
-        if back is not None and not self.back:
-            self.unprotected = (await self.look_at_protection())[1]
-            raise Ended("not needed", back)
         leader: MemberFacts | None = facts.get(record.leader)
+        # It is confirmed all the same: a run that was cut short may have left its autostart off, or its set narrow.
+        self.back = already_back(self.member, facts.get(self.member), leader)
         if leader is None or not leader.reachable or leader.in_recovery:
             raise ApplicationError(
                 str(NotYet(f"{record.leader} should lead, and does not: fail over first")), type=NotYet.__name__
             )
-        self.predicted = self.predicted or record.verdict
+        folder = self.reached_folder
+        if folder is not None and folder.system and folder.system != leader.system_identifier:
+            raise Ended("refused", other_cluster(folder.member, folder.system, leader.member, leader.system_identifier))
+        self.on_record = record.verdict
         return record, seen
 
     async def decide(self, request: RejoinRequest) -> str:

@@ -7,7 +7,7 @@ from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
     from activities import data_folder, fencing, node, receipts
-    from schemas.failures import JobFailed, NodeRuns, NotYet
+    from schemas.failures import JobFailed, NodeRuns, NoRoom, NotYet
     from schemas.orders import FollowOrder, NodeOrder, NodeResult
     from schemas.receipts import Receipt
     from schemas.rejoin import (
@@ -20,7 +20,7 @@ with workflow.unsafe.imports_passed_through():
         ReturnOrder,
     )
     from workflows.database_protect import Protecting
-    from workflows.policy.rejoin import how_to_return, is_apart, make_receipt, newest
+    from workflows.policy.rejoin import how_to_return, is_apart, make_receipt, newest, room_for
     from workflows.reasons import kind_of, reason_of
     from workflows.runbook import WAIT_S
 
@@ -36,9 +36,14 @@ class Returning(Protecting):
         super().__init__()
         self.member = ""
         self.predicted = ""
+        """The verdict of the promotion at which this member was left behind, as whoever started this run knew it."""
+        self.on_record = ""
+        """The verdict of the newest promotion; that of this member's only if it was left behind then."""
         self.how: Return | None = None
         self.loss: Receipt | None = None
         self.examined: Examination | None = None
+        self.in_vain = False
+        """It was started as it is, and did not stream."""
 
     def folder_order(self) -> dict[str, object]:
         return {
@@ -81,14 +86,17 @@ class Returning(Protecting):
             kept = DivergenceOrder.model_validate({**self.folder_order(), **where, "fork": found.parted})
             divergence = await self.do(receipts.keep_divergence, kept, limit=3600, total=None)
         # A folder whose rewind has begun says nothing any more: what was counted before stands.
-        self.loss = newest(self.loss, make_receipt(found, divergence, self.predicted))
-        self.examined, self.how = found, how_to_return(found, divergence)
+        predicted = self.predicted or (self.on_record if found.left_last else "")
+        self.loss = newest(self.loss, make_receipt(found, divergence, predicted))
+        self.examined, self.how = found, how_to_return(found, divergence, in_vain=self.in_vain)
         return self.how
 
     async def return_member(self) -> FolderResult:
         """Behind the fence, the folder is made a standby's. A rewind that fails leaves only a rebuild."""
         for left in reversed(range(STOPS)):
             assert self.how is not None
+            if self.how.method == "rebuild":
+                await self.must_have_room()
             order = ReturnOrder.model_validate({**self.folder_order(), "method": self.how.method})
             try:
                 return await self.do(data_folder.return_member, order, limit=WAIT_S, total=None, heartbeat=6.0)
@@ -102,6 +110,14 @@ class Returning(Protecting):
                 # Looked at anew: whatever the rewind has begun decides.
                 await self.keep_what_only_it_has()
         raise AssertionError("the last round returns or raises")
+
+    async def must_have_room(self) -> None:
+        """Seen before anything is erased."""
+        order = FolderOrder.model_validate(self.folder_order())
+        room = await self.do(data_folder.measure_room, order, limit=300, total=600)
+        why = room_for(self.member, self.record.leader, room)
+        if why is not None:
+            raise ApplicationError(str(NoRoom(why)), type=NoRoom.__name__)
 
     async def start_member(self) -> FolderResult:
         # One attempt waits for as long as it recovers; one that fails is not tried for ever in silence.
@@ -118,8 +134,9 @@ class Returning(Protecting):
         )
         result = await self.do(fencing.follow_leader, follow, limit=30, total=120)
         if self.member not in result.following:
+            self.in_vain = self.how is not None and self.how.method == "follow"
             raise ApplicationError(str(NotYet(f"{result.diverged | result.unreachable}")), type=NotYet.__name__)
-        caught = await self.do(fencing.until_caught_up, follow, limit=WAIT_S, total=None, heartbeat=6.0)
+        caught = await self.do(fencing.until_caught_up, follow, limit=WAIT_S, total=None, heartbeat=6.0, attempts=3)
         await self.do(data_folder.let_it_start, order, limit=30, total=120)
         cascade = await self.lead_cascade(self.member)
         return caught.evidence + (f"; {', '.join(cascade)} follow it" if cascade else "")

@@ -19,7 +19,7 @@ with workflow.unsafe.imports_passed_through():
     from schemas.attributes import watch_id
     from schemas.decisions import Death
     from schemas.facts import EpochRecord, MemberFacts
-    from schemas.failures import EpochUnavailable, NotYet
+    from schemas.failures import EpochUnavailable, NotYet, SurvivorMissing
     from schemas.orders import (
         DnsOrder,
         FollowOrder,
@@ -37,12 +37,14 @@ with workflow.unsafe.imports_passed_through():
     from schemas.routes import HAProxyRoute, PgBouncerRoute
     from workflows.database_fence import Fencing
     from workflows.database_gates import HOLDS
+    from workflows.database_protect import StartingRejoins
     from workflows.database_reads import Reading
     from workflows.database_return import Returning
     from workflows.database_routes import Routing
     from workflows.plan import Planning
     from workflows.policy import switchover
     from workflows.policy.voters import follower_names
+    from workflows.reasons import kind_of, reason_of
     from workflows.reporting import build_report
     from workflows.runbook import Ended
 
@@ -65,11 +67,14 @@ SETTLED = timedelta(seconds=1.1)
 """The record must change again while clients wait. Knot 3.2.6 lies on a change that comes within a second of the one
 before it, and in the next second by the clock, until that second has passed (seen: 0.3 to 0.8 s)."""
 
+START_S = 45.0
+"""Limit of a start of the old primary after a move that was called off."""
+
 TOLD_S = 0.05
 """By then a worker has told the node to stop, and only waits for it."""
 
 
-class Switching(Planning, Fencing, Reading, Routing, Returning):
+class Switching(Planning, Fencing, Reading, Routing, StartingRejoins, Returning):
     """The steps of a planned move, in the order of docs/explanation/safety.md."""
 
     titles = (
@@ -88,6 +93,10 @@ class Switching(Planning, Fencing, Reading, Routing, Returning):
         self.why = ""
         self.asked: str | None = None
         self._undo_claimed = False
+        self.needed = 0
+        """How many others had to acknowledge a commit of the old primary."""
+        self.alone = False
+        """No other voter streams, so that the candidate would acknowledge alone."""
 
     def reached(self) -> Outcome:
         return "done, unprotected" if self.unprotected else "done"
@@ -108,7 +117,7 @@ class Switching(Planning, Fencing, Reading, Routing, Returning):
         back = ("Lead the standbys back", self.lead_back)
         await self.step(PREPARE, self.prepare, undo=back, told=lambda text: text, parks=False)
 
-        self.urgent = True
+        self.urgent = self.clients_wait = True
         # From here clients wait: what fails is undone at once, and asks nobody.
         resume = ("Resume the poolers", self.resume_poolers)
         await self.step(PAUSE, self.pause, undo=resume, told="; ".join, parks=False)
@@ -176,6 +185,8 @@ class Switching(Planning, Fencing, Reading, Routing, Returning):
         self.candidate = chosen
         dead = Death(state="alive", reason=f"{self.suspect} answers: this is planned")
         self.assessment = self.weigh(chosen, dead, seen.record, seen.members, disconnected=None)
+        self.needed = seen.record.w
+        self.alone = switchover.leads_alone(self.estate.service, leader, chosen)
         return seen.record
 
     async def must_be_ready(self, target: str | None, members: list[MemberFacts], leader: MemberFacts) -> None:
@@ -190,7 +201,9 @@ class Switching(Planning, Fencing, Reading, Routing, Returning):
         return ""
 
     async def decide(self, request: RunRequest) -> str:
-        go = switchover.may_switch(self.estate.service, self.suspect, self.candidate, approval=request.approval)
+        go = switchover.may_switch(
+            self.estate.service, self.suspect, self.candidate, approval=request.approval, alone=self.alone
+        )
         if go.action == "go" or request.dry_run:
             return go.reason
         text = (
@@ -212,8 +225,10 @@ class Switching(Planning, Fencing, Reading, Routing, Returning):
         voters = [name for name in service.synchronous.voters if name not in (self.suspect, self.candidate)]
         direct = [each.name for each in service.members if each.follows in (None, self.suspect)]
         others = [name for name in direct if name not in (self.suspect, self.candidate)]
-        # The candidate alone must satisfy the synchronous set meanwhile.
-        early = others if self.record.w <= 1 else [name for name in others if name not in voters]
+        # Whoever is left on the primary must satisfy its synchronous set meanwhile.
+        enough = self.record.w == 0 or (self.record.w == 1 and self.candidate in self.record.voters)
+        bound = {*voters, *self.record.voters}
+        early = others if enough else [name for name in others if name not in bound]
         names = NamesOrder(service=service, leader=self.suspect, names="", epoch=self.record.epoch)
         order = FollowOrder(service=service, leader=self.candidate, members=early, epoch=self.record.epoch)
         led, _, _ = await self.together(
@@ -223,8 +238,11 @@ class Switching(Planning, Fencing, Reading, Routing, Returning):
         )
         await self.tell_watch()
         self.behind = led.following
-        able = [name for name in voters if name in led.following or self.record.w > 1]
+        able = [name for name in voters if name in led.following or name not in early]
         self.survivors = able if service.synchronous.policy == "required" else []
+        if service.synchronous.policy == "required" and not able and not self.alone:
+            why = f"no other voter follows {self.candidate}: {led.diverged | led.unreachable}"
+            raise Ended("undone", f"nobody was promoted, as the candidate would acknowledge alone: {why}")
         self.w, self.names = follower_names(service, self.survivors)
         await self.start_with(self.names)
         self.narrow_reads(self.candidate, self.behind, PREPARE)
@@ -321,9 +339,19 @@ class Switching(Planning, Fencing, Reading, Routing, Returning):
         )
         try:
             return await self.do(promotion.promote_candidate, order, limit=30, total=60, heartbeat=2.0)
-        except ActivityError:
+        except ActivityError as error:
             self.give_up_openings()
-            raise
+            if kind_of(error) != SurvivorMissing.__name__:
+                raise
+            # Told before the candidate is promoted. Behind a newer stamp no late attempt promotes it any more, and the
+            # old primary, which has everything, can serve on.
+            await self._claim_once()
+            await self.start_with("")
+            seen = next(each for each in (await self.observe()).members if each.member == self.candidate)
+            if not seen.in_recovery or seen.stamp != self.record.epoch:
+                raise
+            self.past_no_return = False
+            raise Ended("undone", f"nobody was promoted: {reason_of(error)}") from error
 
     async def verify(self) -> str:
         """A write and its reading back through every route from every region."""
@@ -342,14 +370,22 @@ class Switching(Planning, Fencing, Reading, Routing, Returning):
         return result
 
     async def return_old_primary(self) -> str:
-        """It was shut down with nothing of its own, so that it only has to follow."""
-        self.predicted = "none"
+        """It was shut down with nothing of its own, so that it only has to follow. Where somebody has started it since,
+        it may have written: nobody acknowledged that for it where commits needed others.
+        """
+        self.predicted = "none" if self.needed else ""
         how = await self.keep_what_only_it_has()
         if how.method == "refuse":
             raise ApplicationError(how.reason, type="NotReturned")
+        if how.method != "follow":
+            # A rewind or a copy is a run of its own, beside which the service can be failed over.
+            return await self.protect_member(self.suspect) or f"left to a person: {how.reason}"
         await self.return_member()
         await self.start_member()
         return f"{how.method}: {how.reason}; {await self.until_it_streams()}"
+
+    def lost_by(self) -> str:
+        return self.predicted
 
     async def restore_protection(self) -> str:
         told = await self.restore_set()
@@ -368,16 +404,26 @@ class Switching(Planning, Fencing, Reading, Routing, Returning):
         """Nobody was promoted, so the old primary serves again, behind a newer epoch than that of what is undone."""
         self.give_up_openings()
         await self._claim_once()
-        await self.do(node.start_node, self.node_order(), limit=60, total=600)
+        await self.start_primary()
+
+    async def start_primary(self) -> None:
+        """Not for long: one that does not start is the watch's to fail over from, once this run has ended."""
+        await self.do(node.start_node, self.node_order(), limit=START_S, total=START_S)
 
     async def lead_back(self) -> None:
+        """What fails is told in the end, and holds none of the rest up."""
         await self._claim_once()
-        await self.do(node.start_node, self.node_order(), limit=60, total=600)
-        await self.reconnect()
-        await self.clear_choice()
+        failed: list[str] = []
+        for part in (self.start_primary, self.clear_choice, self.reconnect):
+            try:
+                await part()
+            except (ActivityError, ApplicationError) as error:
+                failed.append(reason_of(error))
         # What is left of it on a candidate out of reach is set anew by whoever promotes it.
         with contextlib.suppress(ActivityError):
             await self.start_with("")
+        if failed:
+            raise ApplicationError("; ".join(failed), type="NotUndone")
 
     async def _claim_once(self) -> None:
         if not self._undo_claimed:

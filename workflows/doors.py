@@ -21,6 +21,8 @@ class Doors:
         self.question: Question | None = None
         self.held = False
         self.past_no_return = False
+        self.clients_wait = False
+        """Clients of a planned move, who are answered once it is done, or undone."""
         self._answers: list[tuple[Answer, bool]] = []
         self._parked: tuple[str, bool] | None = None
         """Title of the parked step, and whether it may be skipped."""
@@ -147,6 +149,8 @@ class Doors:
             return f"the step “{self._parked[0]}” can't be skipped: retry it, or abort the run"
         if verb == "hold" and self.past_no_return:
             return "the run is past its point of no return, and only goes forward"
+        if verb == "hold" and self.clients_wait:
+            return "clients wait meanwhile: abort the run instead"
         if verb == "resume" and not self.held:
             return "the run is not held"
         if verb == "abort" and self.past_no_return and self._parked is None:

@@ -13,14 +13,17 @@ Cell = tuple[str, str, str]
 WHO = {"kill": "worker", "pid": "temporal"}
 
 
-def cells(activities: Sequence[str], sample: Collection[Cell], *marks: pytest.MarkDecorator) -> list[Any]:
-    """Every cell of these activities, for `parametrize`: the `sample` has `marks`, all others are the matrix's."""
+def cells(activities: Sequence[str], sample: Collection[Cell], campaign: Collection[Cell] = ()) -> list[Any]:
+    """Every cell of these activities, for `parametrize`: `make test` has the sample, CI the campaign as well, and
+    `make matrix` alone the others.
+    """
     found = [(activity, when, who) for activity in activities for when in ("before", "after") for who in WHO]
-    unknown = set(sample) - set(found)
+    unknown = {*sample, *campaign} - set(found)
     assert not unknown, f"no such cells: {sorted(unknown)}"
-    return [
-        pytest.param(
-            *cell, marks=list(marks) if cell in sample else pytest.mark.matrix, id="-".join((*cell[:2], WHO[cell[2]]))
-        )
-        for cell in found
-    ]
+
+    def marks(cell: Cell) -> list[pytest.MarkDecorator]:
+        if cell in sample:
+            return []
+        return [pytest.mark.campaign if cell in campaign else pytest.mark.matrix]
+
+    return [pytest.param(*cell, marks=marks(cell), id="-".join((*cell[:2], WHO[cell[2]]))) for cell in found]

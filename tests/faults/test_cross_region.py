@@ -146,9 +146,9 @@ async def test_a_cascading_standby_whose_upstream_is_lost_follows_the_new_primar
     await fault(scene.lab, "kill", "pg-west-1")
     await fault(scene.lab, "kill", "pg-east-1")
     report = await scene.report(await scene.run_of_watch())
-    assert report.new_primary == "pg-east-2"
+    assert report.new_primary in ("pg-east-2", "pg-east-3")
     assert [decision.by for decision in report.decisions] == ["policy"]
-    assert await streams_from(scene, "pg-west-2") == ("pg-east-2", 2)
+    assert await streams_from(scene, "pg-west-2") == (report.new_primary, 2)
     await scene.safe()
 
 
@@ -156,6 +156,6 @@ async def test_a_cascading_standby_whose_upstream_follows_stays_with_it(scene: S
     await scene.traffic()
     await fault(scene.lab, "kill", "pg-east-1")
     report = await scene.report(await scene.run_of_watch())
-    assert report.new_primary == "pg-east-2"
-    assert await streams_from(scene, "pg-west-1") == ("pg-east-2", 2)
+    assert report.new_primary in ("pg-east-2", "pg-east-3")
+    assert await streams_from(scene, "pg-west-1") == (report.new_primary, 2)
     assert await streams_from(scene, "pg-west-2") == ("pg-west-1", 2)

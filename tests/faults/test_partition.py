@@ -50,6 +50,7 @@ async def test_all_vantages_miss_it_while_its_standbys_hear_it(scene: Scene) -> 
     assert all(route.longest_gap_s < 2 for route in audit.routes.values()), audit
 
 
+@pytest.mark.campaign
 async def test_a_region_that_was_cut_off_long_before_does_not_date_the_outage(scene: Scene) -> None:
     lab = await labs.reset(scene.lab, overrides={"rejoin": {"when": "by-hand"}})
     scene.since = datetime.now(UTC)
@@ -66,6 +67,7 @@ async def test_a_region_that_was_cut_off_long_before_does_not_date_the_outage(sc
     await scene.safe()
 
 
+@pytest.mark.campaign
 async def test_one_way_partition_of_the_primary_from_everyone(scene: Scene) -> None:
     """Its packets reach nobody: regions and standbys agree that it is gone, and it can acknowledge nothing."""
     await labs.heal(scene.lab)

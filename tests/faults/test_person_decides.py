@@ -177,6 +177,7 @@ async def test_cancel_from_the_ui_is_an_abort(scene: Scene) -> None:
     assert report.outcome == "aborted", report
 
 
+@pytest.mark.campaign
 async def test_aborted_after_the_fence_everything_is_undone(shared_lab: Lab) -> None:
     """The DNS server dies between fence and choice, the run parks, and is aborted: the old primary serves again."""
     plan = {"activity": "disconnect_standbys", "when": "after", "strike": "pid", "node": "knot-eu"}

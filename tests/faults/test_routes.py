@@ -143,6 +143,7 @@ async def kept(scene: Scene, report: Report, bucket: Storage) -> None:
     assert report.run in bucket.read("lifeboat", key).decode()
 
 
+@pytest.mark.campaign
 async def test_applications_that_cannot_be_confirmed_park_the_run_with_the_others_moved(
     scene: Scene, tmp_path: Path, app: Application
 ) -> None:

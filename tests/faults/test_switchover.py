@@ -12,6 +12,7 @@ import pytest
 
 from activities import pooler
 from activities.topology import load_topology
+from lab.lab import fault
 from lab.model import Lab
 from schemas.reports import Report
 from schemas.state import RunState
@@ -92,6 +93,66 @@ async def test_the_primary_dies_before_it_is_shut_down(shared_lab: Lab) -> None:
         await stayed(scene, report)
 
 
+@pytest.mark.campaign
+async def test_a_survivor_dies_before_the_promotion(shared_lab: Lab) -> None:
+    """Nobody would confirm the candidate's commits: the old primary, which has everything, serves on."""
+    plan = {"activity": "promote_candidate", "when": "before", "strike": "survivor"}
+    async with striking_scene(shared_lab, workflow="DatabaseSwitchover", **plan) as (scene, done):
+        await scene.traffic()
+        report = await scene.report(await scene.switch("pg-east-2"), 120)
+        assert done.exists()
+        assert report.outcome == "undone", report
+        assert "nobody was promoted" in report.summary, report
+        record = await scene.epoch()
+        assert record is not None
+        assert (record.leader, record.candidate) == ("pg-east-1", None), record
+        await scene.is_back("pg-east-2")
+        await scene.safe()
+
+
+@pytest.mark.campaign
+async def test_the_old_primary_is_started_before_it_has_returned(shared_lab: Lab) -> None:
+    """By a person, or a service manager: it acknowledges nothing, and comes back all the same."""
+    plan = {"activity": "examine_folder", "when": "before", "strike": "start", "member": "pg-east-1"}
+    async with striking_scene(shared_lab, workflow="DatabaseSwitchover", **plan) as (scene, done):
+        await scene.traffic()
+        report = await scene.report(await scene.switch("pg-east-2"))
+        assert done.exists()
+        assert report.outcome in ("done", "done, unprotected"), report
+        if report.outcome != "done":
+            assert any("pg-east-1" in line for line in report.unprotected), report.unprotected
+            back = await scene.report(await scene.rejoin("pg-east-1"))
+            assert back.outcome == "done", back
+        await scene.is_back("pg-east-1")
+        await scene.safe()
+
+
+@pytest.mark.campaign
+async def test_the_candidate_is_no_voter(scene: Scene) -> None:
+    """The voters stay with the primary until it stops, or no commit would come through from the preparation on."""
+    await scene.traffic()
+    report = await scene.report(await scene.switch("pg-east-4"))
+    await moved(scene, report, to="pg-east-4")
+    found = await scene.safe()
+    assert found.routes["pgbouncer-transaction"].longest_gap_s < 5, found
+
+
+@pytest.mark.campaign
+async def test_with_no_other_voter_a_person_is_asked(scene: Scene) -> None:
+    await scene.traffic()
+    await fault(scene.lab, "kill", "pg-east-3")
+    run = await scene.switch("pg-east-2")
+    state = await scene.question(run)
+    assert state.question is not None
+    assert "acknowledge alone" in state.question.text, state.question
+    await scene.approve(run)
+    report = await scene.report(run)
+    assert report.outcome == "done, unprotected", report
+    assert report.new_primary == "pg-east-2"
+    await scene.is_back("pg-east-1")
+    await scene.safe()
+
+
 ACTIVITIES = (
     "describe_estate",
     "observe",
@@ -120,7 +181,7 @@ ACTIVITIES = (
     "lead_read_names",
     "read_journey",
 )
-SAMPLE = {
+CAMPAIGN = {
     ("stop_cleanly", "before", "kill"),
     ("stop_cleanly", "after", "kill"),
     ("stop_cleanly", "after", "pid"),
@@ -134,7 +195,7 @@ SAMPLE = {
 }
 
 
-@pytest.mark.parametrize(("activity", "when", "who"), cells(ACTIVITIES, SAMPLE, pytest.mark.campaign))
+@pytest.mark.parametrize(("activity", "when", "who"), cells(ACTIVITIES, (), CAMPAIGN))
 async def test_killed_at(shared_lab: Lab, activity: str, when: str, who: str) -> None:
     plan = {"activity": activity, "when": when, "strike": who}
     async with striking_scene(shared_lab, workflow="DatabaseSwitchover", **plan) as (scene, done):

@@ -82,6 +82,7 @@ def path(trace: Trace, span: Span) -> list[str]:
     return [*(path(trace, above) if above else []), span.name]
 
 
+@pytest.mark.campaign
 async def test_a_failover_is_one_trace_down_to_its_statements(traced_lab: Lab) -> None:
     scene = Scene(
         await labs.reset(traced_lab, overrides={"rejoin": {"when": "by-hand"}}), await labs.connect(traced_lab)
@@ -212,6 +213,7 @@ class Hanging:
         writer.close()
 
 
+@pytest.mark.campaign
 async def test_a_collector_that_hangs_is_nobodys_business(traced_lab: Lab) -> None:
     hanging = Hanging()
     async with await asyncio.start_server(hanging.take, "127.0.0.1", 0) as server:
@@ -238,6 +240,7 @@ async def test_a_collector_that_hangs_is_nobodys_business(traced_lab: Lab) -> No
     assert [secret for secret in secrets if any(secret in line for line in lines)] == []
 
 
+@pytest.mark.campaign
 async def test_a_collector_that_is_down_is_nobodys_business(traced_lab: Lab) -> None:
     with socket.socket() as closed:
         # Bound and not listening: nobody else can have the port, and whoever connects is refused.

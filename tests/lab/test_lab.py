@@ -92,7 +92,7 @@ class TestEstate:
         topology = load_topology(lab.topology)
         service = topology.service(lab.service)
         assert (service.detection.failures, service.detection.interval_s) == (3, 0.2)
-        assert service.may_be_promoted() == ["pg-east-2", "pg-east-3", "pg-east-1", "pg-east-4"]
+        assert service.may_be_promoted() == ["pg-east-2", "pg-east-3", "pg-east-1", "pg-east-4", "pg-west-1"]
         text = lab.topology.read_text(encoding="utf-8")
         assert not any(lab.secret(file.name) in text for file in lab.secrets.iterdir())
 

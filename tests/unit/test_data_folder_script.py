@@ -85,3 +85,52 @@ def test_a_standby_is_made_of_the_nodes_own_files(data: Path) -> None:
 def test_what_has_begun_is_not_taken_for_good(data: Path) -> None:
     (data.parent / "keep" / "begun").write_text("rewind\n", encoding="ascii")
     assert "has begun and not ended" in tell(data, "follow", "x")["error"]
+
+
+def program(data: Path, name: str, text: str) -> None:
+    path = data.parent / "bin" / name
+    path.write_text(f"#!/bin/sh\n{text}\n", encoding="ascii")
+    path.chmod(0o755)
+
+
+def copy(data: Path) -> str:
+    """The log of a rebuild, carried out as the job would."""
+    (data.parent / "keep" / "job").mkdir(exist_ok=True)
+    folders = (str(data), str(data.parent / "bin"), str(data.parent / "keep"), "")
+    words = ("work", "rebuild", "host=leader", "primary_conninfo = 'host=leader'", "label", "")
+    argv = ["sh", "-c", 'eval "$1"', "lifeboat-data", SCRIPT, *folders, *words]
+    return subprocess.run(argv, capture_output=True, text=True, timeout=20, check=False).stdout
+
+
+@pytest.fixture
+def spread(data: Path) -> Path:
+    """The folder of a server whose WAL and whose tablespace lie elsewhere, where another version has its own as well."""
+    (data / "PG_VERSION").write_text("15\n", encoding="ascii")
+    for place in ("wal", "space/PG_15_1", "space/PG_16_1", "data/pg_tblspc"):
+        (data.parent / place).mkdir(parents=True)
+    (data / "pg_wal").symlink_to(data.parent / "wal")
+    (data / "pg_tblspc" / "16385").symlink_to(data.parent / "space")
+    program(data, "postgres", "echo 'postgres (PostgreSQL) 15.20'")
+    program(data, "psql", "echo 42")
+    return data
+
+
+def test_nothing_is_erased_for_a_leader_that_lets_nobody_copy(spread: Path) -> None:
+    program(spread, "psql", "echo 'no pg_hba.conf entry' >&2; exit 2")
+    assert "::error=the leader lets no copy begin: no pg_hba.conf entry" in copy(spread)
+    assert (spread / "PG_VERSION").exists()
+    assert not (spread.parent / "keep" / "begun").exists()
+
+
+def test_a_copy_that_was_broken_off_is_repeated_where_the_first_was_made(spread: Path) -> None:
+    """The first one has taken the links away, and has left a part of its own behind."""
+    space, wal = spread.parent / "space", spread.parent / "wal"
+    left = f"mkdir -p {space}/PG_15_1/5 && touch {wal}/1 && exit 1"
+    program(spread, "pg_basebackup", left)
+    assert "pg_basebackup exited 1" in copy(spread)
+    assert list(spread.iterdir()) == []
+    program(spread, "pg_basebackup", f'echo "args $*"; ls {space} {wal}; exit 1')
+    told = copy(spread)
+    assert f"--waldir={wal}" in told
+    assert "PG_15_1" not in told
+    assert "PG_16_1" in told

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from schemas.receipts import Receipt
-from schemas.rejoin import Branch, Divergence, Examination, FolderFacts
+from schemas.rejoin import Branch, Divergence, Examination, FolderFacts, Room
 from tests.unit.estates import E1, E2, SYSTEM, gone, leader, receiver, standby
 from workflows.policy.rejoin import already_back, how_to_return, is_within, make_receipt, may_rejoin, newest, room_for
 
@@ -39,7 +39,6 @@ def examined(*, timeline: int = 2, branches: list[Branch] | None = None, **chang
         leader_timeline=timeline,
         leader_system=SYSTEM,
         leader_major=15,
-        leader_bytes=10**9,
         branches=[Branch(timeline=1, switch=FORK)] if branches is None else branches,
     )
 
@@ -214,9 +213,25 @@ class TestReceipt:
         assert is_within(Receipt(member=E1, timeline=1, fork=FORK, end=9999, reason="", **told)) is within
 
 
+def test_the_newest_verdict_is_that_of_whoever_was_left_behind_then():
+    """An older primary that comes back late was left behind at another promotion, of which it says nothing."""
+    branches = [Branch(timeline=1, switch=FORK), Branch(timeline=2, switch=2 * FORK)]
+    early = examined(timeline=3, branches=branches)
+    assert not early.left_last
+    assert early.model_copy(update={"folder": folder(timeline=2)}).left_last
+    assert not examined(timeline=1, branches=[]).left_last
+
+
+def test_what_followed_in_vain_is_copied():
+    follows = examined(timeline=1, standby=True, branches=[])
+    assert how_to_return(follows, None).method == "follow"
+    assert how_to_return(follows, None, in_vain=True).method == "rebuild"
+
+
 def test_room_for_a_copy():
-    assert room_for(examined(room_bytes=1_100_000_000), 0) is None
-    assert room_for(examined(room_bytes=100_000_000), 1_000_000_000) is None
-    told = room_for(examined(room_bytes=100_000_000), 0)
-    assert told is not None
-    assert "room for 0.1 GB, a copy of pg-east-2 takes 1.1 GB" in told
+    needs = 1_000_000_000
+    assert room_for(E1, E2, Room(bytes=needs, free=1_100_000_000, used=0)) is None
+    assert room_for(E1, E2, Room(bytes=needs, free=100_000_000, used=1_000_000_000)) is None
+    assert room_for(E1, E2, Room(bytes=None, free=0, used=0)) is None
+    told = room_for(E1, E2, Room(bytes=needs, free=100_000_000, used=0))
+    assert told == "pg-east-1 has room for 0.1 GB, a copy of pg-east-2 takes 1.1 GB"

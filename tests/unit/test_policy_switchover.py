@@ -9,7 +9,7 @@ import pytest
 from schemas.facts import MemberFacts
 from schemas.rejoin import FolderFacts
 from tests.unit.estates import E1, E2, E3, E4, W1, gone, leader, service, standby
-from workflows.policy.switchover import CLOSE_BYTES, candidates_of, choose, has_all, may_switch, unfit
+from workflows.policy.switchover import CLOSE_BYTES, candidates_of, choose, has_all, leads_alone, may_switch, unfit
 
 ABLE = service(failover={"candidates": [W1, E2, E3, E1]})
 
@@ -88,3 +88,16 @@ def shut(**changed: Any) -> FolderFacts:
 def test_has_all(folder, candidate, why):
     found = has_all(folder, candidate)
     assert (found is None) if why is None else (why in (found or "")), found
+
+
+def test_alone_where_no_other_voter_streams_and_the_policy_forbids_it():
+    required = service(synchronous={"policy": "required", "acknowledgements": 1, "voters": [E2, E3]})
+    assert not leads_alone(required, leads(), E2)
+    assert leads_alone(required, leads(streaming=(E2, E4)), E2)
+    # A candidate that is no voter has both.
+    assert not leads_alone(required, leads(streaming=(E2, E4)), E4)
+    available = service(synchronous={"policy": "available", "acknowledgements": 1, "voters": [E2, E3]})
+    assert not leads_alone(available, leads(streaming=(E2, E4)), E2)
+    go = may_switch(required, E1, E2, approval="policy", alone=True)
+    assert go.action == "ask"
+    assert "would acknowledge alone" in go.reason

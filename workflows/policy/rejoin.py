@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from schemas.facts import MemberFacts, lsn_text
 from schemas.receipts import Receipt
-from schemas.rejoin import Divergence, Examination, Return
+from schemas.rejoin import Divergence, Examination, Return, Room
 
 ROOM = 1.1
 """A copy takes the leader's bytes and the WAL that is written meanwhile."""
@@ -25,10 +25,7 @@ def may_rejoin(found: Examination) -> str | None:
     """Why a person must look first; None when it may go on."""
     folder = found.folder
     if folder.system and folder.system != found.leader_system:
-        return (
-            f"the data of {folder.member} is another cluster's (system identifier {folder.system}, {found.leader} has"
-            f" {found.leader_system}): it would be erased; its owner must find out whose it is, and empty the folder"
-        )
+        return other_cluster(folder.member, folder.system, found.leader, found.leader_system)
     if folder.programs != found.leader_major:
         return (
             f"{folder.member} has PostgreSQL {folder.programs or 'none'} at its `bin`, {found.leader} runs"
@@ -37,13 +34,22 @@ def may_rejoin(found: Examination) -> str | None:
     return None
 
 
+def other_cluster(member: str, system: str, leader: str, leader_system: str) -> str:
+    return (
+        f"the data of {member} is another cluster's (system identifier {system}, {leader} has {leader_system}): it"
+        " would be erased; its owner must find out whose it is, and empty the folder"
+    )
+
+
 def is_apart(found: Examination) -> bool:
     """Whether the folder may have WAL that the leader's history has not, so that it is to be looked for."""
     return found.parted is not None
 
 
-def how_to_return(found: Examination, divergence: Divergence | None) -> Return:
-    """Follow where nothing diverged, rewind where it is right, else rebuild. `divergence`: what lies past the fork."""
+def how_to_return(found: Examination, divergence: Divergence | None, *, in_vain: bool = False) -> Return:
+    """Follow where nothing diverged, rewind where it is right, else rebuild. `divergence`: what lies past the fork;
+    `in_vain`: it was started as a standby as it is, and did not stream.
+    """
     folder, leader = found.folder, found.leader
     refusal = may_rejoin(found)
     if refusal is not None:
@@ -55,6 +61,8 @@ def how_to_return(found: Examination, divergence: Divergence | None) -> Return:
     if folder.major != found.leader_major:
         return _rebuild(found, f"its data is of PostgreSQL {folder.major}")
     if folder.timeline == found.leader_timeline:
+        if folder.standby and in_vain:
+            return _rebuild(found, "it was started as it is and did not stream, as where the WAL that it needs is gone")
         if folder.standby:
             return Return(method="follow", reason=f"it is on {leader}'s timeline {folder.timeline}")
         return _rebuild(found, f"it led on {leader}'s own timeline {folder.timeline}, so the two can't be told apart")
@@ -81,15 +89,12 @@ def _rebuild(found: Examination, why: str) -> Return:
     return Return(method="rebuild", reason=why)
 
 
-def room_for(found: Examination, used: int) -> str | None:
-    """Why a copy of the leader would not fit; `used` bytes are freed by it."""
-    needed = int(found.leader_bytes * ROOM)
-    if found.folder.room_bytes + used >= needed:
+def room_for(member: str, leader: str, found: Room) -> str | None:
+    """Why a copy of the leader would not fit, as text; None where it does, or where its size is not known."""
+    if found.bytes is None or found.free + found.used >= (needed := int(found.bytes * ROOM)):
         return None
-    return (
-        f"{found.folder.member} has room for {(found.folder.room_bytes + used) / 1e9:.1f} GB, a copy of {found.leader}"
-        f" takes {needed / 1e9:.1f} GB: its owner must make room, then retry"
-    )
+    room = found.free + found.used
+    return f"{member} has room for {room / 1e9:.1f} GB, a copy of {leader} takes {needed / 1e9:.1f} GB"
 
 
 def make_receipt(found: Examination, divergence: Divergence | None, predicted: str) -> Receipt | None:

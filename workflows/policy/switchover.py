@@ -59,8 +59,23 @@ def _behind(facts: MemberFacts, leader: MemberFacts) -> int:
     return max((leader.written or 0) - (facts.replayed or 0), 0)
 
 
-def may_switch(service: DatabaseService, leader: str, candidate: str, *, approval: str) -> Go:
-    """By policy alone inside the leader's region; across regions, or where it is asked for, a person decides."""
+def leads_alone(service: DatabaseService, leader: MemberFacts, candidate: str) -> bool:
+    """Whether no other voter streams, so that the candidate would acknowledge alone, which the policy forbids."""
+    streaming = {each.name for each in leader.standbys if each.state == "streaming"}
+    others = streaming & set(service.synchronous.voters) - {leader.member, candidate}
+    return service.synchronous.policy == "required" and not others
+
+
+def may_switch(service: DatabaseService, leader: str, candidate: str, *, approval: str, alone: bool = False) -> Go:
+    """By policy alone inside the leader's region; across regions, or where it is asked for, a person decides, as where
+    the candidate would acknowledge `alone` (leads_alone) until the old primary is back.
+    """
+    if alone:
+        reason = (
+            f"no other voter streams: {candidate} would acknowledge alone until {leader} is back, although the"
+            " synchronous policy is `required`; bring one back first"
+        )
+        return Go(action="ask", reason=reason)
     if approval == "always":
         return Go(action="ask", reason="the request asks for an approval")
     here, there = service.member(leader).region, service.member(candidate).region
