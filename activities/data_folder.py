@@ -232,6 +232,7 @@ SELECT ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::in
        current_setting('server_version_num')::int / 10000 AS major
 """
 _BYTES = "SELECT sum(pg_database_size(oid))::bigint FROM pg_database"
+CHECKPOINT_S = 600.0
 SIZE_S = 60.0
 """Every file of the leader is looked at for its size; one that takes longer is copied from without it."""
 
@@ -353,6 +354,9 @@ async def return_member(order: ReturnOrder) -> FolderResult:
             case "follow":
                 await tell(order, "follow", settings)
             case "rewind":
+                # Its control file must name the timeline that it leads on by now, or nothing would be rewound.
+                async with session(service, leader) as conn:
+                    await conn.execute("CHECKPOINT", timeout=CHECKPOINT_S)
                 await run_job(order, "rewind", source(service, member, leader, rewind=True), settings)
             case "rebuild":
                 rate = str(folder.max_rate_kb_s or "")

@@ -150,7 +150,13 @@ rewind() {
   if [ -n "$("$bin/postgres" -D "$data" ${config:+-c "config_file=$config"} -C restore_command 2>/dev/null)" ]; then set -- "$@" --restore-target-wal; fi
   source=$1 settings=$2
   shift 2
-  "$bin/pg_rewind" -D "$data" --write-recovery-conf --progress "--source-server=$source" "$@" || die "pg_rewind exited $?"
+  { "$bin/pg_rewind" -D "$data" --write-recovery-conf --progress "--source-server=$source" "$@"; echo $? > "$keep/rewound"; } 2>&1 |
+    tee "$keep/said"
+  code=$(cat "$keep/rewound")
+  [ "$code" = 0 ] || die "pg_rewind exited $code"
+  # It was seen to have WAL of its own, so that this is never true: below 16 a leader without a checkpoint is said to have
+  # its old timeline still.
+  ! grep -q 'no rewind required' "$keep/said" || die "pg_rewind found nothing to rewind, though there is"
   # Started meanwhile, by whomever: the two have written over each other, and only a copy is left.
   must_be_stopped
   forget_later

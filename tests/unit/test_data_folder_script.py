@@ -93,18 +93,19 @@ def program(data: Path, name: str, text: str) -> None:
     path.chmod(0o755)
 
 
-def copy(data: Path) -> str:
-    """The log of a rebuild, carried out as the job would."""
+def job(data: Path, verb: str) -> str:
+    """The log of a rewind or a rebuild, carried out as the job would be."""
     (data.parent / "keep" / "job").mkdir(exist_ok=True)
     folders = (str(data), str(data.parent / "bin"), str(data.parent / "keep"), "")
-    words = ("work", "rebuild", "host=leader", "primary_conninfo = 'host=leader'", "label", "")
+    words = ("work", verb, "host=leader", "primary_conninfo = 'host=leader'")
+    words += ("label", "") if verb == "rebuild" else ()
     argv = ["sh", "-c", 'eval "$1"', "lifeboat-data", SCRIPT, *folders, *words]
     return subprocess.run(argv, capture_output=True, text=True, timeout=20, check=False).stdout
 
 
 @pytest.fixture
 def spread(data: Path) -> Path:
-    """The folder of a server whose WAL and whose tablespace lie elsewhere, where another version has its own as well."""
+    """A folder whose WAL and tablespace lie elsewhere, where another version has its own as well."""
     (data / "PG_VERSION").write_text("15\n", encoding="ascii")
     for place in ("wal", "space/PG_15_1", "space/PG_16_1", "data/pg_tblspc"):
         (data.parent / place).mkdir(parents=True)
@@ -117,7 +118,7 @@ def spread(data: Path) -> Path:
 
 def test_nothing_is_erased_for_a_leader_that_lets_nobody_copy(spread: Path) -> None:
     program(spread, "psql", "echo 'no pg_hba.conf entry' >&2; exit 2")
-    assert "::error=the leader lets no copy begin: no pg_hba.conf entry" in copy(spread)
+    assert "::error=the leader lets no copy begin: no pg_hba.conf entry" in job(spread, "rebuild")
     assert (spread / "PG_VERSION").exists()
     assert not (spread.parent / "keep" / "begun").exists()
 
@@ -127,10 +128,26 @@ def test_a_copy_that_was_broken_off_is_repeated_where_the_first_was_made(spread:
     space, wal = spread.parent / "space", spread.parent / "wal"
     left = f"mkdir -p {space}/PG_15_1/5 && touch {wal}/1 && exit 1"
     program(spread, "pg_basebackup", left)
-    assert "pg_basebackup exited 1" in copy(spread)
+    assert "pg_basebackup exited 1" in job(spread, "rebuild")
     assert list(spread.iterdir()) == []
     program(spread, "pg_basebackup", f'echo "args $*"; ls {space} {wal}; exit 1')
-    told = copy(spread)
+    told = job(spread, "rebuild")
     assert f"--waldir={wal}" in told
     assert "PG_15_1" not in told
     assert "PG_16_1" in told
+
+
+def test_a_rewind_that_finds_nothing_is_none(data: Path) -> None:
+    """It is only ordered where there is WAL to take back."""
+    (data / "PG_VERSION").write_text("15\n", encoding="ascii")
+    program(data, "postgres", "exit 0")
+    program(data, "pg_rewind", "echo 'pg_rewind: no rewind required' >&2")
+    assert "pg_rewind found nothing to rewind" in job(data, "rewind")
+    assert (data.parent / "keep" / "begun").read_text(encoding="ascii") == "rewind\n"
+
+
+def test_a_rewind_that_fails_says_how(data: Path) -> None:
+    (data / "PG_VERSION").write_text("15\n", encoding="ascii")
+    program(data, "postgres", "exit 0")
+    program(data, "pg_rewind", "echo 'pg_rewind: fatal' >&2; exit 7")
+    assert "::error=pg_rewind exited 7" in job(data, "rewind")
