@@ -7,8 +7,10 @@ that a worker that dies, or is replaced, finds it under way.
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import functools
+import gzip
 from collections.abc import Awaitable, Callable
 from importlib import resources
 
@@ -77,6 +79,21 @@ async def tell(order: NodeOrder, *words: str) -> Answers:
     return await ask(order, *words)
 
 
+def parse(output: str) -> Answers:
+    """The lines that begin with `::`, and those that were packed (data_folder.sh, answers)."""
+    answers: Answers = {}
+    for line in output.splitlines():
+        name, sign, value = line.removeprefix("::").partition("=")
+        if not line.startswith("::") or not sign:
+            continue
+        if name == "packed":
+            for each, values in parse(gzip.decompress(base64.b64decode(value)).decode()).items():
+                answers.setdefault(each, []).extend(values)
+        else:
+            answers.setdefault(name, []).append(value)
+    return answers
+
+
 async def ask(order: NodeOrder, *words: str) -> Answers:
     """The same for a verb that changes nothing."""
     member = order.service.member(order.member)
@@ -85,11 +102,7 @@ async def ask(order: NodeOrder, *words: str) -> Answers:
     argv = [*folder.run_as, "sh", "-c", 'eval "$1"', "lifeboat-data", _script()]
     argv += [folder.directory, folder.bin, folder.keep, folder.config_file or "", *words]
     code, output = await run_on(member.control, argv)
-    answers: Answers = {}
-    for line in output.splitlines():
-        if line.startswith("::"):
-            name, _, value = line[2:].partition("=")
-            answers.setdefault(name, []).append(value)
+    answers = parse(output)
     if answers.get("error") and answers.get("running") == ["1"]:
         raise NodeRuns(member.name)
     if answers.get("error") and words[0] not in ("begin", "status"):

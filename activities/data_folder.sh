@@ -351,6 +351,17 @@ alive() {
   [ ! -e "$keep/job/code" ] && kill -0 "$pid" 2>/dev/null
 }
 
+# A job's answers. Of a command's output its last 24,000 characters come through: many are packed.
+answers() {
+  said=$(grep '^::' "$1")
+  if [ ${#said} -le 16000 ]; then
+    [ -z "$said" ] || printf '%s\n' "$said"
+    return
+  fi
+  packed=$(printf '%s\n' "$said" | gzip -9c | base64 | tr -d '\n')
+  if [ ${#packed} -le 22000 ]; then say packed "$packed"; else say error "too much for an answer (${#packed} characters)"; fi
+}
+
 # How the newest job stands, once it has ended or a moment has passed.
 status() {
   job=$keep/job looks=0
@@ -361,7 +372,7 @@ status() {
   say job "$(cat "$job/id" 2>/dev/null)"
   if [ -e "$job/code" ]; then
     say code "$(cat "$job/code")"
-    grep '^::' "$job/log"
+    answers "$job/log"
     grep -v '^::' "$job/log" | tr '\r' '\n' | tail -n 5 | sed 's/^/::line=/'
   elif alive; then
     say code running

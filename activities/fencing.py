@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 
 import asyncpg
 from temporalio import activity
@@ -45,7 +46,14 @@ def conninfo(service: DatabaseService, standby: Member, leader: Member) -> str:
     }
     if service.access.replication_passfile:
         parts["passfile"] = service.access.replication_passfile
-    return " ".join(f"{key}={value}" for key, value in parts.items())
+    return " ".join(f"{key}={_quoted(value)}" for key, value in parts.items())
+
+
+def _quoted(value: str) -> str:
+    """As libpq reads a value: in quotes where it holds anything that ends one."""
+    if not re.search(r"[\s'\\]", value):
+        return value
+    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 async def set_conninfo(conn: Session, value: str) -> None:

@@ -31,6 +31,17 @@ class Gating(DatabaseRunbook):
         self._holds: dict[str, asyncio.Future[str]] = {}
         self._openings: dict[str, asyncio.Future[ProofResult]] = {}
 
+    async def gates_out_of_reach(self) -> str:
+        """Poolers and proxies that don't answer, and why."""
+        gates = self.estate.service.gates()
+        acts = (self.gate(READS, route, self.suspect, limit=4, total=4, attempts=1) for route in gates)
+        found = await asyncio.gather(*acts, return_exceptions=True)
+        failed = [(r.name, each) for r, each in zip(gates, found, strict=True) if isinstance(each, BaseException)]
+        for _, error in failed:
+            if not isinstance(error, ActivityError):
+                raise error
+        return "; ".join(f"{name}: {reason_of(error)}" for name, error in failed)
+
     async def hold_poolers(self) -> list[str]:
         """Poolers and proxies cut and refuse clients. One out of reach serves nobody, and doesn't hold the run up."""
         if self.outage_started is None:

@@ -179,6 +179,8 @@ class Switching(Planning, Fencing, Reading, Routing, StartingRejoins, Returning)
         await self.must_be_ready(target, seen.members, leader)
         if self.why_no_return():
             raise Ended("refused", self.why_no_return())
+        if silent := await self.gates_out_of_reach():
+            raise Ended("refused", f"clients could not be paused: {silent}")
         chosen, self.why = switchover.choose(self.estate.service, leader, seen.members, target)
         if chosen is None:
             raise Ended("refused", self.why)
@@ -374,15 +376,18 @@ class Switching(Planning, Fencing, Reading, Routing, StartingRejoins, Returning)
         it may have written: nobody acknowledged that for it where commits needed others.
         """
         self.predicted = "none" if self.needed else ""
-        how = await self.keep_what_only_it_has()
-        if how.method == "refuse":
-            raise ApplicationError(how.reason, type="NotReturned")
-        if how.method != "follow":
-            # A rewind or a copy is a run of its own, beside which the service can be failed over.
-            return await self.protect_member(self.suspect) or f"left to a person: {how.reason}"
-        await self.return_member()
-        await self.start_member()
-        return f"{how.method}: {how.reason}; {await self.until_it_streams()}"
+        try:
+            how = await self.keep_what_only_it_has()
+            if how.method == "follow":
+                await self.return_member()
+                await self.start_member()
+                return f"{how.method}: {how.reason}; {await self.until_it_streams()}"
+            why = how.reason
+        except (ActivityError, ApplicationError) as error:
+            why = reason_of(error)
+        # That takes a run of its own, beside which the service can be failed over.
+        self.note(f"{self.suspect} does not return here: {why}")
+        return await self.protect_member(self.suspect) or f"left to a person: {why}"
 
     def lost_by(self) -> str:
         return self.predicted

@@ -228,7 +228,7 @@ def slow_rewind(lab: Lab) -> tuple[Path, Path]:
         if not link.exists() and program.name != "pg_rewind":
             link.symlink_to(program)
     wrapper = bin_ / "pg_rewind"
-    wrapper.write_text(f'#!/bin/sh\necho $$ > {told}\nexec sleep 60\n', encoding="utf-8")
+    wrapper.write_text(f"#!/bin/sh\necho $$ > {told}\nexec sleep 60\n", encoding="utf-8")
     wrapper.chmod(0o755)
     return bin_, told
 

@@ -240,3 +240,14 @@ async def test_a_long_transaction_keeps_the_pooler_from_pausing(scene: Scene) ->
     run = await scene.switch("pg-east-2")
     await moved(scene, await scene.report(run), to="pg-east-2")
     await scene.record(run, "switched-over")
+
+
+@pytest.mark.campaign
+async def test_a_pooler_that_is_down_is_told_before_anybody_waits(scene: Scene) -> None:
+    await scene.traffic()
+    await fault(scene.lab, "kill", "pgbouncer-west")
+    report = await scene.report(await scene.switch("pg-east-2"))
+    assert report.outcome == "refused", report
+    assert "pgbouncer-west" in report.summary, report
+    await fault(scene.lab, "start", "pgbouncer-west")
+    await moved(scene, await scene.report(await scene.switch("pg-east-2")), to="pg-east-2")

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from activities.commands import KEPT
+from activities.data_folder import parse
+
 SCRIPT = (Path(__file__).parents[2] / "activities" / "data_folder.sh").read_text(encoding="utf-8")
 CONTROL = """#!/bin/sh
 echo "Database cluster state:               shut down"
@@ -151,3 +154,20 @@ def test_a_rewind_that_fails_says_how(data: Path) -> None:
     program(data, "postgres", "exit 0")
     program(data, "pg_rewind", "echo 'pg_rewind: fatal' >&2; exit 7")
     assert "::error=pg_rewind exited 7" in job(data, "rewind")
+
+
+def test_many_answers_are_packed_and_come_through_whole(data: Path) -> None:
+    """A transport keeps the end of what a command prints; a count that lost its beginning would be too low."""
+    job_folder = data.parent / "keep" / "job"
+    job_folder.mkdir()
+    lines = [f"::commits=1;2026-11-27 12:00:00.{n:06};;0/{n:X};1663/16384/{n}" for n in range(900)]
+    (job_folder / "log").write_text("\n".join(["told", *lines, "::done=1"]) + "\n", encoding="ascii")
+    (job_folder / "id").write_text("keep/1", encoding="ascii")
+    (job_folder / "code").write_text("0\n", encoding="ascii")
+    folders = (str(data), str(data.parent / "bin"), str(data.parent / "keep"), "")
+    argv = ["sh", "-c", 'eval "$1"', "lifeboat-data", SCRIPT, *folders, "status"]
+    told = subprocess.run(argv, capture_output=True, text=True, timeout=20, check=False).stdout
+    assert len(told) < KEPT < sum(map(len, lines))
+    found = parse(told)
+    assert found["commits"] == [line.removeprefix("::commits=") for line in lines]
+    assert (found["job"], found["code"], found["done"], found["line"]) == (["keep/1"], ["0"], ["1"], ["told"])
