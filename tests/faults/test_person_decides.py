@@ -202,6 +202,7 @@ async def test_aborted_after_the_fence_everything_is_undone(shared_lab: Lab) -> 
 
 
 @pytest.mark.estate(watch=True)
+@pytest.mark.campaign
 async def test_standby_hears_what_no_region_reaches(scene: Scene) -> None:
     """The postmaster alone is frozen: no new session, yet its walsenders go on. That is a question, not a death."""
     await scene.traffic()

@@ -43,6 +43,7 @@ async def test_primary_killed_under_load(scene: Scene) -> None:
     await scene.record(run, "automatic")
 
 
+@pytest.mark.campaign
 async def test_whole_node_frozen_and_thawed_after_the_failover(scene: Scene) -> None:
     await scene.traffic()
     await fault(scene.lab, "freeze", "pg-east-1")
@@ -98,6 +99,7 @@ async def test_nobody_is_left_to_confirm_so_a_person_is_asked(scene: Scene) -> N
     await scene.safe()
 
 
+@pytest.mark.campaign
 async def test_pooler_down(scene: Scene) -> None:
     """The other routes are moved; the run parks until the pooler is back and a person says `retry`."""
     await scene.traffic()
