@@ -22,7 +22,10 @@ from temporalio.workflow import NondeterminismError
 from workers.main import SANDBOX, WORKFLOWS
 
 HISTORIES = Path(__file__).parent / "histories"
-BRANCHES = ("automatic", "approved", "rejected", "expired", "aborted", "parked-and-retried", "undone")
+BRANCHES = (
+    *("automatic", "approved", "rejected", "expired", "aborted", "parked-and-retried", "undone"),
+    *("rejoined-by-rewind", "switched-over", "switchover-undone"),
+)
 
 
 def load(branch: str) -> WorkflowHistory:
