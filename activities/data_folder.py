@@ -162,8 +162,8 @@ def _facts(member: str, found: Answers) -> FolderFacts:
         hints=one("hints") == "on" or number("checksums") > 0,
         standby=one("standby") == "1",
         begun=one("begun"),
-        room_bytes=number("room_kb") * 1024,
         ancestors=_branches(found.get("ancestor", [])),
+        room_bytes=number("room_kb") * 1024,
     )
 
 

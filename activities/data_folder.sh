@@ -56,11 +56,13 @@ shut() {
   state
 }
 
+programs() { "$bin/postgres" --version 2>/dev/null | sed 's/^[^0-9]*\([0-9]*\).*/\1/'; }
+
 # What tells how the folder stands.
 look() {
   state
   say major "$(cat "$data/PG_VERSION" 2>/dev/null)"
-  say programs "$("$bin/postgres" --version 2>/dev/null | sed 's/^[^0-9]*\([0-9]*\).*/\1/')"
+  say programs "$(programs)"
   newest=$(ls "$data/pg_wal" 2>/dev/null | grep -E '^[0-9A-F]{24}$' | sort | tail -n 1)
   say newest_wal "$newest"
   sed -n '/^[0-9]/s/^/::ancestor=/p' "$data/pg_wal/${newest%????????????????}.history" 2>/dev/null
@@ -198,7 +200,7 @@ rebuild() {
   fi
   begin_with rebuild
   wal=$(sed -n 's/^wal //p' "$keep/places")
-  major=$("$bin/postgres" --version | sed 's/^[^0-9]*\([0-9]*\).*/\1/')
+  major=$(programs)
   sed -n 's/^space //p' "$keep/places" | while read -r space; do
     # This version's folder in it alone: another cluster may have its own there.
     find "$space" -mindepth 1 -maxdepth 1 -name "PG_${major}_*" -exec rm -rf {} + || exit 3

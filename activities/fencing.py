@@ -29,7 +29,7 @@ from schemas.orders import (
 from schemas.topology import DatabaseService, Member
 
 PROMPT_S = 0.3
-STALLED_S = 60.0
+STUCK_S = 60.0
 """A standby that replays nothing for so long is stuck, or gone, or its replay is paused."""
 STALLED = 'FIRST 1 ("__fenced__")'
 """No standby is called so: every commit that waits for its acknowledgement waits for ever."""
@@ -240,8 +240,8 @@ async def until_caught_up(order: FollowOrder) -> ProofResult:
                 break
             if left != stood:
                 moved, stood = loop.time(), left
-            if loop.time() - moved > STALLED_S:
-                raise NotYet(f"no progress for {STALLED_S:.0f} s; bytes behind {leader.name}: {left}")
+            if loop.time() - moved > STUCK_S:
+                raise NotYet(f"no progress for {STUCK_S:.0f} s; bytes behind {leader.name}: {left}")
             activity.heartbeat({"doing": "catching up", "bytes behind": left})
             await asyncio.sleep(0.05)
         lag = loop.time() - asked

@@ -107,9 +107,9 @@ class Divergence(Fact):
 
 
 class Return(Fact):
-    """How a member comes back. `stand`: it streams already; `refuse`: a person must look."""
+    """How a member comes back. `refuse`: a person must look."""
 
-    method: Literal["stand", "follow", "rewind", "rebuild", "refuse"]
+    method: Literal["follow", "rewind", "rebuild", "refuse"]
     reason: str
 
 

@@ -54,7 +54,6 @@ class DatabaseRejoin(Planning, Reading, Returning):
     gives_way = True
     back: str | None = None
     """Why nothing more is to be done than to confirm it: it streams, as whoever overtook this run has led it on."""
-    reached_folder: FolderFacts | None = None
 
     @workflow.run
     async def run(self, request: RejoinRequest) -> Report:
@@ -82,8 +81,10 @@ class DatabaseRejoin(Planning, Reading, Returning):
 
     async def plan(self, request: RejoinRequest) -> None:
         """The node and the leader are looked at for real; how it comes back is known once it is stopped."""
-        await self.step(REACH, lambda: self.reach(request), told=lambda found: found.state or "an empty folder")
-        seen = await self.step(LOOK, lambda: self.look(request), told=lambda seen: f"{seen[0].leader} leads")
+        folder = await self.step(
+            REACH, lambda: self.reach(request), told=lambda found: found.state or "an empty folder"
+        )
+        seen = await self.step(LOOK, lambda: self.look(folder), told=lambda seen: f"{seen[0].leader} leads")
         leader = seen[0].leader
         await self.plan_rest(
             {
@@ -101,8 +102,10 @@ class DatabaseRejoin(Planning, Reading, Returning):
 
     async def bring_back(self, request: RejoinRequest) -> None:
         """From the node's reach to a protected estate; whoever overtakes this run lets it begin here again."""
-        await self.step(REACH, lambda: self.reach(request), told=lambda found: found.state or "an empty folder")
-        seen = await self.step(LOOK, lambda: self.look(request), told=lambda seen: f"{seen[0].leader} leads")
+        folder = await self.step(
+            REACH, lambda: self.reach(request), told=lambda found: found.state or "an empty folder"
+        )
+        seen = await self.step(LOOK, lambda: self.look(folder), told=lambda seen: f"{seen[0].leader} leads")
         await self.step(DECIDE, lambda: self.decide(request), told=lambda text: text)
         # Not before: a person may take long to decide. What changed meanwhile is found by the claim.
         await self.wait_for_lock()
@@ -131,12 +134,9 @@ class DatabaseRejoin(Planning, Reading, Returning):
         """The node answers its control. One that is out of reach is waited for, without holding anything."""
         order = NodeOrder(service=self.estate.service, member=self.member)
         wait = max(request.wait_s, 10.0)
-        self.reached_folder = await self.do(
-            data_folder.until_in_reach, order, limit=wait, total=wait, heartbeat=15.0, attempts=0
-        )
-        return self.reached_folder
+        return await self.do(data_folder.until_in_reach, order, limit=wait, total=wait, heartbeat=15.0, attempts=0)
 
-    async def look(self, request: RejoinRequest) -> tuple[EpochRecord, Observation]:
+    async def look(self, folder: FolderFacts) -> tuple[EpochRecord, Observation]:
         """Who leads by the record, and whether there is anything to do."""
         seen = await self.observe_everywhere()
         if seen.record is None:
@@ -153,8 +153,7 @@ class DatabaseRejoin(Planning, Reading, Returning):
             raise ApplicationError(
                 str(NotYet(f"{record.leader} should lead, and does not: fail over first")), type=NotYet.__name__
             )
-        folder = self.reached_folder
-        if folder is not None and folder.system and folder.system != leader.system_identifier:
+        if folder.system and folder.system != leader.system_identifier:
             raise Ended("refused", other_cluster(folder.member, folder.system, leader.member, leader.system_identifier))
         self.on_record = record.verdict
         return record, seen

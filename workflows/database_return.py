@@ -41,7 +41,6 @@ class Returning(Protecting):
         """The verdict of the newest promotion; that of this member's only if it was left behind then."""
         self.how: Return | None = None
         self.loss: Receipt | None = None
-        self.examined: Examination | None = None
         self.in_vain = False
         """It was started as it is, and did not stream."""
 
@@ -88,7 +87,7 @@ class Returning(Protecting):
         # A folder whose rewind has begun says nothing any more: what was counted before stands.
         predicted = self.predicted or (self.on_record if found.left_last else "")
         self.loss = newest(self.loss, make_receipt(found, divergence, predicted))
-        self.examined, self.how = found, how_to_return(found, divergence, in_vain=self.in_vain)
+        self.how = how_to_return(found, divergence, in_vain=self.in_vain)
         return self.how
 
     async def return_member(self) -> FolderResult:

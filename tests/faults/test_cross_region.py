@@ -9,9 +9,9 @@ import pytest
 
 from lab import findings, ledger, processes
 from lab.lab import fault
-from lab.postgres import session
 from lab.referee import audit
 from tests.faults.scene import Scene
+from tests.lab.looks import ask
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -22,27 +22,15 @@ SELECT sender_host AS host, greatest(received_tli, receive_start_tli) AS timelin
 """
 
 
-async def ask(scene: Scene, member: str, *statements: str) -> Any:
-    """The first row of the last statement."""
-    conn = await session(scene.lab, member, limit=5)
-    assert conn is not None, f"{member} takes no session"
-    try:
-        for statement in statements[:-1]:
-            await conn.execute(statement)
-        return await conn.fetchrow(statements[-1])
-    finally:
-        conn.terminate()
-
-
 async def streams_from(scene: Scene, member: str) -> tuple[str, int]:
     """Whose WAL a standby receives, and of which timeline."""
-    found = await ask(scene, member, RECEIVER)
+    found = await ask(scene.lab, member, RECEIVER)
     names = {node.host: node.name for node in scene.lab.members()}
     return (names[found["host"]], found["timeline"]) if found is not None else ("nobody", 0)
 
 
 async def beats(scene: Scene) -> Any:
-    return await ask(scene, "pg-west-1", "SELECT at FROM lifeboat.heartbeat")
+    return await ask(scene.lab, "pg-west-1", "SELECT at FROM lifeboat.heartbeat")
 
 
 async def acknowledged(scene: Scene) -> int:
@@ -55,7 +43,7 @@ async def the_east_is_lost_with_what_the_west_had_not_received(scene: Scene) -> 
     await scene.until("pg-west-1 holds a heartbeat", lambda: beats(scene))
     node = scene.lab.node("pg-east-1")
     wrong = f"host={node.host} port={node.port} user=nobody application_name=pg-west-1 sslmode=disable"
-    await ask(scene, "pg-west-1", f"ALTER SYSTEM SET primary_conninfo = '{wrong}'", "SELECT pg_reload_conf()")
+    await ask(scene.lab, "pg-west-1", f"ALTER SYSTEM SET primary_conninfo = '{wrong}'", "SELECT pg_reload_conf()")
 
     async def cut() -> bool:
         return await streams_from(scene, "pg-west-1") == ("nobody", 0)

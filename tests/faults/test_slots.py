@@ -8,6 +8,7 @@ from lab.lab import fault
 from lab.postgres import session
 from schemas.requests import RunRequest
 from tests.faults.scene import Scene
+from tests.lab.looks import ask
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.campaign]
 
@@ -17,14 +18,6 @@ MEMBERS = ("pg-east-1", "pg-east-2", "pg-east-3", "pg-east-4", "pg-west-1")
 
 def slot_of(member: str) -> str:
     return f"of_{member.replace('-', '_')}"
-
-
-async def execute(scene: Scene, member: str, *statements: str) -> None:
-    conn = await session(scene.lab, member)
-    assert conn is not None
-    for statement in statements:
-        await conn.execute(statement)
-    await conn.close()
 
 
 async def slots(scene: Scene, member: str) -> dict[str, bool]:
@@ -39,8 +32,8 @@ async def slots(scene: Scene, member: str) -> dict[str, bool]:
 
 
 async def by_slots(scene: Scene) -> None:
-    await execute(
-        scene,
+    await ask(
+        scene.lab,
         "pg-east-1",
         "ALTER ROLE lifeboat REPLICATION",
         "SELECT pg_create_physical_replication_slot('the_owners', true)",
@@ -48,7 +41,7 @@ async def by_slots(scene: Scene) -> None:
     )
     for name in MEMBERS:
         named = f"ALTER SYSTEM SET primary_slot_name = '{slot_of(name)}'"
-        await execute(scene, name, named, "SELECT pg_reload_conf()")
+        await ask(scene.lab, name, named, "SELECT pg_reload_conf()")
     await scene.until("all stream by their slots", lambda: all_stream(scene, "pg-east-1"))
 
 
@@ -86,8 +79,7 @@ async def test_what_an_owner_made_stays(scene: Scene) -> None:
     report = await scene.report(await scene.switch("pg-east-2"))
     assert report.outcome == "done", report
     assert await slots(scene, "pg-east-1") == {}
-    conn = await session(scene.lab, "pg-east-1")
-    assert conn is not None
-    assert await conn.fetchval("SELECT count(*) FROM pg_replication_slots WHERE slot_name = 'the_owners'") == 1
-    await conn.close()
+    assert (
+        await ask(scene.lab, "pg-east-1", "SELECT count(*) FROM pg_replication_slots WHERE slot_name = 'the_owners'")
+    )[0] == 1
     await scene.safe()

@@ -20,10 +20,10 @@ from lab.layout import DATABASES, RECORD, ZONE
 from lab.ledger import Entry
 from lab.model import Lab, Node
 from lab.owner import write_private
-from lab.postgres import session
 from lab.secrets import KEY_NAME, SUPERUSER
 from lab.waiting import until
 from lab.world import server_env
+from tests.lab.looks import ask
 
 
 class Hands:
@@ -34,14 +34,8 @@ class Hands:
 
     async def sql(self, member: str, *statements: str) -> Any:
         """The last statement's single value."""
-        conn = await session(self.lab, member, limit=5)
-        assert conn is not None, f"{member} takes no session"
-        try:
-            for statement in statements[:-1]:
-                await conn.execute(statement)
-            return await conn.fetchval(statements[-1])
-        finally:
-            conn.terminate()
+        row = await ask(self.lab, member, *statements)
+        return None if row is None else row[0]
 
     async def until_true(self, member: str, condition: str, limit: float = 15) -> None:
         async def holds() -> bool:

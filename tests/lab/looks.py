@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import dns.message
 import dns.query
 import psutil
@@ -9,10 +11,23 @@ import psutil
 from lab import lab as life
 from lab import processes
 from lab.model import Lab
+from lab.postgres import session
 
 
 async def roles(lab: Lab) -> dict[str, str]:
     return {node.name: node.role for node in (await life.status(lab)).nodes}
+
+
+async def ask(lab: Lab, member: str, *statements: str) -> Any:
+    """The first row of the last statement, as superuser; None where it has none."""
+    conn = await session(lab, member, limit=5)
+    assert conn is not None, f"{member} takes no session"
+    try:
+        for statement in statements[:-1]:
+            await conn.execute(statement)
+        return await conn.fetchrow(statements[-1])
+    finally:
+        conn.terminate()
 
 
 def first_roles(lab: Lab) -> dict[str, str]:
