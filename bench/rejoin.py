@@ -28,7 +28,8 @@ EXCESS_S = 2.0
 RATE_RATIO = 0.9
 RECEIPT_S = 1.0
 COMMITS = 5000
-MEGABYTES = 768
+MEGABYTES = 2048
+"""As much as makes what a run costs besides small beside the copy: the target is of throughput."""
 RUN_S = 150.0
 
 

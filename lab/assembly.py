@@ -99,6 +99,12 @@ def _depth(lab: Lab, name: str) -> int:
     return 0 if upstream is None else 1 + _depth(lab, upstream)
 
 
+def _last_exit(lab: Lab, name: str) -> str:
+    """How the supervisor saw the node end the last time: a signal leaves no word in the node's own log."""
+    said = [line for line in log_tail(lab.paths.log("supervisord"), 200).splitlines() if f" exited: {name} " in line]
+    return said[-1] if said else "its supervisor saw no end of it"
+
+
 async def start(lab: Lab, names: Sequence[str]) -> None:
     """Start these nodes at once, and return when all of them serve; LabError holds the end of a log."""
 
@@ -106,7 +112,7 @@ async def start(lab: Lab, names: Sequence[str]) -> None:
         try:
             await asyncio.to_thread(node.start, node.Target.read(lab.paths, name), limit=20.0)
         except (node.NodeFailed, SupervisorGone) as error:
-            raise LabError(f"{error}: {log_tail(lab.paths.log(name))}") from error
+            raise LabError(f"{error}; {_last_exit(lab, name)}; {log_tail(lab.paths.log(name))}") from error
 
     await asyncio.gather(*(one(name) for name in names))
 

@@ -20,7 +20,7 @@ with workflow.unsafe.imports_passed_through():
         ReturnOrder,
     )
     from workflows.database_protect import Protecting
-    from workflows.policy.rejoin import how_to_return, is_apart, make_receipt, newest, room_for
+    from workflows.policy.rejoin import how_to_return, is_apart, make_receipt, newest, room_for, verdict_on
     from workflows.reasons import kind_of, reason_of
     from workflows.runbook import WAIT_S
 
@@ -85,7 +85,7 @@ class Returning(Protecting):
             kept = DivergenceOrder.model_validate({**self.folder_order(), **where, "fork": found.parted})
             divergence = await self.do(receipts.keep_divergence, kept, limit=3600, total=None)
         # A folder whose rewind has begun says nothing any more: what was counted before stands.
-        predicted = self.predicted or (self.on_record if found.left_last else "")
+        predicted = verdict_on(found, self.predicted, self.on_record)
         self.loss = newest(self.loss, make_receipt(found, divergence, predicted))
         self.how = how_to_return(found, divergence, in_vain=self.in_vain)
         return self.how

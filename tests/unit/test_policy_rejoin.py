@@ -10,7 +10,16 @@ import pytest
 from schemas.receipts import Receipt
 from schemas.rejoin import Branch, Divergence, Examination, FolderFacts, Room
 from tests.unit.estates import E1, E2, SYSTEM, gone, leader, receiver, standby
-from workflows.policy.rejoin import already_back, how_to_return, is_within, make_receipt, may_rejoin, newest, room_for
+from workflows.policy.rejoin import (
+    already_back,
+    how_to_return,
+    is_within,
+    make_receipt,
+    may_rejoin,
+    newest,
+    room_for,
+    verdict_on,
+)
 
 FORK = 1000
 
@@ -217,9 +226,12 @@ def test_the_newest_verdict_is_that_of_whoever_was_left_behind_then():
     """An older primary that comes back late was left behind at another promotion, of which it says nothing."""
     branches = [Branch(timeline=1, switch=FORK), Branch(timeline=2, switch=2 * FORK)]
     early = examined(timeline=3, branches=branches)
-    assert not early.left_last
-    assert early.model_copy(update={"folder": folder(timeline=2)}).left_last
+    late = early.model_copy(update={"folder": folder(timeline=2)})
+    assert (early.left_last, late.left_last) == (False, True)
     assert not examined(timeline=1, branches=[]).left_last
+    assert verdict_on(early, "", "none") == ""
+    assert verdict_on(late, "", "none") == "none"
+    assert verdict_on(early, "bounded, at most 9 bytes", "none") == "bounded, at most 9 bytes"
 
 
 def test_what_followed_in_vain_is_copied():

@@ -97,6 +97,13 @@ def room_for(member: str, leader: str, found: Room) -> str | None:
     return f"{member} has room for {room / 1e9:.1f} GB, a copy of {leader} takes {needed / 1e9:.1f} GB"
 
 
+def verdict_on(found: Examination, told: str, on_record: str) -> str:
+    """The verdict that the loss of this folder was decided with: what the run was `told`, else that `on_record`, which
+    is of the leader's newest promotion, and says nothing of whoever was left behind at one before it.
+    """
+    return told or (on_record if found.left_last else "")
+
+
 def make_receipt(found: Examination, divergence: Divergence | None, predicted: str) -> Receipt | None:
     """The receipt of a member that may have led; None where the leader's history never left its timeline.
 
