@@ -380,13 +380,19 @@ async def return_member(order: ReturnOrder) -> FolderResult:
     return FolderResult(evidence=f"{member.name} was {done} in {took:.1f} s", seconds=took, bytes=copying.bytes or None)
 
 
-async def _role(order: FolderOrder) -> bool | None:
-    """Whether the member is in recovery; None while it takes no session."""
+REFUSED_S = 5.0
+"""A server that recovers says so; one that says anything else for so long needs its owner."""
+
+
+async def _role(order: FolderOrder) -> tuple[bool | None, str]:
+    """Whether the member is in recovery; None while it takes no session, and why where it is not on its way up."""
     try:
         async with session(order.service, order.service.member(order.member), limit=0.5) as conn:
-            return bool(await conn.fetchval("SELECT pg_is_in_recovery()"))
-    except (MemberUnreachable, *BROKEN, asyncpg.PostgresError):
-        return None
+            return bool(await conn.fetchval("SELECT pg_is_in_recovery()")), ""
+    except (MemberUnreachable, *BROKEN, asyncpg.PostgresError) as error:
+        told = error.__cause__ if isinstance(error, MemberUnreachable) else error
+        refused = isinstance(told, asyncpg.PostgresError) and not isinstance(told, BROKEN)
+        return None, str(told) if refused else ""
 
 
 @activity.defn
@@ -411,7 +417,15 @@ async def start_standby(order: FolderOrder) -> FolderResult:
             if code not in (0, TIMED_OUT) and (await ask(order, "look")).get("running") != ["1"]:
                 raise NodeControlFailed(f"{member.name}: start exited {code}: {output[-TOLD:]}")
         moved, stood = asyncio.get_running_loop().time(), Answers()
-        while (recovering := await _role(order)) is None:
+        answered = moved
+        while True:
+            recovering, refusal = await _role(order)
+            if recovering is not None:
+                break
+            if not refusal:
+                answered = asyncio.get_running_loop().time()
+            elif asyncio.get_running_loop().time() - answered > REFUSED_S:
+                raise NotYet(f"{member.name} runs, and takes no session: {refusal}")
             now = await ask(order, "look")
             if now.get("running") != ["1"]:
                 raise NodeControlFailed(f"{member.name} was started, and ended; its own log says why")

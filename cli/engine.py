@@ -145,13 +145,17 @@ class Engine:
         return state
 
     async def _progress(self, handle: WorkflowHandle[Any, Any]) -> str:
-        """The newest heartbeat of the run's activities."""
+        """What the run's activities are at: the newest heartbeat, and why the last attempt of one failed."""
         described = await handle.describe(rpc_timeout=SHORT)
         told = ""
         for each in described.raw_description.pending_activities:
             if each.heartbeat_details.payloads:
                 details = await self.client.data_converter.decode(each.heartbeat_details.payloads)
                 told = progress_text(details[0]) or told
+            if each.attempt > 1 and each.last_failure.message:
+                told = ", ".join(
+                    part for part in (told, f"attempt {each.attempt}: {each.last_failure.message}") if part
+                )
         return told
 
     async def is_open(self, run: str) -> bool:

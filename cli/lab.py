@@ -241,7 +241,8 @@ def demo(
     with Steps() as steps:
         found = _do(show(steps))
     if html is not None and found.runs:
-        write_page(found.runs[-1], html)
+        # Of several the one that tells of an outage.
+        write_page(next((each for each in reversed(found.runs) if each.detected), found.runs[-1]), html)
     if json:
         print_json(found)
     else:

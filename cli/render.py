@@ -50,9 +50,11 @@ def _facts(report: Report) -> Table:
         within = "within" if report.rto_met else "over"
         outage += f", {within} the RTO of {span(report.rto_s)}"
     if report.outcome == "planned":
-        table.add_row(
-            "expected", f"{span(report.expected_s)} from the decision to the first write, RTO {span(report.rto_s)}"
-        )
+        if report.procedure == "DatabaseRejoin":
+            told = f"{span(report.expected_s)} from the decision on, and a copy's own time; no client waits"
+        else:
+            told = f"{span(report.expected_s)} from the decision to the first write, RTO {span(report.rto_s)}"
+        table.add_row("expected", told)
     else:
         table.add_row("outage", outage)
     if report.error_budget_s is not None:
@@ -66,7 +68,9 @@ def _facts(report: Report) -> Table:
     for run in report.followed_by:
         table.add_row("goes on in", run)
     table.add_row("RPO", f"{span(report.rpo_s)} (target)")
-    if report.new_primary:
+    if report.procedure == "DatabaseRejoin":
+        table.add_row("member", report.old_primary or "?")
+    elif report.new_primary:
         table.add_row("primary", f"{report.old_primary or '?'} → {report.new_primary}")
     elif report.old_primary:
         table.add_row("primary", report.old_primary)

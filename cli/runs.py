@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -22,7 +24,7 @@ from cli.picture import picture
 from cli.problems import Exit, Problem
 from cli.render import report_text
 from cli.words import moment, outcome_text
-from schemas.reports import Report
+from schemas.reports import EXIT_CODES, Report
 from schemas.requests import RunRequest
 
 if TYPE_CHECKING:
@@ -81,13 +83,25 @@ def run(
         err().print(f"started {started}", markup=False)
         return started, await follow(engine, started, err(), ask=ask, limit_s=timeout)
 
-    started, ending = at(where(address, namespace), work)
+    with telling_that_it_goes_on():
+        started, ending = at(where(address, namespace), work)
     if ending is not None:
         _end(started, ending, json)
     if json:
         print_json({"run": started})
     else:
         out().print(f"started {started}\nlifeboat show --follow {started}", markup=False, soft_wrap=True)
+
+
+@contextlib.contextmanager
+def telling_that_it_goes_on() -> Iterator[None]:
+    """Whoever stops looking is told that the run does not stop."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        told = "the run goes on; `lifeboat show --follow --last` looks again, `lifeboat abort --last` ends it"
+        err().print(told, markup=False, soft_wrap=True)
+        raise
 
 
 def plan(
@@ -123,7 +137,7 @@ def plan(
     if html is not None:
         write_page(found, html)
     _print_report(found, json)
-    if found.blockers:
+    if found.blockers or EXIT_CODES[found.outcome]:
         raise typer.Exit(Exit.FAILED)
 
 
@@ -182,7 +196,8 @@ def show(
             out().print(picture(state, datetime.now(UTC)))
 
     if following:
-        found, ending = at(place, live)
+        with telling_that_it_goes_on():
+            found, ending = at(place, live)
         _end(found, ending, json)
     at(place, once)
 

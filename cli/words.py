@@ -55,7 +55,8 @@ def progress_text(details: object) -> str:
         parts.append(f"{details.get('bytes', 0) / 1e9:.2f} of {details['of'] / 1e9:.2f} GB")
         if details.get("left_s") is not None:
             parts.append(f"{span(details['left_s'])} left")
-    parts += [str(details[key]) for key in ("log", "why", "bytes behind") if details.get(key)]
+    parts += [str(details[key]) for key in ("log", "why") if details.get(key)]
+    parts += [f"{name} {number} bytes behind" for name, number in (details.get("bytes behind") or {}).items()]
     return ", ".join(part for part in parts if part)
 
 

@@ -43,6 +43,15 @@ class FolderFacts(Fact):
     ancestors: list[Branch] = []
     """The history of its timeline, oldest first, by its own file."""
 
+    def text(self) -> str:
+        """How it stands, for a person."""
+        if not self.major:
+            return "an empty folder"
+        if not self.state:
+            return "a folder whose pg_control can't be read"
+        # What pg_controldata calls a server that runs, or one that was not shut down.
+        return "not shut down" if self.state == "in production" and not self.running else self.state
+
     @property
     def position(self) -> int:
         """How far its WAL goes at least."""

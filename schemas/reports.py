@@ -146,6 +146,8 @@ class Report(Fact):
     """Of a plan: from the decision to the first good write, when all goes well."""
 
     def outage_began_with(self) -> str:
-        """A primary that was alive serves its clients until the run cuts them off."""
+        """A primary that was alive serves its clients until the run cuts them off, or lets them wait."""
+        if self.procedure in ("DatabaseSwitchover", "DatabaseFailback"):
+            return "clients wait"
         cut = self.detected is not None and self.outage_started is not None and self.outage_started > self.detected
         return "clients cut off" if cut else "first failed probe"

@@ -17,6 +17,8 @@ class Suspicion(Fact):
 
     member: str
     first_failure: datetime
+    outage_began: datetime | None = None
+    """Earlier: nobody has been served since, though a run ended meanwhile."""
     regions: list[str]
     votes: list[Probe] = []
     """The last failed probe of each of them, made while the watch counted."""
@@ -77,6 +79,8 @@ class WatchRequest(Declared):
     service: Name
     blocked_until: datetime | None = None
     """Carried over when the watch continues as new: no run starts before."""
+    down_since: datetime | None = None
+    """The same of an outage that the run before did not end."""
 
 
 class Answer(Declared):
@@ -95,3 +99,9 @@ class Verb(Declared):
 
     by: str = Field(min_length=1, max_length=200)
     reason: str = Field(default="", max_length=2000)
+
+
+class WayRequest(Verb):
+    """A run asks another for the service. `urgent`: a failover asks, for which clients wait."""
+
+    urgent: bool = False

@@ -83,7 +83,7 @@ class DatabaseRunbook(Looking):
             self.tell("started", f"{self.procedure} of {self.service_name} has started: {request.reason}")
         if suspicion is not None:
             self.detected = workflow.info().start_time
-            self.start_clock(suspicion.first_failure)
+            self.start_clock(suspicion.outage_began or suspicion.first_failure)
         try:
             await self.carry_out(request)
             done: Outcome = "planned" if request.dry_run else self.reached()

@@ -65,6 +65,7 @@ class DatabaseFailover(Planning, Fencing, Reading, Routing, StartingRejoins):
     """Start with `{"service": "counting-db", "reason": "…", "approval": "policy"}`; ends with a Report."""
 
     procedure = "DatabaseFailover"
+    urgent_need = True
     titles = (CONFIRM, ASSESS, DECIDE, CLAIM, HOLD, FENCE, COMPARE, PROMOTE, ROUTE, VERIFY, FOLLOW, PROTECT, NOTIFY)
     expected_s = types.MappingProxyType({CLAIM: 0.2, FENCE: 1.0, COMPARE: 0.2, PROMOTE: 1.5, ROUTE: 0.6, VERIFY: 1.5})
 

@@ -24,7 +24,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows.database_reads import Reading
     from workflows.database_return import Returning
     from workflows.plan import Planning
-    from workflows.policy.rejoin import already_back, other_cluster
+    from workflows.policy.rejoin import already_back, other_cluster, unreadable
     from workflows.reasons import kind_of, reason_of
     from workflows.reporting import build_report
     from workflows.runbook import WAIT_S, Ended, Overtaken
@@ -81,11 +81,10 @@ class DatabaseRejoin(Planning, Reading, Returning):
 
     async def plan(self, request: RejoinRequest) -> None:
         """The node and the leader are looked at for real; how it comes back is known once it is stopped."""
-        folder = await self.step(
-            REACH, lambda: self.reach(request), told=lambda found: found.state or "an empty folder"
-        )
+        folder = await self.step(REACH, lambda: self.reach(request), told=lambda found: found.text())
         seen = await self.step(LOOK, lambda: self.look(folder), told=lambda seen: f"{seen[0].leader} leads")
         leader = seen[0].leader
+        untouched = dict.fromkeys((STOP, KEEP, RETURN, START), f"nothing: {self.back}") if self.back else {}
         await self.plan_rest(
             {
                 DECIDE: f"rejoin.when is {self.estate.service.rejoin.when}",
@@ -97,14 +96,13 @@ class DatabaseRejoin(Planning, Reading, Returning):
                 FOLLOW: "it streams, as both say; autostart on",
                 RESTORE: "the synchronous set is what the policy says",
                 NOTIFY: f"told: {', '.join(target.name for target in self.estate.service.notify) or 'nobody'}",
+                **untouched,
             }
         )
 
     async def bring_back(self, request: RejoinRequest) -> None:
         """From the node's reach to a protected estate; whoever overtakes this run lets it begin here again."""
-        folder = await self.step(
-            REACH, lambda: self.reach(request), told=lambda found: found.state or "an empty folder"
-        )
+        folder = await self.step(REACH, lambda: self.reach(request), told=lambda found: found.text())
         seen = await self.step(LOOK, lambda: self.look(folder), told=lambda seen: f"{seen[0].leader} leads")
         await self.step(DECIDE, lambda: self.decide(request), told=lambda text: text)
         # Not before: a person may take long to decide. What changed meanwhile is found by the claim.
@@ -155,6 +153,8 @@ class DatabaseRejoin(Planning, Reading, Returning):
             )
         if folder.system and folder.system != leader.system_identifier:
             raise Ended("refused", other_cluster(folder.member, folder.system, leader.member, leader.system_identifier))
+        if (unknown := unreadable(folder)) is not None:
+            raise Ended("refused", unknown)
         self.on_record = record.verdict
         return record, seen
 

@@ -19,7 +19,7 @@ with workflow.unsafe.imports_passed_through():
     from schemas.attributes import watch_id
     from schemas.decisions import Death
     from schemas.facts import EpochRecord, MemberFacts
-    from schemas.failures import EpochUnavailable, NotYet, SurvivorMissing
+    from schemas.failures import NotYet, SurvivorMissing
     from schemas.orders import (
         DnsOrder,
         FollowOrder,
@@ -70,6 +70,9 @@ before it, and in the next second by the clock, until that second has passed (se
 START_S = 45.0
 """Limit of a start of the old primary after a move that was called off."""
 
+TRIES = 4
+"""Attempts of what is prepared while clients are served: the first three fail within a second or so."""
+
 TOLD_S = 0.05
 """By then a worker has told the node to stop, and only waits for it."""
 
@@ -77,6 +80,7 @@ TOLD_S = 0.05
 class Switching(Planning, Fencing, Reading, Routing, StartingRejoins, Returning):
     """The steps of a planned move, in the order of docs/explanation/safety.md."""
 
+    can_wait = True
     titles = (
         *(CONFIRM, DECIDE, CLAIM, PREPARE, PAUSE, STOP, COMPARE),
         *(PROMOTE, ROUTE, VERIFY, FOLLOW, RETURN, RESTORE, NOTIFY),
@@ -167,8 +171,7 @@ class Switching(Planning, Fencing, Reading, Routing, StartingRejoins, Returning)
         """The primary is well, and somebody close behind it can take over."""
         seen = await self.observe()
         if seen.record is None:
-            why = seen.epoch_error or "there is no record: start the watch"
-            raise ApplicationError(str(EpochUnavailable(why)), type=EpochUnavailable.__name__)
+            raise Ended("refused", seen.epoch_error or "there is no epoch record: start the watch first")
         self.suspect = self.member = seen.record.leader
         leader = next((each for each in seen.members if each.member == self.suspect), None)
         if leader is None or not leader.reachable or leader.in_recovery:
@@ -206,7 +209,9 @@ class Switching(Planning, Fencing, Reading, Routing, StartingRejoins, Returning)
         go = switchover.may_switch(
             self.estate.service, self.suspect, self.candidate, approval=request.approval, alone=self.alone
         )
-        if go.action == "go" or request.dry_run:
+        if request.dry_run:
+            return self.would_decide(go)
+        if go.action == "go":
             return go.reason
         text = (
             f"Move {self.service_name} from {self.suspect} to {self.candidate}? {go.reason}. Approving pauses the"
@@ -216,8 +221,10 @@ class Switching(Planning, Fencing, Reading, Routing, StartingRejoins, Returning)
         decision = await self.ask(text, self.assessment.digest, needs_override=False, machine_s=5.0)
         self.decided = workflow.now()
         if decision.answer != "approved":
-            outcomes: dict[str, Outcome] = {"rejected": "rejected", "expired": "expired"}
-            raise Ended(outcomes.get(decision.answer, "aborted"), f"{decision.answer} by {decision.by}")
+            if self._abort is not None:
+                raise Ended("aborted", self.aborted_by())
+            outcome: Outcome = "rejected" if decision.answer == "rejected" else "expired"
+            raise Ended(outcome, f"{decision.answer} by {decision.by}")
         return f"approved by {decision.by}"
 
     async def prepare(self) -> str:
@@ -233,28 +240,30 @@ class Switching(Planning, Fencing, Reading, Routing, StartingRejoins, Returning)
         early = others if enough else [name for name in others if name not in bound]
         names = NamesOrder(service=service, leader=self.suspect, names="", epoch=self.record.epoch)
         order = FollowOrder(service=service, leader=self.candidate, members=early, epoch=self.record.epoch)
+        # Not again and again: a primary that died meanwhile is for a failover, which waits for this run's end.
         led, _, _ = await self.together(
-            self.do(fencing.follow_leader, order, limit=30, total=60),
-            self.do(promotion.prepare_primary, names, limit=120, total=180),
-            self.do(data_folder.keep_from_starting, self.node_order(), limit=30, total=60, heartbeat=None),
+            self.do(fencing.follow_leader, order, limit=30, attempts=TRIES),
+            self.do(promotion.prepare_primary, names, limit=120, total=180, attempts=TRIES),
+            self.do(data_folder.keep_from_starting, self.node_order(), limit=30, attempts=TRIES, heartbeat=None),
         )
         await self.tell_watch()
         self.behind = led.following
         able = [name for name in voters if name in led.following or name not in early]
         self.survivors = able if service.synchronous.policy == "required" else []
         if service.synchronous.policy == "required" and not able and not self.alone:
-            why = f"no other voter follows {self.candidate}: {led.diverged | led.unreachable}"
+            lost = "; ".join(f"{name}: {why}" for name, why in (led.diverged | led.unreachable).items())
+            why = f"no other voter follows {self.candidate} ({lost or 'none is declared'})"
             raise Ended("undone", f"nobody was promoted, as the candidate would acknowledge alone: {why}")
         self.w, self.names = follower_names(service, self.survivors)
         await self.start_with(self.names)
         self.narrow_reads(self.candidate, self.behind, PREPARE)
         near = order.model_copy(update={"leader": self.suspect, "members": [self.candidate, *self.survivors]})
-        await self.do(fencing.until_caught_up, near, limit=60, total=90)
+        await self.do(fencing.until_caught_up, near, limit=60, total=90, attempts=TRIES)
         await self.narrowed()
         if (left := settled - workflow.now()) > timedelta():
             await workflow.sleep(left, summary="until the zone takes the next change at once")
-        lost = led.diverged | led.unreachable
-        return f"{', '.join(led.following) or 'nobody'} behind {self.candidate}" + (f"; not: {lost}" if lost else "")
+        missing = "".join(f"; not {name}: {why}" for name, why in (led.diverged | led.unreachable).items())
+        return f"{', '.join(led.following) or 'nobody'} behind {self.candidate}{missing}"
 
     async def start_with(self, names: str) -> None:
         """The set that the candidate would start with, without effect while it is a standby."""
@@ -340,7 +349,7 @@ class Switching(Planning, Fencing, Reading, Routing, StartingRejoins, Returning)
             survivors=self.record.candidate_voters,
         )
         try:
-            return await self.do(promotion.promote_candidate, order, limit=30, total=60, heartbeat=2.0)
+            return await self.do(promotion.promote_candidate, order, limit=30, heartbeat=2.0)
         except ActivityError as error:
             self.give_up_openings()
             if kind_of(error) != SurvivorMissing.__name__:

@@ -27,7 +27,7 @@ with workflow.unsafe.imports_passed_through():
     from schemas.decisions import Question
     from schemas.orders import LockQuestion
     from schemas.reports import DecisionReport, Escalation, Outcome
-    from schemas.requests import Verb
+    from schemas.requests import Verb, WayRequest
     from workflows.policy import approval as ballots
     from workflows.policy import clock
     from workflows.reasons import kind_of, reason_of
@@ -81,7 +81,11 @@ class Runbook(Telling):
     """State of one run, and the verbs that `carry_out` is written in."""
 
     gives_way: ClassVar[bool] = False
-    """Whether a failover may overtake it."""
+    """Whether any other run may overtake it, after whose end it looks anew."""
+    urgent_need: ClassVar[bool] = False
+    """Whether clients wait for it, so that a planned run that has done nothing yet is called off for it."""
+    can_wait: ClassVar[bool] = False
+    """Whether it is planned: nobody waits for it before it has begun to act."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -204,8 +208,9 @@ class Runbook(Telling):
                     self.steps.remove(failed)
                     self._report(title, "skipped", started, rounds, reason_of(error))
                     raise Skipped(title) from error
+                by = f"{self.aborted_by()}; " if self._abort is not None else ""
                 raise Ended(
-                    "needs a person" if self.past_no_return else "aborted", f"{title}: {reason_of(error)}"
+                    "needs a person" if self.past_no_return else "aborted", f"{by}{title}: {reason_of(error)}"
                 ) from error
             self._report(title, "done", started, rounds, told(result))
             self._current = ""
@@ -234,10 +239,11 @@ class Runbook(Telling):
             self.attribute("LifeboatWaitingFor", "")
             self.show()
         if self._abort is not None:
-            raise Ended(
-                "aborted",
-                f"aborted by {self._abort.by}" + (f": {self._abort.reason}" if self._abort.reason else ""),
-            )
+            raise Ended("aborted", self.aborted_by())
+
+    def aborted_by(self) -> str:
+        assert self._abort is not None
+        return f"aborted by {self._abort.by}" + (f": {self._abort.reason}" if self._abort.reason else "")
 
     async def _park(self, title: str, why: str, skippable: bool) -> str:
         """Wait for `retry`, `skip` or `abort`; of two steps that park side by side, one is asked about at a time."""
@@ -346,7 +352,9 @@ class Runbook(Telling):
             return False
         holder = await self.do(estates.lock_holder, LockQuestion(service=name), attempts=5)
         if holder and what is None and not self.gives_way:
-            asked = Verb(by=workflow.info().workflow_id, reason="it needs the service now")
+            asked = WayRequest(
+                by=workflow.info().workflow_id, reason="it needs the service now", urgent=self.urgent_need
+            )
             with contextlib.suppress(FailureError):
                 await workflow.get_external_workflow_handle(holder).signal("make_way", asked)
                 for _ in range(MAKE_WAY_ROUNDS):
@@ -386,11 +394,20 @@ class Runbook(Telling):
         with contextlib.suppress(FailureError):
             await workflow.get_external_workflow_handle(attributes.lock_id(self.service_name)).cancel()
 
-    @workflow.signal(description="Asked by a failover: a rejoin lets it have the service, and goes on after it.")
-    async def make_way(self, verb: Verb) -> None:
+    @workflow.signal(
+        description="Asked by another run: a rejoin lets it have the service, and goes on after it; a planned move that"
+        " has done nothing yet is called off for a failover."
+    )
+    async def make_way(self, asked: WayRequest) -> None:
         if self.gives_way and self.has_lock:
-            self.overtaken = verb.by
-            self.note(f"makes way for {verb.by}")
+            self.overtaken = asked.by
+            self.note(f"makes way for {asked.by}")
+            await self.unlock()
+        elif self.can_wait and asked.urgent and self.epoch is None:
+            # Parked, asking a person or looking: whatever it rests on is no longer so.
+            self.note(f"is called off for {asked.by}")
+            self._abort = Verb(by=asked.by, reason=asked.reason)
+            self._verdict_on_parked = "abort"
             await self.unlock()
 
     def start_clock(self, outage_started: datetime) -> None:

@@ -30,6 +30,7 @@ with workflow.unsafe.imports_passed_through():
         Sighting,
         WatchOrder,
     )
+    from schemas.reports import Report
     from schemas.requests import FailoverRequest, Suspicion, WatchRequest
     from schemas.topology import Detection
     from workflows.policy.voters import next_set, parse_names
@@ -58,6 +59,18 @@ def agreeing(sightings: Sequence[Sighting], detection: Detection) -> list[Sighti
     return [sighting for sighting in ordered if abs(began(sighting) - quorum) <= probe]
 
 
+def goes_on(
+    before: datetime | None, sightings: Sequence[Sighting], started: datetime, detection: Detection
+) -> datetime | None:
+    """`before`, when the outage began that a run did not end, if it goes on: nobody was served since the watch started
+    anew. None where there was none, or it ended by itself meanwhile.
+    """
+    if before is None or not sightings:
+        return None
+    at_once = timedelta(seconds=detection.failures * (detection.interval_s + detection.probe_timeout_s) + 2)
+    return before if min(map(began, sightings)) - started <= at_once else None
+
+
 @workflow.defn(name="Watch", failure_exception_types=[Exception])
 class Watch:
     """Runs until it is cancelled; continues as new after each run that it started."""
@@ -70,6 +83,8 @@ class Watch:
         """The record names another leader than the one that is watched."""
         self.standing_back = ""
         """The planned run that asked for it."""
+        self.recovered = False
+        """The failover that it started has ended the outage."""
 
     @workflow.signal(description="A planned run takes the primary down: the watch waits for its end.")
     def stand_back(self, run: str) -> None:
@@ -104,12 +119,14 @@ class Watch:
             if self.standing_back:
                 await self.until_free()
             elif self.quorum():
-                await self.fail_over()
+                await self.fail_over(self.outage_before(request))
                 blocked = workflow.now() + timedelta(seconds=self.estate.service.detection.block_s)
         finally:
             for task in (*regions, *keeping):
                 task.cancel()
-        workflow.continue_as_new(WatchRequest(service=request.service, blocked_until=blocked))
+        workflow.continue_as_new(
+            WatchRequest(service=request.service, blocked_until=blocked, down_since=self.down_since(request))
+        )
 
     def begins_anew(self) -> bool:
         """Another leads, or the history has grown long: the watch goes on in a new run."""
@@ -118,7 +135,19 @@ class Watch:
     def quorum(self) -> bool:
         return len(self.down) >= self.estate.service.detection.quorum
 
-    async def fail_over(self) -> None:
+    def outage_before(self, request: WatchRequest) -> datetime | None:
+        return goes_on(
+            request.down_since, list(self.down.values()), workflow.info().start_time, self.estate.service.detection
+        )
+
+    def down_since(self, request: WatchRequest) -> datetime | None:
+        """Since when whoever leads is down, as long as it is."""
+        if not self.quorum() or self.recovered:
+            return None
+        first = min(began(sighting) for sighting in agreeing(list(self.down.values()), self.estate.service.detection))
+        return self.outage_before(request) or first
+
+    async def fail_over(self, outage_began: datetime | None) -> None:
         """Start the runbook, which confirms before it acts, and wait for its end."""
         recent = agreeing(list(self.down.values()), self.estate.service.detection)
         first = min(began(sighting) for sighting in recent)
@@ -129,6 +158,7 @@ class Watch:
             suspicion=Suspicion(
                 member=self.record.leader,
                 first_failure=first,
+                outage_began=outage_began,
                 regions=sorted(self.down),
                 votes=[sighting.last for sighting in recent],
                 cut_off=sorted(set(self.down) - {sighting.region for sighting in recent}),
@@ -138,15 +168,17 @@ class Watch:
             ),
         )
         try:
-            await workflow.execute_child_workflow(
+            report: Report = await workflow.execute_child_workflow(
                 "DatabaseFailover",
                 request,
+                result_type=Report,
                 id=f"database-failover/{request.service}/{workflow.now():%Y%m%dT%H%M%S}",
                 task_queue=TASK_QUEUE,
                 task_timeout=TASK_TIMEOUT,
                 parent_close_policy=workflow.ParentClosePolicy.ABANDON,
                 cancellation_type=workflow.ChildWorkflowCancellationType.ABANDON,
             )
+            self.recovered = report.recovered is not None
         except FailureError as error:
             workflow.logger.warning("the failover did not run: %s", reason_of(error))
             if kind_of(error) == ServiceLocked.__name__:

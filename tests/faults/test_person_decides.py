@@ -65,6 +65,22 @@ async def test_nobody_answers_and_the_question_expires(scene: Scene) -> None:
     await scene.record(run, "expired")
 
 
+@pytest.mark.campaign
+@pytest.mark.estate(watch=True, approval={"expires_s": 8}, failover={"automatic": False})
+async def test_an_outage_over_which_a_question_expires_is_one_outage(scene: Scene) -> None:
+    """The RTO runs, and the error budget is spent, from the first failed probe of all, whichever run ends it."""
+    await scene.traffic()
+    await fault(scene.lab, "kill", "pg-east-1")
+    first = await scene.report(await scene.run_of_watch())
+    assert first.outcome == "expired", first
+    second = await scene.run_of_watch(2)
+    await scene.approve(second)
+    report = await scene.report(second)
+    assert report.outcome == "recovered, unprotected", report
+    assert report.outage_started == first.outage_started, (first, report)
+    await scene.safe()
+
+
 @pytest.mark.estate(watch=True)
 async def test_answers_that_do_not_count(scene: Scene) -> None:
     """By the wrong person, on old evidence, twice, and too late."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import AsyncIterator, Callable
@@ -359,3 +360,31 @@ async def test_a_member_that_comes_up_as_a_primary_is_stopped(scene: Scene) -> N
     with pytest.raises(SecondPrimary):
         await ActivityEnvironment().run(data_folder.start_standby, order)
     assert not await port_open(service.member("pg-east-4"))
+
+
+@pytest.mark.campaign
+async def test_a_folder_that_tells_nothing_is_left_to_its_owner(scene: Scene) -> None:
+    """Without pg_control nobody knows whose it is; the server is not even stopped."""
+    await scene.traffic()
+    await fault(scene.lab, "stop", "pg-east-4")
+    there, aside = scene.lab.paths.data("pg-east-4") / "global", scene.lab.paths.node("pg-east-4") / "global"
+    there.rename(aside)
+    report = await scene.report(await scene.rejoin("pg-east-4"))
+    assert report.outcome == "refused", report
+    assert "pg_control of pg-east-4 can't be read" in report.summary, report
+    aside.rename(there)
+    again = await scene.report(await scene.rejoin("pg-east-4"))
+    assert "turned into a standby as it is" in await came_back(scene, again, "pg-east-4")
+
+
+@pytest.mark.campaign
+async def test_a_server_that_runs_and_takes_no_session_is_told_and_copied_anew_on_retry(scene: Scene) -> None:
+    await scene.traffic()
+    await fault(scene.lab, "stop", "pg-east-4")
+    for database in (scene.lab.paths.data("pg-east-4") / "base").iterdir():
+        shutil.rmtree(database)
+    run = await scene.rejoin("pg-east-4")
+    state = await scene.state_when(run, "it is parked", lambda state: state.parked, 120.0)
+    assert any("takes no session" in line and "`retry` copies it anew" in line for line in state.journal), state.journal
+    await scene.say(run, "retry")
+    assert "copied anew" in await came_back(scene, await scene.report(run), "pg-east-4")

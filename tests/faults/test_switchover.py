@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 
 import asyncpg
 import pytest
+from temporalio.client import WorkflowFailureError
 
 from activities import pooler
 from activities.topology import load_topology
@@ -20,6 +21,7 @@ from tests.faults.cells import cells
 from tests.faults.scene import Scene
 from tests.faults.striking import striking_scene
 from tests.faults.worker import processes_of
+from workflows.database_switchover import PREPARE
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -251,3 +253,46 @@ async def test_a_pooler_that_is_down_is_told_before_anybody_waits(scene: Scene) 
     assert "pgbouncer-west" in report.summary, report
     await fault(scene.lab, "start", "pgbouncer-west")
     await moved(scene, await scene.report(await scene.switch("pg-east-2")), to="pg-east-2")
+
+
+@pytest.mark.campaign
+async def test_a_move_that_waits_for_a_person_is_called_off_for_a_failover(scene: Scene) -> None:
+    """Clients wait for the one, nobody for the other: what it asks rests on a primary that is dead by then."""
+    await scene.traffic()
+    move = await scene.switch("pg-east-2", approval="always")
+    await scene.question(move)
+    await fault(scene.lab, "kill", "pg-east-1")
+    failover = await scene.report(await scene.run_of_watch())
+    assert failover.outcome == "recovered, unprotected", failover
+    report = await scene.report(move)
+    assert report.outcome == "aborted", report
+    assert failover.run in report.summary, report
+    await scene.safe()
+
+
+@pytest.mark.campaign
+async def test_a_second_move_does_not_push_the_first_one_out(scene: Scene) -> None:
+    await scene.traffic()
+    first = await scene.switch("pg-east-2", approval="always")
+    await scene.question(first)
+    second = await scene.switch("pg-east-3", "other")
+    with pytest.raises(WorkflowFailureError) as locked:
+        await scene.report(second)
+    assert first.id in str(locked.value.cause)
+    await scene.reject(first)
+    assert (await scene.report(first)).outcome == "rejected"
+    await scene.safe()
+
+
+@pytest.mark.campaign
+async def test_the_primary_dies_while_the_move_is_prepared(shared_lab: Lab) -> None:
+    """Given up within seconds, since a failover waits for its end; the primary is started again."""
+    plan = {"activity": "prepare_primary", "when": "before", "strike": "kill-node", "member": "pg-east-1"}
+    async with striking_scene(shared_lab, workflow="DatabaseSwitchover", **plan) as (scene, done):
+        await scene.traffic()
+        report = await scene.report(await scene.switch("pg-east-2"))
+        assert done.exists()
+        assert report.outcome == "undone", report
+        (prepare,) = [step for step in report.steps if step.title == PREPARE]
+        assert prepare.attempts <= 4, prepare
+        await scene.safe()

@@ -11,7 +11,7 @@ import pytest
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
-from cli import choices, connect
+from cli import choices, connect, runs
 from cli.answers import digest_of
 from cli.engine import choose
 from cli.follow import Ending
@@ -178,3 +178,27 @@ def test_the_process_ends_with_the_commands_code() -> None:
         )
         assert ended.returncode == code, ended.stderr
         assert ended.stdout.startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "blockers", "code"), [("planned", [], 0), ("planned", ["a worker is missing"], 1), ("refused", [], 1)]
+)
+def test_a_plan_that_would_come_to_nothing_exits_1(
+    outcome: str, blockers: list[str], code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned = REPORT.model_copy(update={"outcome": outcome, "blockers": blockers})
+    monkeypatch.setattr(runs, "where", lambda *_: None)
+    monkeypatch.setattr(runs, "at", lambda *_: planned)
+    assert call(["plan", "database-switchover", "counting-db"]) == code
+
+
+def test_whoever_stops_looking_is_told_that_the_run_goes_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runs, "where", lambda *_: None)
+    monkeypatch.setattr(runs, "at", interrupted)
+    assert call(["run", "database-failback", "counting-db", "--wait"]) == 130
+    assert "the run goes on" in capsys.readouterr().err

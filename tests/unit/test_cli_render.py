@@ -226,3 +226,17 @@ def test_a_duration_reads(seconds: float | None, text: str) -> None:
 def test_a_moment_is_in_utc() -> None:
     assert moment(T0) == "2026-11-24 20:05:00 UTC"
     assert moment(None) == "-"
+
+
+def test_a_planned_move_speaks_of_no_failure():
+    moved = REPORT.model_copy(update={"procedure": "DatabaseSwitchover"})
+    text = text_of(report_text(moved))
+    assert "clients wait" in text
+    assert "first failed probe" not in text
+
+
+def test_a_rejoin_names_its_member_and_no_primary():
+    back = REPORT.model_copy(update={"procedure": "DatabaseRejoin", "new_primary": None})
+    lines = text_of(report_text(back)).splitlines()
+    assert any(line.startswith("member ") and "pg-east-1" in line for line in lines), lines
+    assert not any(line.startswith("primary ") for line in lines), lines

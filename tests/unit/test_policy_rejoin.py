@@ -234,6 +234,28 @@ def test_the_newest_verdict_is_that_of_whoever_was_left_behind_then():
     assert verdict_on(early, "bounded, at most 9 bytes", "none") == "bounded, at most 9 bytes"
 
 
+@pytest.mark.parametrize(
+    ("changed", "text"),
+    [
+        ({}, "not shut down"),
+        ({"running": True}, "in production"),
+        ({"state": "shut down"}, "shut down"),
+        ({"state": "", "system": ""}, "a folder whose pg_control can't be read"),
+        ({"major": 0, "state": "", "system": ""}, "an empty folder"),
+    ],
+)
+def test_how_a_folder_stands_is_told_in_words(changed: dict[str, Any], text: str):
+    assert folder(**changed).text() == text
+
+
+def test_a_folder_that_tells_nothing_is_nobodys_to_erase():
+    unknown = examined(state="", system="", timeline=1, branches=[])
+    assert how_to_return(unknown, None).method == "refuse"
+    # Begun on by a copy, or empty, it is good for one.
+    assert how_to_return(examined(state="", system="", begun="rebuild"), None).method == "rebuild"
+    assert how_to_return(examined(major=0, state="", system=""), None).method == "rebuild"
+
+
 def test_what_followed_in_vain_is_copied():
     follows = examined(timeline=1, standby=True, branches=[])
     assert how_to_return(follows, None).method == "follow"

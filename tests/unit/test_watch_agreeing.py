@@ -8,7 +8,7 @@ from schemas.facts import Probe
 from schemas.orders import Sighting
 from schemas.topology import Detection
 from tests.unit.estates import T0
-from workflows.watch import agreeing
+from workflows.watch import agreeing, goes_on
 
 DETECTION = Detection(interval_s=0.2, probe_timeout_s=1.5, quorum=2)
 
@@ -34,3 +34,13 @@ def test_a_region_that_was_cut_off_before_does_not_date_it():
 
 def test_one_that_joins_late_is_left_out():
     assert regions(saw("a", 0), saw("b", 0.1), saw("c", 20)) == ["a", "b"]
+
+
+def test_an_outage_that_a_run_did_not_end_goes_on():
+    """Down from the moment on at which the watch began anew: one outage, as its clients see it."""
+    before = T0 - timedelta(seconds=60)
+    assert goes_on(before, [saw("a", 0.3), saw("b", 2.5)], T0, DETECTION) == before
+    # It was well for a while.
+    assert goes_on(before, [saw("a", 30), saw("b", 30.5)], T0, DETECTION) is None
+    assert goes_on(None, [saw("a", 0.3)], T0, DETECTION) is None
+    assert goes_on(before, [], T0, DETECTION) is None

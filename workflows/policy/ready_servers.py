@@ -26,7 +26,10 @@ def judge(sight: Sight) -> Iterator[Finding]:
 
 
 def not_reached(name: str, why: str, *, grave: bool, regions: str = "") -> Finding:
-    return graded(grave, "reached", name, f"it is not reached{regions}: {why}", "its owner should look at it")
+    remedy = (
+        f"its owner should look at it; one that is down comes back by `lifeboat run database-rejoin … --member {name}`"
+    )
+    return graded(grave, "reached", name, f"it is not reached{regions}: {why}", remedy)
 
 
 def _reached(sight: Sight) -> Iterator[Finding]:

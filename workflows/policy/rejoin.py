@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from schemas.facts import MemberFacts, lsn_text
 from schemas.receipts import Receipt
-from schemas.rejoin import Divergence, Examination, Return, Room
+from schemas.rejoin import Divergence, Examination, FolderFacts, Return, Room
 
 ROOM = 1.1
 """A copy takes the leader's bytes and the WAL that is written meanwhile."""
@@ -34,6 +34,16 @@ def may_rejoin(found: Examination) -> str | None:
     return None
 
 
+def unreadable(folder: FolderFacts) -> str | None:
+    """Why nobody knows whose the folder's data is, as text; None where it tells, is empty, or only good for a copy."""
+    if not folder.major or folder.system or folder.begun:
+        return None
+    return (
+        f"pg_control of {folder.member} can't be read, so that nobody knows what its folder holds: its owner must bring"
+        " the file back, or empty the folder, which is then copied anew"
+    )
+
+
 def other_cluster(member: str, system: str, leader: str, leader_system: str) -> str:
     return (
         f"the data of {member} is another cluster's (system identifier {system}, {leader} has {leader_system}): it"
@@ -48,7 +58,7 @@ def is_apart(found: Examination) -> bool:
 
 def how_to_return(found: Examination, divergence: Divergence | None, *, in_vain: bool = False) -> Return:
     """Follow where nothing diverged, rewind where it is right, else rebuild. `divergence`: what lies past the fork;
-    `in_vain`: it was started as a standby as it is, and did not stream.
+    `in_vain`: it was started as a standby as it is, and did not come up, or did not stream.
     """
     folder, leader = found.folder, found.leader
     refusal = may_rejoin(found)
@@ -56,13 +66,18 @@ def how_to_return(found: Examination, divergence: Divergence | None, *, in_vain:
         return Return(method="refuse", reason=refusal)
     if not folder.major:
         return _rebuild(found, "its data folder is empty")
+    if (unknown := unreadable(folder)) is not None:
+        return Return(method="refuse", reason=unknown)
     if folder.begun:
         return _rebuild(found, f"a {folder.begun} has begun on it and not ended, which leaves it good for nothing else")
     if folder.major != found.leader_major:
         return _rebuild(found, f"its data is of PostgreSQL {folder.major}")
     if folder.timeline == found.leader_timeline:
         if folder.standby and in_vain:
-            return _rebuild(found, "it was started as it is and did not stream, as where the WAL that it needs is gone")
+            return _rebuild(
+                found,
+                "it was started as it is, and did not come up or stream, as where WAL that it needs is gone",
+            )
         if folder.standby:
             return Return(method="follow", reason=f"it is on {leader}'s timeline {folder.timeline}")
         return _rebuild(found, f"it led on {leader}'s own timeline {folder.timeline}, so the two can't be told apart")

@@ -80,7 +80,10 @@ def may_switch(service: DatabaseService, leader: str, candidate: str, *, approva
         return Go(action="ask", reason="the request asks for an approval")
     here, there = service.member(leader).region, service.member(candidate).region
     if here != there:
-        return Go(action="ask", reason=f"{candidate} is in {there}, {leader} in {here}")
+        voters = [name for name in service.synchronous.voters if name not in (leader, candidate)]
+        far = [name for name in voters if service.member(name).region != there]
+        wait = f"; each commit there would wait for {' or '.join(far)} in another region" if far == voters != [] else ""
+        return Go(action="ask", reason=f"{candidate} is in {there}, {leader} in {here}{wait}")
     return Go(action="go", reason=f"planned, to {candidate} in the same region")
 
 
