@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 
 from temporalio import activity
 
@@ -12,12 +12,12 @@ EVERY_S = 1.0
 
 
 @contextlib.asynccontextmanager
-async def beating(doing: str) -> AsyncIterator[None]:
-    """Heartbeat once a second, with what is being done, for as long as the block takes."""
+async def beating(doing: str | Mapping[str, object]) -> AsyncIterator[None]:
+    """Heartbeat once a second, with what is being done by then, for as long as the block takes."""
 
     async def beat() -> None:
         while True:
-            activity.heartbeat(doing)
+            activity.heartbeat(doing if isinstance(doing, str) else dict(doing))
             await asyncio.sleep(EVERY_S)
 
     task = asyncio.create_task(beat())

@@ -188,14 +188,16 @@ async def look_at_folder(order: NodeOrder) -> FolderFacts:
 @activity.defn
 async def until_in_reach(order: NodeOrder) -> FolderFacts:
     """Wait until the node answers its control, and does as it is told; the folder as it stands then."""
-    pause = 1.0
-    while True:
-        try:
-            return _facts(order.member, await ask(order, "look"))
-        except NodeControlFailed as error:
-            activity.heartbeat({"doing": f"waiting for the node of {order.member}", "why": error.detail[-TOLD:]})
-        await asyncio.sleep(pause)
-        pause = min(pause * 1.5, 10.0)
+    pause, told = 1.0, {"doing": f"waiting for the node of {order.member}"}
+    # Its control may take its whole time, far more than a worker's death may go unnoticed.
+    async with beating(told):
+        while True:
+            try:
+                return _facts(order.member, await ask(order, "look"))
+            except NodeControlFailed as error:
+                told["why"] = error.detail[-TOLD:]
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.5, 10.0)
 
 
 @activity.defn

@@ -132,7 +132,7 @@ class DatabaseRejoin(Planning, Reading, Returning):
         """The node answers its control. One that is out of reach is waited for, without holding anything."""
         order = NodeOrder(service=self.estate.service, member=self.member)
         wait = max(request.wait_s, 10.0)
-        return await self.do(data_folder.until_in_reach, order, limit=wait, total=wait, heartbeat=15.0, attempts=0)
+        return await self.do(data_folder.until_in_reach, order, limit=wait, total=wait)
 
     async def look(self, folder: FolderFacts) -> tuple[EpochRecord, Observation]:
         """Who leads by the record, and whether there is anything to do."""

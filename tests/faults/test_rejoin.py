@@ -82,6 +82,7 @@ CAMPAIGN = {
     *((each, when, "kill") for each in ("keep_divergence", "return_member") for when in ("before", "after")),
     *((each, when, "kill") for each in ("start_standby", "let_it_start") for when in ("before", "after")),
     ("return_member", "after", "pid"),
+    ("until_in_reach", "before", "kill"),
 }
 
 
