@@ -33,6 +33,7 @@ from schemas.failures import (
     NodeRuns,
     NotYet,
     SecondPrimary,
+    StartedInVain,
 )
 from schemas.orders import NodeOrder
 from schemas.rejoin import (
@@ -383,7 +384,17 @@ async def return_member(order: ReturnOrder) -> FolderResult:
 
 
 REFUSED_S = 5.0
-"""A server that recovers says so; one that says anything else for so long needs its owner."""
+"""One that refuses for so long, and not for who asks, is not on its way up."""
+
+
+def _is_refusal(error: BaseException | None) -> bool:
+    """Whether a server can't open the database. Passwords, roles and whole databases may be younger than what it has
+    replayed so far (SQLSTATE class 28, and 3D000 without files that are missing)."""
+    if not isinstance(error, asyncpg.PostgresError) or isinstance(error, BROKEN):
+        return False
+    if isinstance(error, asyncpg.InvalidCatalogNameError):
+        return "missing" in (error.detail or "")
+    return not str(error.sqlstate or "").startswith("28")
 
 
 async def _role(order: FolderOrder) -> tuple[bool | None, str]:
@@ -393,8 +404,7 @@ async def _role(order: FolderOrder) -> tuple[bool | None, str]:
             return bool(await conn.fetchval("SELECT pg_is_in_recovery()")), ""
     except (MemberUnreachable, *BROKEN, asyncpg.PostgresError) as error:
         told = error.__cause__ if isinstance(error, MemberUnreachable) else error
-        refused = isinstance(told, asyncpg.PostgresError) and not isinstance(told, BROKEN)
-        return None, str(told) if refused else ""
+        return None, str(told) if _is_refusal(told) else ""
 
 
 @activity.defn
@@ -417,7 +427,7 @@ async def start_standby(order: FolderOrder) -> FolderResult:
             await must_be_ours(order)
             code, output = await run_on(member.control, member.control.start)
             if code not in (0, TIMED_OUT) and (await ask(order, "look")).get("running") != ["1"]:
-                raise NodeControlFailed(f"{member.name}: start exited {code}: {output[-TOLD:]}")
+                raise StartedInVain(f"{member.name}: start exited {code}: {output[-TOLD:]}")
         moved, stood = asyncio.get_running_loop().time(), Answers()
         answered = moved
         while True:
@@ -427,10 +437,10 @@ async def start_standby(order: FolderOrder) -> FolderResult:
             if not refusal:
                 answered = asyncio.get_running_loop().time()
             elif asyncio.get_running_loop().time() - answered > REFUSED_S:
-                raise NotYet(f"{member.name} runs, and takes no session: {refusal}")
+                raise StartedInVain(f"{member.name} runs, and takes no session: {refusal}")
             now = await ask(order, "look")
             if now.get("running") != ["1"]:
-                raise NodeControlFailed(f"{member.name} was started, and ended; its own log says why")
+                raise StartedInVain(f"{member.name} was started, and ended; its own log says why")
             if now != stood:
                 moved, stood = asyncio.get_running_loop().time(), now
             if asyncio.get_running_loop().time() - moved > STALLED_S:

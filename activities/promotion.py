@@ -12,7 +12,7 @@ from temporalio import activity
 from activities import epoch as epochs
 from activities.beating import beating
 from activities.fencing import conninfo, set_conninfo, set_names
-from activities.sessions import BROKEN, Session, nudge, session
+from activities.sessions import BROKEN, Session, nudge, open_session, session
 from activities.slots import prepare_slot
 from activities.stamp import STAMP, guarded
 from schemas.failures import (
@@ -31,6 +31,8 @@ NUDGE_S = 0.01
 
 CATCH_UP_S = 3.0
 """How long the survivors have to reach the candidate; then the run looks whether they are still there."""
+LOOK_S, ANSWER_S = 2.0, 3.0
+"""How often a server that is at its CHECKPOINT is asked for another session, and how long it has for that."""
 SETTLE_S = 2.0
 """How long a promotion waits for its survivors on the new timeline; those that don't come are left to `follow`."""
 
@@ -228,8 +230,25 @@ async def prepare_primary(order: NamesOrder) -> str:
         # A role that may not do it has a slower switchover.
         with contextlib.suppress(asyncpg.InsufficientPrivilegeError):
             await conn.execute("SELECT pg_switch_wal()")
-        await conn.execute("CHECKPOINT", timeout=120)
+        writing = asyncio.create_task(conn.execute("CHECKPOINT", timeout=120))
+        try:
+            while not (await asyncio.wait({writing}, timeout=LOOK_S))[0]:
+                # It may take long, and a failover waits for it: not for one of a server that is gone.
+                await _must_answer(order)
+            await writing
+        finally:
+            writing.cancel()
         return str(await conn.fetchval("SELECT pg_current_wal_lsn()"))
+
+
+async def _must_answer(order: NamesOrder) -> None:
+    """MemberUnreachable where a server takes no other session either."""
+    member = order.service.member(order.leader)
+    try:
+        other = await open_session(order.service, member.host, member.port, limit=ANSWER_S)
+    except BROKEN as error:
+        raise MemberUnreachable(f"{member.name}: {error}") from error
+    other.terminate()
 
 
 @activity.defn

@@ -78,12 +78,13 @@ def run(
     async def work(client: Client) -> tuple[str, Ending | None]:
         engine = Engine(client)
         started = await engine.start(procedure, request)
+        begun.append(started)
         if not wait:
             return started, await _refused_at_once(engine, started)
         err().print(f"started {started}", markup=False)
         return started, await follow(engine, started, err(), ask=ask, limit_s=timeout)
 
-    with telling_that_it_goes_on():
+    with telling_that_it_goes_on() as begun:
         started, ending = at(where(address, namespace), work)
     if ending is not None:
         _end(started, ending, json)
@@ -94,13 +95,15 @@ def run(
 
 
 @contextlib.contextmanager
-def telling_that_it_goes_on() -> Iterator[None]:
-    """Whoever stops looking is told that the run does not stop."""
+def telling_that_it_goes_on() -> Iterator[list[str]]:
+    """Whoever stops looking is told that the run does not stop, once its id is in the list."""
+    begun: list[str] = []
     try:
-        yield
+        yield begun
     except KeyboardInterrupt:
-        told = "the run goes on; `lifeboat show --follow --last` looks again, `lifeboat abort --last` ends it"
-        err().print(told, markup=False, soft_wrap=True)
+        for run in begun:
+            told = f"{run} goes on; `lifeboat show --follow {run}` looks again, `lifeboat abort {run}` ends it"
+            err().print(told, markup=False, soft_wrap=True)
         raise
 
 
@@ -179,6 +182,7 @@ def show(
     async def live(client: Client) -> tuple[str, Ending]:
         engine = Engine(client)
         found = await engine.find(run, last)
+        begun.append(found)
         return found, await follow(engine, found, err(), ask=ask, limit_s=timeout)
 
     async def once(client: Client) -> None:
@@ -196,7 +200,7 @@ def show(
             out().print(picture(state, datetime.now(UTC)))
 
     if following:
-        with telling_that_it_goes_on():
+        with telling_that_it_goes_on() as begun:
             found, ending = at(place, live)
         _end(found, ending, json)
     at(place, once)

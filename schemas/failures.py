@@ -124,6 +124,11 @@ class NodeRuns(LifeboatError):
     retryable = False
 
 
+class StartedInVain(LifeboatError):
+    """A member's server was started and ended again, or runs and takes no session; its owner must look at its own log,
+    mend what that says, then retry."""
+
+
 class SecondPrimary(LifeboatError):
     """A member that was started as a standby came up as a primary, and was stopped at once; a person must look at its
     data folder before anything starts it."""

@@ -48,7 +48,7 @@ class FolderFacts(Fact):
         if not self.major:
             return "an empty folder"
         if not self.state:
-            return "a folder whose pg_control can't be read"
+            return "a folder whose pg_control can't be read" if self.programs else "a folder, and no program to read it"
         # What pg_controldata calls a server that runs, or one that was not shut down.
         return "not shut down" if self.state == "in production" and not self.running else self.state
 

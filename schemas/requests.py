@@ -75,12 +75,14 @@ class FailoverRequest(CandidateRequest):
     """Set by the watch; a person leaves it out."""
 
 
-class WatchRequest(Declared):
+class WatchRequest(Fact):
     service: Name
     blocked_until: datetime | None = None
     """Carried over when the watch continues as new: no run starts before."""
     down_since: datetime | None = None
-    """The same of an outage that the run before did not end."""
+    """The same of an outage that the run before did not end,"""
+    down_leader: Name | None = None
+    """and of whoever led then."""
 
 
 class Answer(Declared):
@@ -101,7 +103,9 @@ class Verb(Declared):
     reason: str = Field(default="", max_length=2000)
 
 
-class WayRequest(Verb):
-    """A run asks another for the service. `urgent`: a failover asks, for which clients wait."""
+class WayRequest(Fact):
+    """A run asks another for the service. `urgent`: a failover asks, since the primary is dead."""
 
+    by: str
+    reason: str = ""
     urgent: bool = False

@@ -85,6 +85,7 @@ class DatabaseFailover(Planning, Fencing, Reading, Routing, StartingRejoins):
             lambda: self.assess(request, death, first),
             told=lambda r: f"{r[0].choice.reason}; {r[0].verdict.reason}",
         )
+        self.sure = death.state == "dead"
         if await locking:
             # Whoever held it may have claimed an epoch since this run looked.
             seen = seen.model_copy(update={"record": (await self.observe()).record})
@@ -92,7 +93,9 @@ class DatabaseFailover(Planning, Fencing, Reading, Routing, StartingRejoins):
                 raise Ended(
                     "not needed", f"{seen.record.leader} leads by epoch {seen.record.epoch}, of {seen.record.run}"
                 )
-            self.assessment = self.weigh(request.candidate, death, seen.record, seen.members, disconnected=None)
+            self.assessment = self.weigh(
+                request.candidate, death, seen.record, seen.members, disconnected=None, ended=death.gone_at
+            )
         await self.step(DECIDE, lambda: self.decide(request, seen), told=lambda d: f"{d.answer} by {d.by}")
 
         self.urgent = True

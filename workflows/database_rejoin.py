@@ -16,9 +16,9 @@ with workflow.unsafe.imports_passed_through():
 
     from activities import data_folder, survey
     from schemas.facts import EpochRecord, MemberFacts
-    from schemas.failures import EpochSuperseded, EpochUnavailable, NotYet
+    from schemas.failures import EpochSuperseded, EpochUnavailable, NotYet, StartedInVain
     from schemas.orders import NodeOrder, Observation
-    from schemas.rejoin import FolderFacts, Return
+    from schemas.rejoin import FolderFacts, FolderResult, Return
     from schemas.reports import Outcome, Report
     from schemas.requests import RejoinRequest
     from workflows.database_reads import Reading
@@ -121,7 +121,7 @@ class DatabaseRejoin(Planning, Reading, Returning):
             await self.unlock()
             await self.step(RETURN, lambda: self.while_led(self.return_member), told=lambda result: result.evidence)
             await self.wait_for_lock()
-            await self.step(START, lambda: self.while_led(self.start_member), told=lambda result: result.evidence)
+            await self.step(START, lambda: self.while_led(self.start_it), told=lambda result: result.evidence)
         await self.step(FOLLOW, lambda: self.while_led(self.until_it_streams), told=lambda text: text)
         await self.step_or_skip(RESTORE, lambda: self.while_led(self.restore_protection), told=lambda text: text)
         await self.step_or_skip(NOTIFY, self.notify, told=lambda names: f"told: {names}")
@@ -175,6 +175,16 @@ class DatabaseRejoin(Planning, Reading, Returning):
         self.decided_by_person = True
         return f"approved by {decision.by}"
 
+    async def start_it(self) -> FolderResult:
+        """One that does not come up as it is may be kept from it by its data. A copy takes long: a person says so."""
+        try:
+            return await self.start_member()
+        except ActivityError as error:
+            if self.how is None or self.how.method != "follow" or kind_of(error) != StartedInVain.__name__:
+                raise
+            self.in_vain = True
+            raise ApplicationError(f"{reason_of(error)}; `retry` copies it anew", type=kind_of(error)) from error
+
     async def while_led(self, action: Callable[[], Awaitable[T]]) -> T:
         """What fails since the leader is gone is begun anew for whoever leads then; another failure is a person's."""
         try:
@@ -182,6 +192,8 @@ class DatabaseRejoin(Planning, Reading, Returning):
         except (ActivityError, ApplicationError) as error:
             if kind_of(error) == EpochSuperseded.__name__ or (await self.observe()).led_by == self.record.leader:
                 raise
+            # Whatever it did not do may be for want of a leader.
+            self.in_vain = False
             raise Overtaken(f"{self.record.leader} leads no more: {reason_of(error)}") from error
 
     def kept_text(self, how: Return) -> str:

@@ -22,7 +22,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows.database_protect import Protecting
     from workflows.policy.rejoin import how_to_return, is_apart, make_receipt, newest, room_for, verdict_on
     from workflows.reasons import kind_of, reason_of
-    from workflows.runbook import NEVER_AGAIN, WAIT_S
+    from workflows.runbook import WAIT_S
 
 STOPS = 4
 """How often a member that starts by itself is stopped anew, before the run parks."""
@@ -121,17 +121,9 @@ class Returning(Protecting):
     async def start_member(self) -> FolderResult:
         # One attempt waits for as long as it recovers; one that fails is not tried for ever in silence.
         order = FolderOrder.model_validate(self.folder_order())
-        try:
-            return await self.do(
-                data_folder.start_standby, order, limit=WAIT_S, total=None, heartbeat=6.0, attempts=START_ATTEMPTS
-            )
-        except ActivityError as error:
-            if self.how is None or self.how.method != "follow" or kind_of(error) in NEVER_AGAIN:
-                raise
-            # Its data may be what keeps it from starting. A copy may take hours, so that a person says so.
-            self.in_vain = True
-            why = f"{reason_of(error)}; `retry` copies it anew"
-            raise ApplicationError(why, type=kind_of(error)) from error
+        return await self.do(
+            data_folder.start_standby, order, limit=WAIT_S, total=None, heartbeat=6.0, attempts=START_ATTEMPTS
+        )
 
     async def until_it_streams(self) -> str:
         """It streams on the leader's timeline, as both say, has replayed what was there, and may start by itself."""

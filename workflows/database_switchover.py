@@ -97,6 +97,8 @@ class Switching(Planning, Fencing, Reading, Routing, StartingRejoins, Returning)
         self.why = ""
         self.asked: str | None = None
         self._undo_claimed = False
+        self.returned = False
+        """The old primary follows the new one."""
         self.needed = 0
         """How many others had to acknowledge a commit of the old primary."""
         self.alone = False
@@ -117,6 +119,7 @@ class Switching(Planning, Fencing, Reading, Routing, StartingRejoins, Returning)
         if request.dry_run:
             await self.plan_rest(self.would())
             return
+        self.claiming = True
         self.record = await self.step(CLAIM, lambda: self.claim_after(seen), told=lambda r: f"epoch {r.epoch}")
         back = ("Lead the standbys back", self.lead_back)
         await self.step(PREPARE, self.prepare, undo=back, told=lambda text: text, parks=False)
@@ -349,7 +352,7 @@ class Switching(Planning, Fencing, Reading, Routing, StartingRejoins, Returning)
             survivors=self.record.candidate_voters,
         )
         try:
-            return await self.do(promotion.promote_candidate, order, limit=30, heartbeat=2.0)
+            return await self.do(promotion.promote_candidate, order, limit=30, total=60, heartbeat=2.0)
         except ActivityError as error:
             self.give_up_openings()
             if kind_of(error) != SurvivorMissing.__name__:
@@ -390,7 +393,9 @@ class Switching(Planning, Fencing, Reading, Routing, StartingRejoins, Returning)
             if how.method == "follow":
                 await self.return_member()
                 await self.start_member()
-                return f"{how.method}: {how.reason}; {await self.until_it_streams()}"
+                streams = await self.until_it_streams()
+                self.returned = True
+                return f"{how.method}: {how.reason}; {streams}"
             why = how.reason
         except (ActivityError, ApplicationError) as error:
             why = reason_of(error)
@@ -429,6 +434,8 @@ class Switching(Planning, Fencing, Reading, Routing, StartingRejoins, Returning)
         await self._claim_once()
         failed: list[str] = []
         for part in (self.start_primary, self.clear_choice, self.reconnect):
+            if part == self.reconnect and failed:
+                break  # There may be nobody to follow; a failover waits for the end of this run, and leads them itself.
             try:
                 await part()
             except (ActivityError, ApplicationError) as error:

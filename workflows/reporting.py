@@ -80,8 +80,8 @@ def build_report(run: DatabaseRunbook, outcome: Outcome, summary: str = "") -> R
 def _summary(run: DatabaseRunbook) -> str:
     promoted, how = getattr(run, "promoted", None), getattr(run, "how", None)
     if promoted is not None and run.can_wait:
-        follows = how is not None and how.method == "follow" and not getattr(run, "followed_by", [])
-        return f"{promoted.member} leads, {run.suspect} {'follows it' if follows else 'is shut down'}"
+        now = "follows it" if getattr(run, "returned", False) else "is shut down"
+        return f"{promoted.member} leads, {run.suspect} {now}"
     if promoted is not None:
         return f"{promoted.member} leads, {run.suspect} is fenced"
     if how is not None:

@@ -93,6 +93,10 @@ class Runbook(Telling):
         self.effects_from: str | None = None
         """The region whose workers act, since others are cut off from a part of the estate; None: any region's."""
         self.has_lock, self.overtaken = False, ""
+        self.claiming = False
+        """An epoch is about to be claimed, or is: whoever comes after must see it."""
+        self.sure: bool | None = None
+        """Of a failover, once it has looked: whether it is needed whatever a person says."""
         self._undos: list[tuple[str, Callable[[], Awaitable[object]]]] = []
         self._parking = asyncio.Lock()
         self._beside: list[asyncio.Future[object]] = []
@@ -349,23 +353,33 @@ class Runbook(Telling):
         """
         name = what or self.service_name
         if await self._hold_lock(name):
+            self.has_lock = what is None
             return False
         holder = await self.do(estates.lock_holder, LockQuestion(service=name), attempts=5)
         if holder and what is None and not self.gives_way:
-            asked = WayRequest(
-                by=workflow.info().workflow_id, reason="it needs the service now", urgent=self.urgent_need
-            )
-            with contextlib.suppress(FailureError):
-                await workflow.get_external_workflow_handle(holder).signal("make_way", asked)
-                for _ in range(MAKE_WAY_ROUNDS):
-                    if await self._hold_lock(name):
-                        return True
-                    await workflow.sleep(timedelta(seconds=0.1), summary="until the other run makes way")
+            if await self._have_way_made(holder, urgent=False):
+                return True
+            if self.urgent_need:
+                await workflow.wait_condition(lambda: self.sure is not None)
+            if self.sure and await self._have_way_made(holder, urgent=True):
+                return True
         raise ApplicationError(
             str(failures.ServiceLocked(f"{name} is held by {holder or 'a run that just ended'}")),
             type="ServiceLocked",
             non_retryable=True,
         )
+
+    async def _have_way_made(self, holder: str, *, urgent: bool) -> bool:
+        """Ask whoever holds the service's lock for it; whether this run has it then."""
+        asked = WayRequest(by=workflow.info().workflow_id, reason="it needs the service now", urgent=urgent)
+        with contextlib.suppress(FailureError):
+            await workflow.get_external_workflow_handle(holder).signal("make_way", asked)
+            for _ in range(MAKE_WAY_ROUNDS):
+                if await self._hold_lock(self.service_name):
+                    self.has_lock = True
+                    return True
+                await workflow.sleep(timedelta(seconds=0.1), summary="until the other run makes way")
+        return False
 
     async def _hold_lock(self, name: str) -> bool:
         try:
@@ -403,12 +417,15 @@ class Runbook(Telling):
             self.overtaken = asked.by
             self.note(f"makes way for {asked.by}")
             await self.unlock()
-        elif self.can_wait and asked.urgent and self.epoch is None:
-            # Parked, asking a person or looking: whatever it rests on is no longer so.
+        elif self.can_wait and asked.urgent and self.epoch is None and self.has_lock:
+            # Parked, asking a person or looking: what it rests on is no longer so.
             self.note(f"is called off for {asked.by}")
             self._abort = Verb(by=asked.by, reason=asked.reason)
-            self._verdict_on_parked = "abort"
-            await self.unlock()
+            if self._parked is not None:
+                self._verdict_on_parked = "abort"
+            # A claim that is under way may land yet: the lock is given back with the end of the run then.
+            if not self.claiming or self._parked is not None:
+                await self.unlock()
 
     def start_clock(self, outage_started: datetime) -> None:
         """The RTO runs from the first failed probe."""

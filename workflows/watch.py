@@ -62,13 +62,13 @@ def agreeing(sightings: Sequence[Sighting], detection: Detection) -> list[Sighti
 def goes_on(
     before: datetime | None, sightings: Sequence[Sighting], started: datetime, detection: Detection
 ) -> datetime | None:
-    """`before`, when the outage began that a run did not end, if it goes on: nobody was served since the watch started
-    anew. None where there was none, or it ended by itself meanwhile.
+    """`before`, when the outage began that a run did not end, if it goes on: nobody was served since the watch probes
+    again. None where there was none, or it ended by itself meanwhile.
     """
     if before is None or not sightings:
         return None
     at_once = timedelta(seconds=detection.failures * (detection.interval_s + detection.probe_timeout_s) + 2)
-    return before if min(map(began, sightings)) - started <= at_once else None
+    return before if began(agreeing(sightings, detection)[0]) - started <= at_once else None
 
 
 @workflow.defn(name="Watch", failure_exception_types=[Exception])
@@ -83,6 +83,7 @@ class Watch:
         """The record names another leader than the one that is watched."""
         self.standing_back = ""
         """The planned run that asked for it."""
+        self.probing_since: datetime
         self.recovered = False
         """The failover that it started has ended the outage."""
 
@@ -108,6 +109,7 @@ class Watch:
         )
         self.record = await self.reserve(await self.establish())
         blocked = request.blocked_until
+        self.probing_since = workflow.now()
         regions = [asyncio.ensure_future(self.region(name)) for name in self.estate.vantages]
         keeping = [asyncio.ensure_future(self.keep())]
         if self.estate.service.reads is not None:
@@ -118,14 +120,18 @@ class Watch:
             await workflow.wait_condition(lambda: self.quorum() or self.begins_anew() or bool(self.standing_back))
             if self.standing_back:
                 await self.until_free()
-            elif self.quorum():
-                await self.fail_over(self.outage_before(request))
+            elif self.quorum() and await self.fail_over(self.outage_before(request)):
                 blocked = workflow.now() + timedelta(seconds=self.estate.service.detection.block_s)
         finally:
             for task in (*regions, *keeping):
                 task.cancel()
         workflow.continue_as_new(
-            WatchRequest(service=request.service, blocked_until=blocked, down_since=self.down_since(request))
+            WatchRequest(
+                service=request.service,
+                blocked_until=blocked,
+                down_since=self.down_since(request),
+                down_leader=self.record.leader,
+            )
         )
 
     def begins_anew(self) -> bool:
@@ -136,9 +142,8 @@ class Watch:
         return len(self.down) >= self.estate.service.detection.quorum
 
     def outage_before(self, request: WatchRequest) -> datetime | None:
-        return goes_on(
-            request.down_since, list(self.down.values()), workflow.info().start_time, self.estate.service.detection
-        )
+        before = request.down_since if request.down_leader == self.record.leader else None
+        return goes_on(before, list(self.down.values()), self.probing_since, self.estate.service.detection)
 
     def down_since(self, request: WatchRequest) -> datetime | None:
         """Since when whoever leads is down, as long as it is."""
@@ -147,8 +152,8 @@ class Watch:
         first = min(began(sighting) for sighting in agreeing(list(self.down.values()), self.estate.service.detection))
         return self.outage_before(request) or first
 
-    async def fail_over(self, outage_began: datetime | None) -> None:
-        """Start the runbook, which confirms before it acts, and wait for its end."""
+    async def fail_over(self, outage_began: datetime | None) -> bool:
+        """Start the runbook, which confirms before it acts, and wait for its end; whether it had the service."""
         recent = agreeing(list(self.down.values()), self.estate.service.detection)
         first = min(began(sighting) for sighting in recent)
         reserved = self.record.run == self.holder()
@@ -184,6 +189,8 @@ class Watch:
             if kind_of(error) == ServiceLocked.__name__:
                 # Not again and again: whoever works on the service is awaited, and what is true then is looked at.
                 await self.until_free()
+                return False
+        return True
 
     async def until_free(self) -> None:
         await workflow.execute_activity(

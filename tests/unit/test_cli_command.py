@@ -192,13 +192,16 @@ def test_a_plan_that_would_come_to_nothing_exits_1(
     assert call(["plan", "database-switchover", "counting-db"]) == code
 
 
+@pytest.mark.parametrize("begun", [["ui-1"], []])
 def test_whoever_stops_looking_is_told_that_the_run_goes_on(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    begun: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def interrupted(*_: object) -> None:
-        raise KeyboardInterrupt
+    def interrupted() -> None:
+        with runs.telling_that_it_goes_on() as found:
+            found += begun
+            raise KeyboardInterrupt
 
-    monkeypatch.setattr(runs, "where", lambda *_: None)
-    monkeypatch.setattr(runs, "at", interrupted)
-    assert call(["run", "database-failback", "counting-db", "--wait"]) == 130
-    assert "the run goes on" in capsys.readouterr().err
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    told = capsys.readouterr().err
+    assert ("ui-1 goes on; `lifeboat show --follow ui-1` looks again" in told) == bool(begun), told

@@ -241,6 +241,7 @@ def test_the_newest_verdict_is_that_of_whoever_was_left_behind_then():
         ({"running": True}, "in production"),
         ({"state": "shut down"}, "shut down"),
         ({"state": "", "system": ""}, "a folder whose pg_control can't be read"),
+        ({"state": "", "system": "", "programs": 0}, "a folder, and no program to read it"),
         ({"major": 0, "state": "", "system": ""}, "an empty folder"),
     ],
 )
@@ -251,6 +252,9 @@ def test_how_a_folder_stands_is_told_in_words(changed: dict[str, Any], text: str
 def test_a_folder_that_tells_nothing_is_nobodys_to_erase():
     unknown = examined(state="", system="", timeline=1, branches=[])
     assert how_to_return(unknown, None).method == "refuse"
+    # Nothing is said of the folder where only the programs are missing.
+    missing = how_to_return(examined(state="", system="", programs=0, timeline=1, branches=[]), None)
+    assert (missing.method, "at its `bin`" in missing.reason) == ("refuse", True)
     # Begun on by a copy, or empty, it is good for one.
     assert how_to_return(examined(state="", system="", begun="rebuild"), None).method == "rebuild"
     assert how_to_return(examined(major=0, state="", system=""), None).method == "rebuild"
@@ -260,6 +264,13 @@ def test_what_followed_in_vain_is_copied():
     follows = examined(timeline=1, standby=True, branches=[])
     assert how_to_return(follows, None).method == "follow"
     assert how_to_return(follows, None, in_vain=True).method == "rebuild"
+    # On an older timeline as well: nothing of its own, or ended before the fork.
+    early, nothing = examined(checkpoint=FORK - 1), Divergence(records=0, missing="")
+    assert how_to_return(early, nothing).method == "follow"
+    assert how_to_return(early, nothing, in_vain=True).method == "rebuild"
+    gone = Divergence(records=0, missing="000000010000000000000001")
+    assert how_to_return(early, gone).method == "follow"
+    assert how_to_return(early, gone, in_vain=True).method == "rebuild"
 
 
 def test_room_for_a_copy():

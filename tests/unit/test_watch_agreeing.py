@@ -44,3 +44,5 @@ def test_an_outage_that_a_run_did_not_end_goes_on():
     assert goes_on(before, [saw("a", 30), saw("b", 30.5)], T0, DETECTION) is None
     assert goes_on(None, [saw("a", 0.3)], T0, DETECTION) is None
     assert goes_on(before, [], T0, DETECTION) is None
+    # One region is cut off all the time, and the others see it die days later.
+    assert goes_on(before, [saw("c", 0.1), saw("a", 9e5), saw("b", 9e5)], T0, DETECTION) is None

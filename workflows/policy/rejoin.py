@@ -6,6 +6,7 @@ from schemas.facts import MemberFacts, lsn_text
 from schemas.receipts import Receipt
 from schemas.rejoin import Divergence, Examination, FolderFacts, Return, Room
 
+VAIN = "it was started as it is, and did not come up or stream, as where WAL that it needs is gone"
 ROOM = 1.1
 """A copy takes the leader's bytes and the WAL that is written meanwhile."""
 
@@ -36,11 +37,11 @@ def may_rejoin(found: Examination) -> str | None:
 
 def unreadable(folder: FolderFacts) -> str | None:
     """Why nobody knows whose the folder's data is, as text; None where it tells, is empty, or only good for a copy."""
-    if not folder.major or folder.system or folder.begun:
+    if not folder.major or folder.system or folder.begun or not folder.programs:
         return None
     return (
         f"pg_control of {folder.member} can't be read, so that nobody knows what its folder holds: its owner must bring"
-        " the file back, or empty the folder, which is then copied anew"
+        " the file back, or put the folder aside, in whose place the leader's is then copied"
     )
 
 
@@ -74,10 +75,7 @@ def how_to_return(found: Examination, divergence: Divergence | None, *, in_vain:
         return _rebuild(found, f"its data is of PostgreSQL {folder.major}")
     if folder.timeline == found.leader_timeline:
         if folder.standby and in_vain:
-            return _rebuild(
-                found,
-                "it was started as it is, and did not come up or stream, as where WAL that it needs is gone",
-            )
+            return _rebuild(found, VAIN)
         if folder.standby:
             return Return(method="follow", reason=f"it is on {leader}'s timeline {folder.timeline}")
         return _rebuild(found, f"it led on {leader}'s own timeline {folder.timeline}, so the two can't be told apart")
@@ -86,9 +84,13 @@ def how_to_return(found: Examination, divergence: Divergence | None, *, in_vain:
     assert divergence is not None
     at = lsn_text(found.fork)
     if divergence.missing:
+        if folder.position <= found.fork and in_vain:
+            return _rebuild(found, VAIN)
         if folder.position <= found.fork:
             return Return(method="follow", reason=f"it ends at {lsn_text(folder.position)}, before the fork at {at}")
         return _rebuild(found, f"its WAL from the fork at {at} on is gone")
+    if not divergence.records and in_vain:
+        return _rebuild(found, VAIN)
     if not divergence.records:
         return Return(method="follow", reason=f"it has nothing past the fork at {at}")
     return _apart(found, f"it has WAL up to {lsn_text(divergence.end)}, past the fork at {at}")
