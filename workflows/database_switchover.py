@@ -70,6 +70,7 @@ before it, and in the next second by the clock, until that second has passed (se
 START_S = 45.0
 """Limit of a start of the old primary after a move that was called off."""
 
+START_TRIES = 3
 TRIES = 4
 """Attempts of what is prepared while clients are served: the first three fail within a second or so."""
 
@@ -427,7 +428,7 @@ class Switching(Planning, Fencing, Reading, Routing, StartingRejoins, Returning)
 
     async def start_primary(self) -> None:
         """Not for long: one that does not start is the watch's to fail over from, once this run has ended."""
-        await self.do(node.start_node, self.node_order(), limit=START_S, total=START_S)
+        await self.do(node.start_node, self.node_order(), limit=START_S, total=START_S, attempts=START_TRIES)
 
     async def lead_back(self) -> None:
         """What fails is told in the end, and holds none of the rest up."""

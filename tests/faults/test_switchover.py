@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -77,6 +78,11 @@ async def test_the_candidate_hangs_while_the_primary_is_shut_down(shared_lab: La
         assert done.exists()
         assert "nobody was promoted" in report.summary, report
         await stayed(scene, report)
+
+
+async def led_by_another(scene: Scene) -> bool:
+    record = await scene.epoch()
+    return record is not None and record.leader != "pg-east-1" and record.candidate is None
 
 
 def titles(state: RunState) -> list[str]:
@@ -296,3 +302,36 @@ async def test_the_primary_dies_while_the_move_is_prepared(shared_lab: Lab) -> N
         (prepare,) = [step for step in report.steps if step.title == PREPARE]
         assert prepare.attempts <= 4, prepare
         await scene.safe()
+
+
+@pytest.mark.campaign
+async def test_a_failover_of_a_living_primary_calls_no_move_off(scene: Scene) -> None:
+    """Nothing says yet that it is needed."""
+    await scene.traffic()
+    move = await scene.switch("pg-east-2", approval="always")
+    await scene.question(move)
+    failover = await scene.start("beside-a-move")
+    with pytest.raises(WorkflowFailureError) as locked:
+        await scene.report(failover)
+    assert move.id in str(locked.value.cause)
+    await scene.reject(move)
+    assert (await scene.report(move)).outcome == "rejected"
+    await scene.safe()
+
+
+@pytest.mark.campaign
+async def test_the_primarys_node_hangs_while_the_move_is_prepared(shared_lab: Lab) -> None:
+    """Neither its server nor its control answers: the move gives up, and the watch's failover has the service."""
+    plan = {"activity": "prepare_primary", "when": "before", "strike": "freeze-node", "member": "pg-east-1"}
+    async with striking_scene(shared_lab, workflow="DatabaseSwitchover", **plan) as (scene, done):
+        await scene.traffic()
+        move = await scene.switch("pg-east-2")
+        report = await scene.report(move, 60)
+        assert done.exists()
+        assert report.new_primary is None, report
+        # One that came while the move was at it was refused.
+        with contextlib.suppress(WorkflowFailureError):
+            await scene.report(await scene.run_of_watch())
+        await scene.until("a failover has recovered it", lambda: led_by_another(scene), 60)
+        found = await scene.safe()
+        assert max(route.longest_gap_s for route in found.routes.values()) < 60, found

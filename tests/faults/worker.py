@@ -53,6 +53,8 @@ def strike(plan: Plan, order: Any = None) -> None:
             faults.start(Lab.load(Path(plan["lab"])), plan["member"], force=True)
         case "kill-node":
             faults.kill(Lab.load(Path(plan["lab"])), plan.get("member") or order.leader)
+        case "freeze-node":
+            faults.freeze(Lab.load(Path(plan["lab"])), plan["member"])
         case "cut-off":
             cut_off(Lab.load(Path(plan["lab"])), plan["member"])
         case "freeze-receiver":
