@@ -59,6 +59,11 @@ def agreeing(sightings: Sequence[Sighting], detection: Detection) -> list[Sighti
     return [sighting for sighting in ordered if abs(began(sighting) - quorum) <= probe]
 
 
+def outage_of(sightings: Sequence[Sighting], detection: Detection) -> datetime:
+    """When the outage began that these saw."""
+    return began(agreeing(sightings, detection)[0])
+
+
 def goes_on(
     before: datetime | None, sightings: Sequence[Sighting], started: datetime, detection: Detection
 ) -> datetime | None:
@@ -68,7 +73,7 @@ def goes_on(
     if before is None or not sightings:
         return None
     at_once = timedelta(seconds=detection.failures * (detection.interval_s + detection.probe_timeout_s) + 2)
-    return before if began(agreeing(sightings, detection)[0]) - started <= at_once else None
+    return before if outage_of(sightings, detection) - started <= at_once else None
 
 
 @workflow.defn(name="Watch", failure_exception_types=[Exception])
@@ -149,8 +154,7 @@ class Watch:
         """Since when whoever leads is down, as long as it is."""
         if not self.quorum() or self.recovered:
             return None
-        first = min(began(sighting) for sighting in agreeing(list(self.down.values()), self.estate.service.detection))
-        return self.outage_before(request) or first
+        return self.outage_before(request) or outage_of(list(self.down.values()), self.estate.service.detection)
 
     async def fail_over(self, outage_began: datetime | None) -> bool:
         """Start the runbook, which confirms before it acts, and wait for its end; whether it had the service."""

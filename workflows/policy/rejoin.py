@@ -61,6 +61,11 @@ def how_to_return(found: Examination, divergence: Divergence | None, *, in_vain:
     """Follow where nothing diverged, rewind where it is right, else rebuild. `divergence`: what lies past the fork;
     `in_vain`: it was started as a standby as it is, and did not come up, or did not stream.
     """
+    way = _way_back(found, divergence)
+    return _rebuild(found, VAIN) if in_vain and way.method == "follow" else way
+
+
+def _way_back(found: Examination, divergence: Divergence | None) -> Return:
     folder, leader = found.folder, found.leader
     refusal = may_rejoin(found)
     if refusal is not None:
@@ -74,8 +79,6 @@ def how_to_return(found: Examination, divergence: Divergence | None, *, in_vain:
     if folder.major != found.leader_major:
         return _rebuild(found, f"its data is of PostgreSQL {folder.major}")
     if folder.timeline == found.leader_timeline:
-        if folder.standby and in_vain:
-            return _rebuild(found, VAIN)
         if folder.standby:
             return Return(method="follow", reason=f"it is on {leader}'s timeline {folder.timeline}")
         return _rebuild(found, f"it led on {leader}'s own timeline {folder.timeline}, so the two can't be told apart")
@@ -84,13 +87,9 @@ def how_to_return(found: Examination, divergence: Divergence | None, *, in_vain:
     assert divergence is not None
     at = lsn_text(found.fork)
     if divergence.missing:
-        if folder.position <= found.fork and in_vain:
-            return _rebuild(found, VAIN)
         if folder.position <= found.fork:
             return Return(method="follow", reason=f"it ends at {lsn_text(folder.position)}, before the fork at {at}")
         return _rebuild(found, f"its WAL from the fork at {at} on is gone")
-    if not divergence.records and in_vain:
-        return _rebuild(found, VAIN)
     if not divergence.records:
         return Return(method="follow", reason=f"it has nothing past the fork at {at}")
     return _apart(found, f"it has WAL up to {lsn_text(divergence.end)}, past the fork at {at}")
