@@ -19,6 +19,7 @@ from activities.zones import names_of
 from schemas.facts import EpochRecord
 from schemas.failures import EpochSuperseded, EpochUnavailable, NotYet, RouteUnavailable
 from schemas.orders import DnsOrder, ProofResult
+from schemas.topology import DatabaseService
 
 NAMES_S = 2.0
 """What a zone gets in the middle of a failover whose epochs are elsewhere."""
@@ -33,9 +34,12 @@ async def _wanted(order: DnsOrder) -> list[Record]:
 
 async def _reads(order: DnsOrder) -> list[Record | RecordSet]:
     """The read-only names, which nobody may lead to a member of the old timeline once another acknowledges."""
-    if order.reads is None or order.service.reads is None or not order.service.reads.names():
+    service = order.service
+    if order.reads is None or not isinstance(service, DatabaseService):
         return []
-    held, sets = await asyncio.gather(read_held(order.zone, order.service.name), sets_of(order.service, order.reads))
+    if service.reads is None or not service.reads.names():
+        return []
+    held, sets = await asyncio.gather(read_held(order.zone, order.service.name), sets_of(service, order.reads))
     return [next_record(order.zone, order.service.name, held, order.wanted.epoch, order.target), *sets]
 
 

@@ -21,6 +21,7 @@ from schemas.reads import PgpoolRoute
 
 LIMIT_S = 2.0
 """Limit of one connection with its orders: a change of backends ends Pgpool-II's PCP processes."""
+_AGAIN_S = 0.05
 SERVES = (1, 2)
 """Status of a backend that clients get: not connected to yet, or in use. 3 is down, 0 unused."""
 AT_ONCE = 8
@@ -76,19 +77,33 @@ class Session:
                 raise RouteUnavailable(f"it answers {found!r} for {letter!r}")
 
 
-@contextlib.asynccontextmanager
-async def session(route: PgpoolRoute) -> AsyncIterator[Session]:
-    """RouteUnavailable within LIMIT_S, which the order within it has a part of."""
-    host = route.pcp_host or route.host
-    writer: asyncio.StreamWriter | None = None
-    try:
-        async with asyncio.timeout(LIMIT_S):
-            reader, writer = await asyncio.open_connection(host, route.pcp_port)
-            made = Session(reader, writer)
+async def _authenticated(route: PgpoolRoute, host: str) -> Session:
+    """Tried again where the connection ends before: nothing is ordered yet, and PCP's processes end after a change."""
+    while True:
+        reader, writer = await asyncio.open_connection(host, route.pcp_port)
+        made = Session(reader, writer)
+        try:
             made.send(b"M")
             salt = (await made.receive(b"m"))[:4]
             made.send(b"R", route.pcp_user, answer_to(salt, route.pcp_user, resolve(route.pcp_password) or ""))
             await made.receive(b"r")
+            return made
+        except (EOFError, ConnectionResetError, BrokenPipeError):
+            writer.close()
+            await asyncio.sleep(_AGAIN_S)
+        except BaseException:
+            writer.close()
+            raise
+
+
+@contextlib.asynccontextmanager
+async def session(route: PgpoolRoute) -> AsyncIterator[Session]:
+    """RouteUnavailable within LIMIT_S, which the order within it has a part of."""
+    host = route.pcp_host or route.host
+    made: Session | None = None
+    try:
+        async with asyncio.timeout(LIMIT_S):
+            made = await _authenticated(route, host)
             yield made
     except RouteUnavailable as error:
         raise RouteUnavailable(f"Pgpool-II {route.name}, PCP at {host}:{route.pcp_port}: {error.detail}") from error
@@ -96,15 +111,24 @@ async def session(route: PgpoolRoute) -> AsyncIterator[Session]:
         why = str(error) or f"no answer within {LIMIT_S:g} s"
         raise RouteUnavailable(f"Pgpool-II {route.name}, PCP at {host}:{route.pcp_port}: {why}") from error
     finally:
-        if writer is not None:
+        if made is not None:
             # Told, or its log has a line of a client that was lost, each second.
             with contextlib.suppress(OSError):
-                writer.write(b"X" + struct.pack("!i", 4))
-            writer.close()
+                made.writer.write(b"X" + struct.pack("!i", 4))
+            made.writer.close()
 
 
 async def backends(route: PgpoolRoute) -> dict[int, Backend]:
-    """Every backend by its number."""
+    """Every backend by its number. Asked twice where the connection ended: PCP's processes end after a change."""
+    try:
+        return await _backends(route)
+    except RouteUnavailable as error:
+        if not isinstance(error.__cause__, (EOFError, ConnectionError)):
+            raise
+        return await _backends(route)
+
+
+async def _backends(route: PgpoolRoute) -> dict[int, Backend]:
     found: dict[int, Backend] = {}
     async with session(route) as made:
         made.send(b"I", "-1")

@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from schemas import control, zones
+from schemas import control, topology, zones
 from schemas.failures import TopologyInvalid
 from schemas.topology import Topology
 
@@ -139,7 +139,11 @@ def _locate(root: yaml.Node, loc: Loc) -> tuple[Loc, int]:
 
 def _kinds_in(children: dict[int | str, tuple[int, yaml.Node]]) -> set[object]:
     """The group's own kind, or what it may be where it names none."""
-    return {children["kind"][1].value} if "kind" in children else {control.DEFAULT_KIND, zones.DEFAULT_KIND}
+    return (
+        {children["kind"][1].value}
+        if "kind" in children
+        else {control.DEFAULT_KIND, zones.DEFAULT_KIND, topology.DEFAULT_KIND}
+    )
 
 
 def _children(node: yaml.Node | None) -> dict[int | str, tuple[int, yaml.Node]]:
@@ -226,4 +230,4 @@ def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
 
 def _kind_of(model: type[BaseModel]) -> object:
     kind = model.model_fields.get("kind")
-    return kind.default if kind is not None else None
+    return next(iter(get_args(kind.annotation)), None) if kind is not None else None

@@ -34,7 +34,7 @@ class Stand:
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
         self.tail = Tail(lab.ledger)
-        self.service: DatabaseService = load_topology(lab.topology).service(lab.service)
+        self.service: DatabaseService = load_topology(lab.topology).database(lab.service)
 
     def target(self, member: str) -> Target:
         """A member, straight, as superuser."""

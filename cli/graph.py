@@ -3,17 +3,58 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from rich.text import Text
 from rich.tree import Tree
 
+from schemas.cache import CacheMember, CacheService
 from schemas.reads import ReadNames
 from schemas.routes import DnsRoute, FileRoute, HAProxyRoute, PgBouncerRoute, WebhookRoute
-from schemas.topology import DatabaseService, Member, Region, Topology
+from schemas.topology import AnyService, DatabaseService, Member, Region, Topology
 from schemas.zones import Route53Zone, Zone
 
 WHAT = {PgBouncerRoute: "PgBouncer", HAProxyRoute: "HAProxy", FileRoute: "configuration"}
 """What a route is that stands in a region."""
+
+
+SHAPES = {"member": '[("{}")]', "route": '["{}"]', "sentinel": '["{}"]'}
+"""How a flowchart draws a kind of thing."""
+
+
+@dataclass(frozen=True)
+class Thing:
+    """What stands in a region for a service."""
+
+    kind: str
+    name: str
+    what: str
+
+
+def things(service: AnyService, region: str) -> Iterator[Thing]:
+    if isinstance(service, CacheService):
+        yield from (Thing("member", each.name, cache_role_of(service, each)) for each in service.members_of(region))
+        watched = "watches" if region == service.member(service.home).region else "stands by to watch"
+        yield from (
+            Thing("sentinel", each.name, f"Sentinel, {watched} {service.name}") for each in service.sentinels_of(region)
+        )
+        return
+    yield from (Thing("member", each.name, role_of(service, each)) for each in service.members if each.region == region)
+    for route in service.routes:
+        if not isinstance(route, DnsRoute | WebhookRoute) and route.region == region:
+            yield Thing("route", route.name, f"{WHAT[type(route)]} of {service.name}")
+    for reading in service.reads.pgpools() if service.reads is not None else []:
+        if reading.region == region:
+            yield Thing("route", reading.name, f"Pgpool-II that reads {service.name}")
+
+
+def cache_role_of(service: CacheService, member: CacheMember) -> str:
+    """What the member is to its cache."""
+    if member.name == service.home:
+        return "leads when all is well"
+    at_home = member.region == service.member(service.home).region
+    parts = ["replica" if at_home else "replica in the other region"]
+    return ", ".join([*parts, *(["never promoted"] if member.priority == 0 else [])])
 
 
 def tree(topology: Topology) -> Tree:
@@ -27,15 +68,8 @@ def tree(topology: Topology) -> Tree:
             Text.assemble((region.name, "bold"), f"  tier {region.tier}, role {region.role}")
         )
         for service in topology.services:
-            for member in service.members:
-                if member.region == region.name:
-                    branch.add(f"{member.name}  {role_of(service, member)}")
-            for route in service.routes:
-                if not isinstance(route, DnsRoute | WebhookRoute) and route.region == region.name:
-                    branch.add(f"{route.name}  {WHAT[type(route)]} of {service.name}")
-            for reading in service.reads.pgpools() if service.reads is not None else []:
-                if reading.region == region.name:
-                    branch.add(f"{reading.name}  Pgpool-II that reads {service.name}")
+            for thing in things(service, region.name):
+                branch.add(f"{thing.name}  {thing.what}")
             if region.name in topology.vantages(service):
                 branch.add(Text(f"a worker probes {service.name} from here", style="dim"))
     zone = root.add(Text.assemble(("zone ", ""), (topology.zone.name, "bold"), f"  {where(topology.zone)}"))
@@ -44,6 +78,8 @@ def tree(topology: Topology) -> Tree:
         zone.add(f"epoch of {service.name}" + (f"  in s3://{epochs.bucket}" if epochs is not None else ""))
         for name in service.dns_routes():
             zone.add(f"{name.record}  leads to its leader, TTL {name.ttl_s} s")
+        if not isinstance(service, DatabaseService):
+            continue
         for each in service.reads.names() if service.reads is not None else []:
             zone.add(f"{each.record}  leads to its standbys that may be read, TTL {each.ttl_s} s")
         for route in service.told():
@@ -88,20 +124,24 @@ def _chart(topology: Topology) -> Iterator[str]:
             yield f'subgraph {_id("region", region.name)}["{region.name} · {region.tier}"]'
             yield f'{_id("worker", region.name)}(["worker"])'
             for service in topology.services:
-                for member in service.members:
-                    if member.region == region.name:
-                        yield f'{_id("member", member.name)}[("{member.name}")]'
-                for route in service.routes:
-                    if not isinstance(route, DnsRoute | WebhookRoute) and route.region == region.name:
-                        yield f'{_id("route", route.name)}["{route.name}"]'
-                for reading in service.reads.pgpools() if service.reads is not None else []:
-                    if reading.region == region.name:
-                        yield f'{_id("route", reading.name)}["{reading.name}"]'
+                for thing in things(service, region.name):
+                    yield f"{_id(thing.kind, thing.name)}{SHAPES[thing.kind].format(thing.name)}"
             yield "end"
         if geography is not None:
             yield "end"
     for service in topology.services:
-        yield from _arrows(service)
+        yield from _arrows(service) if isinstance(service, DatabaseService) else _cache_arrows(service)
+
+
+def _cache_arrows(service: CacheService) -> Iterator[str]:
+    for member in service.members:
+        if member.name != service.home:
+            yield f"{_id('member', service.home)} -.-> {_id('member', member.name)}"
+    for sentinel in service.sentinels_of(service.member(service.home).region):
+        yield f"{_id('sentinel', sentinel.name)} -. watches .-> {_id('member', service.home)}"
+    for route in service.routes:
+        yield f'{_id("route", route.name)}(["{route.record}"])'
+        yield f"{_id('route', route.name)} ==> {_id('member', service.home)}"
 
 
 def _arrows(service: DatabaseService) -> Iterator[str]:

@@ -11,8 +11,9 @@ import typer
 from cli.choices import Json
 from cli.output import err, out, print_json
 from cli.problems import Exit
+from schemas.cache import CacheService
 from schemas.failures import TopologyInvalid
-from schemas.topology import DatabaseService, Topology
+from schemas.topology import AnyService, DatabaseService, Topology
 
 app = typer.Typer(help="The declared estate.", no_args_is_help=True)
 
@@ -82,7 +83,13 @@ def _reads(service: DatabaseService) -> str:
     )
 
 
-def _service(service: DatabaseService) -> str:
+def _service(service: AnyService) -> str:
+    deadline = f"RTO {service.rto_s:.0f} s, RPO {service.rpo_s:.0f} s"
+    if isinstance(service, CacheService):
+        return (
+            f"{service.name}: {len(service.members)} Redis servers and {len(service.sentinels)} Sentinels,"
+            f" {len(service.routes)} routes, {deadline}"
+        )
     policy = service.synchronous
     sync = (
         f"ANY {policy.acknowledgements} of {len(policy.voters)} voters, {policy.policy}"
@@ -91,5 +98,5 @@ def _service(service: DatabaseService) -> str:
     )
     return (
         f"{service.name}: {len(service.members)} members, {sync}, {len(service.routes)} routes{_reads(service)},"
-        f" RTO {service.rto_s:.0f} s, RPO {service.rpo_s:.0f} s"
+        f" {deadline}"
     )

@@ -6,22 +6,32 @@ from datetime import datetime
 from typing import Literal
 
 from schemas.base import Fact
+from schemas.cache import CacheService
 from schemas.facts import EpochRecord, MemberFacts, Probe
 from schemas.keeping import ReportStore
 from schemas.reports import Report
 from schemas.routes import FileRoute, HAProxyRoute, PgBouncerRoute, WebhookRoute
+from schemas.service import Service
 from schemas.targets import Target
-from schemas.topology import DatabaseService
+from schemas.topology import AnyService, DatabaseService
 from schemas.zones import Zone
 
 
-class Estate(Fact):
+class AnyEstate(Fact):
     """The part of the topology that one run keeps as its own, whatever is edited meanwhile."""
 
-    service: DatabaseService
+    service: Service
     zone: Zone
     vantages: list[str]
     reports: ReportStore | None = None
+
+
+class Estate(AnyEstate):
+    service: DatabaseService
+
+
+class CacheEstate(AnyEstate):
+    service: CacheService
 
 
 class ProbeOrder(Fact):
@@ -208,7 +218,7 @@ class DnsOrder(Fact):
     `reads`: the read-only names lead to these members in the same change; None: they stay as they are.
     """
 
-    service: DatabaseService
+    service: AnyService
     zone: Zone
     target: str
     seen: EpochRecord
@@ -287,7 +297,7 @@ class NamesOrder(Fact):
 class EstablishOrder(Fact):
     """Write `first` if the service has no record yet."""
 
-    service: DatabaseService
+    service: AnyService
     zone: Zone
     first: EpochRecord
 

@@ -6,17 +6,18 @@ the place of an error is `load_topology`'s work (activities/topology.py).
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Discriminator, Field, PositiveFloat, PositiveInt, Tag, model_validator
 
 from schemas.base import Declared, Name, SecretRef
+from schemas.cache import CacheService
 from schemas.control import Isolation, NetworkAclIsolation, NodeControl
 from schemas.data import DataFolder, RejoinPolicy
 from schemas.keeping import ReportStore
 from schemas.reads import Reads
 from schemas.routes import DnsRoute, FileRoute, Gate, HAProxyRoute, PgBouncerRoute, Route, Told, WebhookRoute
-from schemas.targets import LogTarget, Target
+from schemas.service import Service, addressed_twice, named_twice, outlives_the_rto
 from schemas.zones import Zone
 
 
@@ -93,33 +94,6 @@ class DatabaseAccess(Declared):
     sslrootcert: str | None = None
 
 
-class Detection(Declared):
-    """How often each region probes, and when a primary counts as unreachable.
-
-    A refusal or reset fails a probe at once; silence only after `probe_timeout_s`.
-    """
-
-    interval_s: PositiveFloat = 1.0
-    failures: PositiveInt = 3
-    probe_timeout_s: PositiveFloat = 1.5
-    quorum: PositiveInt = 2
-    vantages: list[Name] = Field(default_factory=list)
-    """Regions that probe; all when empty."""
-    block_s: float = Field(default=300.0, ge=0)
-    """After a run the watch starts no other for this long (anti-flapping)."""
-    heartbeat: bool = False
-    """Write one heartbeat row a second on the primary (schema `lifeboat`)."""
-
-
-class Approval(Declared):
-    """Who may approve, how many must, and how long the question stands."""
-
-    approvers: list[str] = Field(default_factory=list)
-    """Names that may answer; anyone when empty."""
-    quorum: PositiveInt = 1
-    expires_s: PositiveFloat = 900.0
-
-
 class Failover(Declared):
     """What the policy may do without a person."""
 
@@ -140,14 +114,8 @@ class SwitchoverPolicy(Declared):
     """How long a pooler waits for the transactions that are under way; then the move is called off."""
 
 
-class DatabaseService(Declared):
+class DatabaseService(Service):
     kind: Literal["postgresql"] = "postgresql"
-    name: Name
-    rto_s: PositiveFloat
-    rpo_s: float = Field(ge=0)
-    error_budget_s: PositiveFloat | None = None
-    """Seconds of outage that the service's SLA leaves in a month."""
-    depends_on: list[Name] = Field(default_factory=list)
     home: Name
     """The member that leads when all is well."""
     members: list[Member] = Field(min_length=1)
@@ -156,13 +124,9 @@ class DatabaseService(Declared):
     routes: list[Route] = Field(default_factory=list)
     reads: Reads | None = None
     """Read-only routes; without it Lifeboat leads nobody to a standby."""
-    detection: Detection = Detection()
-    approval: Approval = Approval()
     failover: Failover = Failover()
     rejoin: RejoinPolicy = RejoinPolicy()
     switchover: SwitchoverPolicy = SwitchoverPolicy()
-    notify: list[Target] = [LogTarget()]
-    """Who is told of a run: its start, a decision that is needed, each escalation, its end."""
 
     def member(self, name: str) -> Member:
         """The member called `name`; KeyError when there is none."""
@@ -220,22 +184,25 @@ class DatabaseService(Declared):
         leaders = [self.home, *self.may_be_promoted()] if self.reads.fallback == "leader" else []
         return list(dict.fromkeys((*listed, *leaders)))
 
+    def member_names(self) -> list[str]:
+        return [member.name for member in self.members]
+
+    def places(self) -> dict[str, str]:
+        found = {f"members.{index}.region": member.region for index, member in enumerate(self.members)}
+        return found | {
+            f"routes.{index}.region": route.region
+            for index, route in enumerate(self.routes)
+            if not isinstance(route, DnsRoute | WebhookRoute)
+        }
+
     @model_validator(mode="after")
     def _consistent(self) -> DatabaseService:
-        names = [member.name for member in self.members]
+        names = self.member_names()
         known = ", ".join(names)
         problems: list[str] = []
-        for index, name in enumerate(names):
-            if name in names[:index]:
-                problems.append(f"members.{index}.name: {name} is declared twice; give each member its own name")
-        addresses: dict[tuple[str, int], str] = {}
+        problems += named_twice("members", names, "member")
+        problems += addressed_twice("members", [(each.name, each.host, each.port) for each in self.members])
         for index, member in enumerate(self.members):
-            other = addresses.setdefault((member.host, member.port), member.name)
-            if other != member.name:
-                problems.append(
-                    f"members.{index}.host: {member.host}:{member.port} is also the address of {other};"
-                    " give each member an address of its own"
-                )
             if member.follows is not None and member.follows not in names:
                 problems.append(f"members.{index}.follows: {member.follows} is not a member; one of: {known}")
         upstream = {member.name: member.follows for member in self.members}
@@ -273,21 +240,11 @@ class DatabaseService(Declared):
                 f"synchronous.acknowledgements: {self.synchronous.acknowledgements} of {len(others)} voters beside"
                 " the primary can never be reached; lower it or name more voters"
             )
-        if self.approval.approvers and self.approval.quorum > len(self.approval.approvers):
-            problems.append(
-                f"approval.quorum: {self.approval.quorum} approvals of {len(self.approval.approvers)} approvers can"
-                " never be reached; lower it or name more approvers"
-            )
+        problems += self.problems_of_kind()
         routes = [route.name for route in self.routes]
-        for index, name in enumerate(routes):
-            if name in routes[:index]:
-                problems.append(f"routes.{index}.name: {name} is declared twice; give each route its own name")
+        problems += named_twice("routes", routes, "route")
+        problems += outlives_the_rto(self.dns_routes(), self.rto_s, {name: index for index, name in enumerate(routes)})
         for index, route in enumerate(self.routes):
-            if isinstance(route, DnsRoute) and route.ttl_s >= self.rto_s:
-                problems.append(
-                    f"routes.{index}.ttl_s: clients may keep the old address for {route.ttl_s} s, and the RTO is"
-                    f" {self.rto_s:g} s; lower it, to a few seconds"
-                )
             if isinstance(route, HAProxyRoute):
                 problems += [
                     f"routes.{index}.servers.{name}: {name} is not a member; one of: {known}"
@@ -304,13 +261,26 @@ class DatabaseService(Declared):
             hosts = {member.name: member.host for member in self.members}
             records = {route.record: route.name for route in self.dns_routes()}
             problems += self.reads.problems(hosts, self.may_be_read(), routes, records)
-        targets = [target.name for target in self.notify]
-        for index, name in enumerate(targets):
-            if name in targets[:index]:
-                problems.append(f"notify.{index}.name: {name} is declared twice; give each target its own name")
         if problems:
             raise ValueError("\n".join(problems))
         return self
+
+
+DEFAULT_KIND = "postgresql"
+"""Of a service that declares none."""
+
+
+def _kind_of(declared: Any) -> str:
+    """What is no group of fields is told as a database that is wrong."""
+    return str(
+        declared.get("kind", DEFAULT_KIND) if isinstance(declared, dict) else getattr(declared, "kind", DEFAULT_KIND)
+    )
+
+
+AnyService = Annotated[
+    Annotated[DatabaseService, Tag("postgresql")] | Annotated[CacheService, Tag("redis")],
+    Discriminator(_kind_of),
+]
 
 
 class Topology(Declared):
@@ -320,16 +290,26 @@ class Topology(Declared):
     zone: Zone
     reports: ReportStore | None = None
     """Where the report of every run is kept, beside the run itself."""
-    services: list[DatabaseService] = Field(min_length=1)
+    services: list[AnyService] = Field(min_length=1)
 
-    def service(self, name: str) -> DatabaseService:
+    def service(self, name: str) -> AnyService:
         """The service called `name`; KeyError when there is none."""
         for service in self.services:
             if service.name == name:
                 return service
         raise KeyError(name)
 
-    def vantages(self, service: DatabaseService) -> list[str]:
+    def database(self, name: str) -> DatabaseService:
+        """The database called `name`; KeyError when there is none of that name and kind."""
+        service = self.service(name)
+        if not isinstance(service, DatabaseService):
+            raise KeyError(name)
+        return service
+
+    def databases(self) -> list[DatabaseService]:
+        return [service for service in self.services if isinstance(service, DatabaseService)]
+
+    def vantages(self, service: Service) -> list[str]:
         return service.detection.vantages or [region.name for region in self.regions]
 
     @model_validator(mode="after")
@@ -344,21 +324,17 @@ class Topology(Declared):
                     problems.append(f"{where}.{index}.name: {name} is declared twice; give each a name of its own")
         for index, service in enumerate(self.services):
             place = f"services.{index}"
-            for position, member in enumerate(service.members):
-                if member.region not in regions:
-                    problems.append(
-                        f"{place}.members.{position}.region: {member.region} is not a region; one of: {known}"
-                    )
+            problems += [
+                f"{place}.{where}: {region} is not a region; one of: {known}"
+                for where, region in service.places().items()
+                if region not in regions
+            ]
             for position, vantage in enumerate(service.detection.vantages):
                 if vantage not in regions:
                     problems.append(
                         f"{place}.detection.vantages.{position}: {vantage} is not a region; one of: {known}"
                     )
             for position, route in enumerate(service.routes):
-                if not isinstance(route, DnsRoute | WebhookRoute) and route.region not in regions:
-                    problems.append(
-                        f"{place}.routes.{position}.region: {route.region} is not a region; one of: {known}"
-                    )
                 if isinstance(route, DnsRoute) and not route.record.rstrip(".").endswith(
                     "." + self.zone.name.rstrip(".")
                 ):
@@ -366,7 +342,7 @@ class Topology(Declared):
                         f"{place}.routes.{position}.record: {route.record} is not in the zone {self.zone.name};"
                         " give it a name that ends in the zone's"
                     )
-            if service.reads is not None:
+            if isinstance(service, DatabaseService) and service.reads is not None:
                 beyond = service.reads.problems_of_places(regions, self.zone.name)
                 problems += [f"{place}.{text}" for text in beyond]
             for position, name in enumerate(service.depends_on):

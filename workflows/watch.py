@@ -32,7 +32,7 @@ with workflow.unsafe.imports_passed_through():
     )
     from schemas.reports import Report
     from schemas.requests import FailoverRequest, Suspicion, WatchRequest
-    from schemas.topology import Detection
+    from schemas.service import Detection
     from workflows.policy.voters import next_set, parse_names
     from workflows.reasons import kind_of, reason_of
     from workflows.runbook import RETRY

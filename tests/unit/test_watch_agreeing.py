@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from schemas.facts import Probe
 from schemas.orders import Sighting
-from schemas.topology import Detection
+from schemas.service import Detection
 from tests.unit.estates import T0
 from workflows.watch import agreeing, goes_on
 
