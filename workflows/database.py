@@ -1,37 +1,30 @@
-"""What the database runbooks share: from start to report, looking, weighing, asking, the epoch."""
+"""What the database runbooks share: weighing, asking, the epoch, what a report tells of it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
-from typing import Any
+from datetime import datetime
 
 from temporalio import workflow
-from temporalio.exceptions import ActivityError, ApplicationError
+from temporalio.exceptions import ApplicationError
 
 with workflow.unsafe.imports_passed_through():
-    from activities import dns, epoch, estate
-    from schemas.decisions import Assessment, Choice, Death, Fence, Go
-    from schemas.facts import EpochRecord, MemberFacts, RouteWrite
-    from schemas.failures import EpochSuperseded, EpochUnavailable, UnknownMember
+    from activities import dns, epoch
+    from schemas.decisions import Assessment, Choice, Death, Go
+    from schemas.facts import EpochRecord, MemberFacts
+    from schemas.failures import EpochSuperseded, EpochUnavailable
     from schemas.orders import (
-        ClaimOrder,
         DnsOrder,
         EstablishOrder,
-        JourneyQuestion,
         Observation,
         PromoteResult,
     )
-    from schemas.reports import DecisionReport, Outcome, Report
-    from schemas.requests import FailoverRequest, RunRequest
+    from schemas.reports import DecisionReport
     from schemas.topology import DatabaseService
-    from workflows.keeping import keep
     from workflows.looking import Looking
     from workflows.policy import clock
     from workflows.policy.assess import assess
-    from workflows.reasons import reason_of
-    from workflows.reporting import build_report, report_line
-    from workflows.runbook import RETRY, Ended
+    from workflows.runbook import Ended
 
 
 class DatabaseRunbook(Looking):
@@ -43,8 +36,6 @@ class DatabaseRunbook(Looking):
 
     def __init__(self) -> None:
         super().__init__()
-        self.decided: datetime | None = None
-        self.recovered: datetime | None = None
         self.decided_by_person = False
         self.adopted = False
         self.accepted_loose = False
@@ -52,123 +43,47 @@ class DatabaseRunbook(Looking):
         self.recorded = True
         """False: a person went on although the epoch store is out of reach, and the record is this run's alone."""
         self.w, self.names = 0, ""
-        self.fence: Fence | None = None
-        self.route_writes: list[RouteWrite] = []
-        self.unprotected: list[str] = []
-        self.blockers: list[str] = []
-        self.end_told = False
 
-    async def carry_out(self, request: Any) -> None:
-        raise NotImplementedError
+    # What a report tells
 
-    async def from_start_to_report(self, request: RunRequest) -> Report:
-        """The whole run: what `carry_out` says, and its undo when it ends before the point of no return."""
-        self.service_name, self.reason = request.service, request.reason
-        self.attribute("LifeboatService", request.service)
-        self.attribute("LifeboatProcedure", self.procedure)
-        # A run of the watch has clients waiting from its first moment.
-        suspicion = request.suspicion if isinstance(request, FailoverRequest) else None
-        self.urgent = suspicion is not None
-        self.estate = await workflow.execute_local_activity(
-            estate.describe_estate,
-            request.service,
-            start_to_close_timeout=timedelta(seconds=5),
-            schedule_to_close_timeout=timedelta(seconds=30),
-            retry_policy=RETRY,
+    def leads_now(self) -> str | None:
+        promoted = getattr(self, "promoted", None)
+        return promoted.member if promoted is not None else None
+
+    def summary(self) -> str:
+        promoted, how = getattr(self, "promoted", None), getattr(self, "how", None)
+        if promoted is not None and self.can_wait:
+            now = "follows it" if getattr(self, "returned", False) else "is shut down"
+            return f"{promoted.member} leads, {self.suspect} {now}"
+        if promoted is not None:
+            return f"{promoted.member} leads, {self.suspect} is fenced"
+        if how is not None:
+            done = {"follow": "as it was", "rewind": "by rewind", "rebuild": "by a copy"}.get(how.method, how.method)
+            return f"{self.suspect} is back as a standby, {done}: {how.reason}"
+        return ""
+
+    def lost_text(self) -> str:
+        assessment = getattr(self, "assessment", None)
+        if self.leads_now() is None or assessment is None:
+            return ""
+        return {
+            "none": "nothing acknowledged was lost",
+            "bounded": f"unknown, {assessment.verdict.text().removeprefix('bounded: ')}",
+            "unknown": "unknown",
+        }[str(assessment.verdict.kind)]
+
+    def acknowledges_alone(self) -> str:
+        leader = self.leads_now()
+        if leader is None or self.w:
+            return ""
+        others = [name for name in self.estate.service.synchronous.voters if name != leader]
+        until = (
+            f"what it acknowledges is on no other for certain until the watch has {' or '.join(others)} as a voter"
+            " again"
+            if others
+            else "replication is asynchronous, so its loss would lose what no other has received"
         )
-        self.rto_s = self.estate.service.rto_s
-        self._must_be_members(request.names())
-        self.note(f"started: {request.reason}")
-        if not request.dry_run:
-            self.tell("started", f"{self.procedure} of {self.service_name} has started: {request.reason}")
-        if suspicion is not None:
-            self.detected = workflow.info().start_time
-            self.start_clock(suspicion.outage_began or suspicion.first_failure)
-        try:
-            await self.carry_out(request)
-            done: Outcome = "planned" if request.dry_run else self.reached()
-            end = Ended("needs a person" if self.tasks else done, "")
-        except Ended as early:
-            end = await self._end(early)
-        except Exception:
-            if not self.past_no_return:
-                await self.undo_all()
-            self.outcome = "failed"
-            self.calm()
-            raise
-        self.calm()
-        await self.learn_journey()
-        report = build_report(self, end.outcome, end.summary)
-        self.outcome = report.outcome
-        self.attribute("LifeboatOutcome", report.outcome)
-        self.attribute("LifeboatStep", "")
-        self.note(f"ended: {report.outcome}")
-        if not self.end_told and not request.dry_run:
-            self.tell_end(report)
-        if report.kept and self.estate.reports is not None and (failed := await keep(report, self.estate.reports)):
-            self.note(f"the report is not kept: {failed}")
-        await self.all_told()
-        await workflow.wait_condition(workflow.all_handlers_finished)
-        return report
-
-    def tell_end(self, report: Report) -> None:
-        self.end_told = True
-        more = {
-            "outcome": report.outcome,
-            "outage": "not known" if report.outage_s is None else f"{report.outage_s:.2f} s of {report.rto_s:.0f} s",
-            "loss": report.receipt or "nothing was promoted",
-            "not protected": "; ".join(report.unprotected),
-            "a person must": "; ".join(report.tasks),
-            "report": report.kept,
-        }
-        self.tell("ended", report_line(report), {name: value for name, value in more.items() if value})
-
-    async def after_undo(self) -> None:
-        """Look at what clients get now that everything was undone."""
-
-    def reached(self) -> Outcome:
-        """What a run that came to its end has reached."""
-        return "recovered, unprotected"
-
-    def _must_be_members(self, asked: Sequence[str]) -> None:
-        names = [member.name for member in self.estate.service.members]
-        for name in [name for name in asked if name not in names]:
-            told = str(UnknownMember(f"{name}; {self.service_name} has {', '.join(names)}"))
-            raise ApplicationError(told, type=UnknownMember.__name__, non_retryable=True)
-
-    async def _end(self, end: Ended) -> Ended:
-        """What an early end comes to, once everything is undone that can be."""
-        if self.past_no_return:
-            self.tasks.append(end.summary)
-            return Ended("needs a person", end.summary)
-        undone = bool(self._undos)
-        whole = await self.undo_all()
-        if undone:
-            await self.after_undo()
-        if not whole or self.tasks:
-            return Ended("needs a person", end.summary)
-        if undone and end.outcome == "aborted" and self._abort is None:
-            return Ended("undone", end.summary)
-        return end
-
-    async def learn_journey(self) -> None:
-        """Attempts and regions of each step, as the engine recorded them; a report without them is better than none."""
-        try:
-            question = JourneyQuestion(run=workflow.info().workflow_id, run_id=workflow.info().run_id)
-            journey = await self.do(estate.read_journey, question, limit=5, total=10)
-        except ActivityError as error:
-            self.note(f"attempts and regions are not known: {reason_of(error)}")
-            return
-        for index, step in enumerate(self.steps):
-            if step.title in journey.attempts:
-                update = {"attempts": journey.attempts[step.title], "region": ", ".join(journey.regions[step.title])}
-                self.steps[index] = step.model_copy(update=update)
-
-    def point_of_no_return(self) -> None:
-        if self._abort is not None:
-            raise Ended("aborted", f"aborted by {self._abort.by}")
-        self.past_no_return = True
-        self.note("point of no return: from here the run only goes forward")
+        return f"{leader} acknowledges alone: {until}"
 
     # Weighing and asking
 
@@ -261,14 +176,6 @@ class DatabaseRunbook(Looking):
             voters=[],
         )
 
-    async def claim_after(self, seen: EpochRecord, note: str = "", *, at_least: int = 0) -> EpochRecord:
-        """The next epoch, for this run."""
-        run = workflow.info().workflow_id + note
-        order = ClaimOrder(zone=self.estate.zone, service=self.service_name, run=run, seen=seen, at_least=at_least)
-        record = await self.do(epoch.claim_epoch, order, limit=5, total=30)
-        self._take_epoch(record)
-        return record
-
     def claim_unrecorded(self, seen: Observation, at_least: int) -> EpochRecord:
         """An epoch without its store, over a person's override: only the nodes' stamps keep older runs out."""
         record = self._record_of_stamps(seen, 1, workflow.info().workflow_id)
@@ -277,10 +184,6 @@ class DatabaseRunbook(Looking):
         self.note(f"the epoch store is out of reach: by override, epoch {record.epoch} stands on the nodes only")
         self._take_epoch(record)
         return record
-
-    def _take_epoch(self, record: EpochRecord) -> None:
-        self.epoch = record.epoch
-        self.number("LifeboatEpoch", record.epoch)
 
     def must_be_free(self, held: EpochRecord) -> None:
         """A run without its store takes the record only as it left it: another run may have gone on meanwhile."""

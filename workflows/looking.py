@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
@@ -11,14 +11,16 @@ from temporalio import workflow
 from temporalio.exceptions import ActivityError
 
 with workflow.unsafe.imports_passed_through():
+    from activities import estate as estates
     from activities import probes, survey
     from schemas.decisions import Death
     from schemas.facts import Probe
-    from schemas.orders import Observation, ProbeOrder
+    from schemas.orders import Estate, Observation, ProbeOrder
     from schemas.requests import FailoverRequest, Suspicion
     from workflows.policy.death import judge_death
     from workflows.policy.merge import clearest, merge_observations
-    from workflows.runbook import NO_WORKER_S, WAIT_S, Ended, Runbook
+    from workflows.procedure import Procedure
+    from workflows.runbook import NO_WORKER_S, RETRY, WAIT_S, Ended
 
 Order = TypeVar("Order")
 Result = TypeVar("Result")
@@ -27,37 +29,28 @@ CONFIRM_ROUNDS = 8
 """How often the vantages and the standbys are asked again while a receiver is not yet silent for long enough."""
 
 
-class Looking(Runbook):
+class Looking(Procedure):
     """How a runbook on one PostgreSQL service looks at it."""
+
+    estate: Estate
 
     def __init__(self) -> None:
         super().__init__()
-        self.suspect = ""
-        self.detected: datetime | None = None
         self._vigil: dict[str, asyncio.Future[Probe | None]] = {}
+
+    async def describe(self, service: str) -> Estate:
+        return await workflow.execute_local_activity(
+            estates.describe_estate,
+            service,
+            start_to_close_timeout=timedelta(seconds=5),
+            schedule_to_close_timeout=timedelta(seconds=30),
+            retry_policy=RETRY,
+        )
 
     async def probe_from(self, region: str, member: str) -> Probe | None:
         """One region's probe; None when no worker of the region took it in time."""
         order = ProbeOrder(service=self.estate.service, member=member, region=region)
         return await self.from_region(region, probes.probe, order, limit=5)
-
-    async def from_region(
-        self, region: str, act: Callable[[Order], Awaitable[Result]], order: Order, *, limit: float
-    ) -> Result | None:
-        """Once, by a worker of one region; None where none took it in time, or it failed."""
-        try:
-            return await self.do(
-                act,
-                order,
-                region=region,
-                limit=limit,
-                total=limit + 1,
-                attempts=1,
-                waits_for_worker=NO_WORKER_S,
-                heartbeat=None,
-            )
-        except ActivityError:
-            return None
 
     def begin_vigil(self) -> None:
         """Every region watches, while a person decides, that nothing listens at the suspect's port again."""
@@ -92,14 +85,6 @@ class Looking(Runbook):
         for watching in self._vigil.values():
             watching.cancel()
         self._vigil = {}
-
-    async def from_everywhere(
-        self, act: Callable[[Order], Awaitable[Result]], order: Order, *, limit: float
-    ) -> dict[str, Result]:
-        """What each region's worker gives, from all of them at once."""
-        regions = self.estate.vantages
-        answers = await asyncio.gather(*(self.from_region(region, act, order, limit=limit) for region in regions))
-        return {region: answer for region, answer in zip(regions, answers, strict=True) if answer is not None}
 
     async def observe(self) -> Observation:
         return await self.do(survey.observe, self.estate, limit=4, total=20, heartbeat=None)

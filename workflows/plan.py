@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 
 from temporalio import workflow
 from temporalio.exceptions import ActivityError
@@ -13,7 +12,6 @@ with workflow.unsafe.imports_passed_through():
     from schemas.control import NetworkAclIsolation
     from schemas.decisions import Assessment, Go
     from schemas.orders import DnsOrder, LockQuestion, Observation, PrivilegeOrder
-    from schemas.reports import StepReport
     from schemas.routes import FileRoute, Gate
     from workflows.database_gates import READS, Gating
     from workflows.policy import clock, ready, ready_declared, ready_servers, ready_settings
@@ -23,22 +21,6 @@ with workflow.unsafe.imports_passed_through():
 
 class Planning(Gating):
     """What a run would do, what stands in its way, and how long it would take."""
-
-    async def plan_rest(self, would: Mapping[str, str]) -> None:
-        """A step each, with what it would do and the time that is expected of it."""
-        for title in self.titles:
-            if title in would:
-                now = workflow.now()
-                self.steps.append(
-                    StepReport(
-                        title=title,
-                        outcome="planned",
-                        started=now,
-                        ended=now,
-                        expected_s=self.expected_s.get(title),
-                        detail=would[title],
-                    )
-                )
 
     async def find_blockers(self, seen: Observation, assessment: Assessment) -> list[str]:
         """Everything that would stop a failover or make it ask a person, each with who must act."""

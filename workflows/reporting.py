@@ -12,10 +12,10 @@ with workflow.unsafe.imports_passed_through():
     from workflows.policy import clock
 
 if TYPE_CHECKING:
-    from workflows.database import DatabaseRunbook
+    from workflows.procedure import Procedure
 
 
-def build_report(run: DatabaseRunbook, outcome: Outcome, summary: str = "") -> Report:
+def build_report(run: Procedure, outcome: Outcome, summary: str = "") -> Report:
     """`recovered, unprotected` until the old primary has come back as a standby (its rejoin)."""
     service = run.estate.service
     now = workflow.now()
@@ -23,17 +23,9 @@ def build_report(run: DatabaseRunbook, outcome: Outcome, summary: str = "") -> R
     outage = (recovered - run.outage_started).total_seconds() if recovered and run.outage_started else None
     waiting = run.waiting.total_seconds()
     assessment = getattr(run, "assessment", None)
-    promoted = getattr(run, "promoted", None)
     unprotected = list(run.unprotected)
-    if outcome == "recovered, unprotected" and promoted is not None and not run.w:
-        unprotected.append(f"{promoted.member} acknowledges alone: {_until(run)}")
-    receipt = ""
-    if promoted is not None and assessment is not None:
-        receipt = {
-            "none": "nothing acknowledged was lost",
-            "bounded": f"unknown, {assessment.verdict.text().removeprefix('bounded: ')}",
-            "unknown": "unknown",
-        }[assessment.verdict.kind]
+    if outcome == "recovered, unprotected" and (alone := run.acknowledges_alone()):
+        unprotected.append(alone)
     loss = getattr(run, "loss", None)
     return Report(
         procedure=run.procedure,
@@ -41,7 +33,7 @@ def build_report(run: DatabaseRunbook, outcome: Outcome, summary: str = "") -> R
         run=workflow.info().workflow_id,
         reason=run.reason,
         outcome=outcome,
-        summary=summary or _summary(run),
+        summary=summary or run.summary(),
         started=workflow.info().start_time,
         ended=now,
         outage_started=run.outage_started,
@@ -57,10 +49,10 @@ def build_report(run: DatabaseRunbook, outcome: Outcome, summary: str = "") -> R
         error_budget_s=outage,
         epoch=run.epoch,
         old_primary=run.suspect or None,
-        new_primary=promoted.member if promoted else None,
+        new_primary=run.leads_now(),
         assessment=assessment,
         fence=run.fence,
-        receipt=loss.text() if loss is not None else receipt,
+        receipt=loss.text() if loss is not None else run.lost_text(),
         loss=loss,
         followed_by=getattr(run, "followed_by", []),
         routes=run.route_writes,
@@ -77,33 +69,12 @@ def build_report(run: DatabaseRunbook, outcome: Outcome, summary: str = "") -> R
     )
 
 
-def _summary(run: DatabaseRunbook) -> str:
-    promoted, how = getattr(run, "promoted", None), getattr(run, "how", None)
-    if promoted is not None and run.can_wait:
-        now = "follows it" if getattr(run, "returned", False) else "is shut down"
-        return f"{promoted.member} leads, {run.suspect} {now}"
-    if promoted is not None:
-        return f"{promoted.member} leads, {run.suspect} is fenced"
-    if how is not None:
-        done = {"follow": "as it was", "rewind": "by rewind", "rebuild": "by a copy"}.get(how.method, how.method)
-        return f"{run.suspect} is back as a standby, {done}: {how.reason}"
-    return ""
-
-
-def _place_of_page(run: DatabaseRunbook) -> str:
+def _place_of_page(run: Procedure) -> str:
     store = run.estate.reports
     return store.reference(f"{name_of(run.service_name)}.html") if store is not None else ""
 
 
-def _until(run: DatabaseRunbook) -> str:
-    """What ends a new primary's acknowledging alone."""
-    others = [name for name in run.estate.service.synchronous.voters if name != run.promoted.member]
-    if not others:
-        return "replication is asynchronous, so its loss would lose what no other has received"
-    return f"what it acknowledges is on no other for certain until the watch has {' or '.join(others)} as a voter again"
-
-
-def _place(run: DatabaseRunbook, title: str) -> int:
+def _place(run: Procedure, title: str) -> int:
     return run.titles.index(title) if title in run.titles else len(run.titles)
 
 

@@ -9,7 +9,7 @@ from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
     from schemas import attributes
-    from schemas.orders import Estate, Notice, NoticeEvent, NoticeOrder
+    from schemas.orders import AnyEstate, Notice, NoticeEvent, NoticeOrder
     from workflows.journal import Journal
     from workflows.reasons import reason_of
 
@@ -19,7 +19,7 @@ class Telling(Journal):
 
     def __init__(self) -> None:
         super().__init__()
-        self.estate: Estate
+        self.estate: AnyEstate
         self._notices: list[list[NoticeOrder]] = []
         self._telling: list[asyncio.Future[object]] = []
         self._told = 0

@@ -1,0 +1,230 @@
+"""A procedure from its start to its report, on a service of any kind, behind the service's epoch."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, TypeVar
+
+from temporalio import workflow
+from temporalio.exceptions import ActivityError, ApplicationError
+
+with workflow.unsafe.imports_passed_through():
+    from activities import epoch, estate
+    from schemas.decisions import Fence
+    from schemas.facts import EpochRecord, RouteWrite
+    from schemas.failures import UnknownMember
+    from schemas.orders import AnyEstate, ClaimOrder, JourneyQuestion
+    from schemas.reports import Outcome, Report, StepReport
+    from schemas.requests import RunRequest, Suspicion
+    from workflows.keeping import keep
+    from workflows.reasons import reason_of
+    from workflows.reporting import build_report, report_line
+    from workflows.runbook import NO_WORKER_S, Ended, Runbook
+
+
+Order = TypeVar("Order")
+Result = TypeVar("Result")
+
+
+class Procedure(Runbook):
+    """What is the same of every procedure: its estate, its end whatever comes, its report."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.suspect = ""
+        """Who led when the run looked."""
+        self.detected: datetime | None = None
+        self.decided: datetime | None = None
+        self.recovered: datetime | None = None
+        self.fence: Fence | None = None
+        self.route_writes: list[RouteWrite] = []
+        self.unprotected: list[str] = []
+        self.blockers: list[str] = []
+        self.end_told = False
+
+    async def describe(self, service: str) -> AnyEstate:
+        """The run's own copy of its estate."""
+        raise NotImplementedError
+
+    # What a report tells besides the steps
+
+    def leads_now(self) -> str | None:
+        """Who was made to lead."""
+        return None
+
+    def summary(self) -> str:
+        return ""
+
+    def lost_text(self) -> str:
+        """What was lost, as far as this run knows."""
+        return ""
+
+    def acknowledges_alone(self) -> str:
+        """Why the new leader's own loss would lose writes; "" where it would not."""
+        return ""
+
+    async def carry_out(self, request: Any) -> None:
+        raise NotImplementedError
+
+    async def from_start_to_report(self, request: RunRequest) -> Report:
+        """The whole run: what `carry_out` says, and its undo when it ends before the point of no return."""
+        self.service_name, self.reason = request.service, request.reason
+        self.attribute("LifeboatService", request.service)
+        self.attribute("LifeboatProcedure", self.procedure)
+        # A run of the watch has clients waiting from its first moment.
+        suspicion: Suspicion | None = getattr(request, "suspicion", None)
+        self.urgent = suspicion is not None
+        self.estate = await self.describe(request.service)
+        self.rto_s = self.estate.service.rto_s
+        self._must_be_members(request.names())
+        self.note(f"started: {request.reason}")
+        if not request.dry_run:
+            self.tell("started", f"{self.procedure} of {self.service_name} has started: {request.reason}")
+        if suspicion is not None:
+            self.detected = workflow.info().start_time
+            self.start_clock(suspicion.outage_began or suspicion.first_failure)
+        try:
+            await self.carry_out(request)
+            done: Outcome = "planned" if request.dry_run else self.reached()
+            end = Ended("needs a person" if self.tasks else done, "")
+        except Ended as early:
+            end = await self._end(early)
+        except Exception:
+            if not self.past_no_return:
+                await self.undo_all()
+            self.outcome = "failed"
+            self.calm()
+            raise
+        self.calm()
+        await self.learn_journey()
+        report = build_report(self, end.outcome, end.summary)
+        self.outcome = report.outcome
+        self.attribute("LifeboatOutcome", report.outcome)
+        self.attribute("LifeboatStep", "")
+        self.note(f"ended: {report.outcome}")
+        if not self.end_told and not request.dry_run:
+            self.tell_end(report)
+        if report.kept and self.estate.reports is not None and (failed := await keep(report, self.estate.reports)):
+            self.note(f"the report is not kept: {failed}")
+        await self.all_told()
+        await workflow.wait_condition(workflow.all_handlers_finished)
+        return report
+
+    def tell_end(self, report: Report) -> None:
+        self.end_told = True
+        more = {
+            "outcome": report.outcome,
+            "outage": "not known" if report.outage_s is None else f"{report.outage_s:.2f} s of {report.rto_s:.0f} s",
+            "loss": report.receipt or "nothing was promoted",
+            "not protected": "; ".join(report.unprotected),
+            "a person must": "; ".join(report.tasks),
+            "report": report.kept,
+        }
+        self.tell("ended", report_line(report), {name: value for name, value in more.items() if value})
+
+    async def after_undo(self) -> None:
+        """Look at what clients get now that everything was undone."""
+
+    def reached(self) -> Outcome:
+        """What a run that came to its end has reached."""
+        return "recovered, unprotected"
+
+    def _must_be_members(self, asked: Sequence[str]) -> None:
+        names = self.estate.service.member_names()
+        for name in [name for name in asked if name not in names]:
+            told = str(UnknownMember(f"{name}; {self.service_name} has {', '.join(names)}"))
+            raise ApplicationError(told, type=UnknownMember.__name__, non_retryable=True)
+
+    async def _end(self, end: Ended) -> Ended:
+        """What an early end comes to, once everything is undone that can be."""
+        if self.past_no_return:
+            self.tasks.append(end.summary)
+            return Ended("needs a person", end.summary)
+        undone = bool(self._undos)
+        whole = await self.undo_all()
+        if undone:
+            await self.after_undo()
+        if not whole or self.tasks:
+            return Ended("needs a person", end.summary)
+        if undone and end.outcome == "aborted" and self._abort is None:
+            return Ended("undone", end.summary)
+        return end
+
+    async def learn_journey(self) -> None:
+        """Attempts and regions of each step, as the engine recorded them; a report without them is better than none."""
+        try:
+            question = JourneyQuestion(run=workflow.info().workflow_id, run_id=workflow.info().run_id)
+            journey = await self.do(estate.read_journey, question, limit=5, total=10)
+        except ActivityError as error:
+            self.note(f"attempts and regions are not known: {reason_of(error)}")
+            return
+        for index, step in enumerate(self.steps):
+            if step.title in journey.attempts:
+                update = {"attempts": journey.attempts[step.title], "region": ", ".join(journey.regions[step.title])}
+                self.steps[index] = step.model_copy(update=update)
+
+    def point_of_no_return(self) -> None:
+        if self._abort is not None:
+            raise Ended("aborted", f"aborted by {self._abort.by}")
+        self.past_no_return = True
+        self.note("point of no return: from here the run only goes forward")
+
+    async def plan_rest(self, would: Mapping[str, str]) -> None:
+        """Of a dry run: a step each, with what it would do and the time that is expected of it."""
+        now = workflow.now()
+        self.steps += [
+            StepReport(
+                title=title,
+                outcome="planned",
+                started=now,
+                ended=now,
+                expected_s=self.expected_s.get(title),
+                detail=would[title],
+            )
+            for title in self.titles
+            if title in would
+        ]
+
+    # Looking from regions
+
+    async def from_region(
+        self, region: str, act: Callable[[Order], Awaitable[Result]], order: Order, *, limit: float
+    ) -> Result | None:
+        """Once, by a worker of one region; None where none took it in time, or it failed."""
+        try:
+            return await self.do(
+                act,
+                order,
+                region=region,
+                limit=limit,
+                total=limit + 1,
+                attempts=1,
+                waits_for_worker=NO_WORKER_S,
+                heartbeat=None,
+            )
+        except ActivityError:
+            return None
+
+    async def from_everywhere(
+        self, act: Callable[[Order], Awaitable[Result]], order: Order, *, limit: float
+    ) -> dict[str, Result]:
+        """What each region's worker gives, from all of them at once."""
+        regions = self.estate.vantages
+        answers = await asyncio.gather(*(self.from_region(region, act, order, limit=limit) for region in regions))
+        return {region: answer for region, answer in zip(regions, answers, strict=True) if answer is not None}
+
+    # The epoch
+
+    async def claim_after(self, seen: EpochRecord, note: str = "", *, at_least: int = 0) -> EpochRecord:
+        """The next epoch, for this run."""
+        run = workflow.info().workflow_id + note
+        order = ClaimOrder(zone=self.estate.zone, service=self.service_name, run=run, seen=seen, at_least=at_least)
+        record = await self.do(epoch.claim_epoch, order, limit=5, total=30)
+        self._take_epoch(record)
+        return record
+
+    def _take_epoch(self, record: EpochRecord) -> None:
+        self.epoch = record.epoch
+        self.number("LifeboatEpoch", record.epoch)
