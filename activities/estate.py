@@ -6,7 +6,7 @@ import asyncio
 import functools
 import json
 import os
-from typing import TypeVar
+from typing import Any
 
 from temporalio import activity
 from temporalio.service import RPCError, RPCStatusCode
@@ -16,10 +16,7 @@ from schemas.attributes import lock_id
 from schemas.cache import CacheService
 from schemas.failures import TopologyInvalid, UnknownService
 from schemas.orders import CacheEstate, Estate, Journey, JourneyQuestion, LockQuestion
-from schemas.service import Service
-from schemas.topology import DatabaseService, Topology
-
-OfKind = TypeVar("OfKind", bound=Service)
+from schemas.topology import Topology
 
 TOPOLOGY_VARIABLE = "LIFEBOAT_TOPOLOGY"
 """Set by the worker's own start to the file it was given."""
@@ -40,36 +37,25 @@ def _read(path: str, *_: int) -> Topology:
 
 
 @activity.defn
-async def describe_estate(service: str) -> Estate:
-    """The run's own copy of its database; UnknownService lists what there is."""
-    topology = _own()
-    found = _of_kind(topology, service, DatabaseService, "database")
-    return Estate(service=found, zone=topology.zone, vantages=topology.vantages(found), reports=topology.reports)
-
-
-@activity.defn
-async def describe_cache(service: str) -> CacheEstate:
-    """The run's own copy of its cache; UnknownService lists what there is."""
-    topology = _own()
-    found = _of_kind(topology, service, CacheService, "cache")
-    return CacheEstate(service=found, zone=topology.zone, vantages=topology.vantages(found), reports=topology.reports)
-
-
-def _own() -> Topology:
+async def describe_estate(service: str) -> Estate | CacheEstate:
+    """The run's own copy of its service; UnknownService lists what there is."""
     path = os.environ.get(TOPOLOGY_VARIABLE)
     if not path:
         raise TopologyInvalid("this worker was started without --topology")
-    return topology_at(path)
-
-
-def _of_kind(topology: Topology, name: str, kind: type[OfKind], what: str) -> OfKind:
-    found = next((each for each in topology.services if each.name == name), None)
-    if not isinstance(found, kind):
-        known = ", ".join(each.name for each in topology.services if isinstance(each, kind)) or f"no {what}"
-        raise UnknownService(
-            f"{name}; there is: {known}" if found is None else f"{name} is no {what}; there is: {known}"
-        )
-    return found
+    topology = topology_at(path)
+    try:
+        found = topology.service(service)
+    except KeyError:
+        known = ", ".join(each.name for each in topology.services)
+        raise UnknownService(f"{service}; there is: {known}") from None
+    rest: dict[str, Any] = {
+        "zone": topology.zone,
+        "vantages": topology.vantages(found),
+        "reports": topology.reports,
+    }
+    if isinstance(found, CacheService):
+        return CacheEstate(service=found, **rest)
+    return Estate(service=found, **rest)
 
 
 @activity.defn

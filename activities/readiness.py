@@ -48,8 +48,8 @@ _MISSING = 'for each; do command -v "$each" >/dev/null || echo "$each"; done'
 
 @activity.defn
 async def list_services() -> list[str]:
-    """The services of this worker's topology."""
-    return [service.name for service in _own_topology().services]
+    """The databases of this worker's topology."""
+    return [service.name for service in _own_topology().databases()]
 
 
 def _own_topology() -> Topology:

@@ -34,6 +34,8 @@ PROCEDURES = {
     "database-rejoin": "DatabaseRejoin",
     "database-switchover": "DatabaseSwitchover",
     "database-failback": "DatabaseFailback",
+    "cache-switchover": "CacheSwitchover",
+    "cache-failback": "CacheFailback",
 }
 """Name on the command line → workflow type."""
 
@@ -42,6 +44,8 @@ REQUESTS: dict[str, type[RunRequest]] = {
     "database-rejoin": RejoinRequest,
     "database-switchover": CandidateRequest,
     "database-failback": RunRequest,
+    "cache-switchover": CandidateRequest,
+    "cache-failback": RunRequest,
 }
 """Name on the command line → its start form."""
 

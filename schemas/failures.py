@@ -165,3 +165,13 @@ class AnswerRefused(LifeboatError):
     """The answer doesn't count; read the question again, and answer what it asks now."""
 
     retryable = False
+
+
+class CacheUnreachable(LifeboatError):
+    """A Redis server or a Sentinel can't be asked; its owner should look at the server and its network."""
+
+
+class NotElected(LifeboatError):
+    """Sentinel moved nothing, and the old master leads as before; an operator may try again once it is calm."""
+
+    retryable = False

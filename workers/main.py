@@ -22,6 +22,10 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxR
 
 from activities import (
     application,
+    cache_fencing,
+    cache_moves,
+    cache_probes,
+    cache_survey,
     data_folder,
     dns,
     epoch,
@@ -49,6 +53,7 @@ from schemas.failures import LifeboatError
 from workers import gauges, logs, metrics
 from workers.connect import connect
 from workers.run_ends import RunEnds
+from workflows.cache_switchover import CacheFailback, CacheSwitchover
 from workflows.database_failover import DatabaseFailover
 from workflows.database_ready import DatabaseReady
 from workflows.database_rejoin import DatabaseRejoin
@@ -61,6 +66,8 @@ from workflows.watch import Watch
 log = logging.getLogger("lifeboat.worker")
 
 WORKFLOWS: list[type] = [
+    CacheFailback,
+    CacheSwitchover,
     DatabaseFailback,
     DatabaseFailover,
     DatabaseReady,
@@ -74,6 +81,19 @@ WORKFLOWS: list[type] = [
 ACTIVITIES: list[Any] = [
     application.tell_application,
     application.write_configuration,
+    cache_fencing.fence_master,
+    cache_fencing.restore_fences,
+    cache_fencing.unfence_master,
+    cache_fencing.until_equal,
+    cache_moves.follow_master,
+    cache_moves.let_sentinel_elect,
+    cache_moves.promote_alone,
+    cache_moves.set_monitor,
+    cache_moves.until_calm,
+    cache_probes.probe_master,
+    cache_probes.verify_cache_routes,
+    cache_probes.watch_master,
+    cache_survey.observe_cache,
     data_folder.examine_folder,
     data_folder.keep_from_starting,
     data_folder.let_it_start,
@@ -151,9 +171,11 @@ SANDBOX = SandboxedWorkflowRunner(
         "workflows.journal",
         "workflows.looking",
         "workflows.plan",
+        "workflows.procedure",
         "workflows.reasons",
         "workflows.runbook",
         "workflows.telling",
+        "workflows.cache",
         "workflows.database",
         "workflows.database_fence",
         "workflows.database_gates",

@@ -12,13 +12,13 @@ from typing import Any, TypeVar
 
 from temporalio import workflow
 from temporalio.common import RetryPolicy
-from temporalio.exceptions import ActivityError, FailureError
+from temporalio.exceptions import ActivityError, ApplicationError, FailureError
 
 with workflow.unsafe.imports_passed_through():
     from activities import estate as estates
     from activities import readiness
     from schemas import attributes
-    from schemas.failures import TopologyInvalid
+    from schemas.failures import TopologyInvalid, UnknownService
     from schemas.orders import Estate, LockQuestion
     from schemas.ready import EngineView, Finding, Readiness, ReadyReport, ReadyRequest, RegionOrder, RegionView
     from workflows.database_failover import DatabaseFailover
@@ -50,7 +50,10 @@ class DatabaseReady:
         return ReadyReport(at=workflow.now(), services=services)
 
     async def look_at(self, name: str) -> Readiness:
-        estate: Estate = await self.ask(estates.describe_estate, name)
+        estate = await self.ask(estates.describe_estate, name)
+        if not isinstance(estate, Estate):
+            told = str(UnknownService(f"{name} is no database"))
+            raise ApplicationError(told, type=UnknownService.__name__, non_retryable=True)
         regions = regions_of(estate)
         engine, seen = await asyncio.gather(
             self.look_at_engine(name), asyncio.gather(*(self.look_from(region, estate) for region in regions))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
-from datetime import datetime
 from typing import Any
 
 from temporalio import workflow
@@ -136,24 +135,6 @@ class Routing(Gating):
         self.recovered = self.served_since()
         if self.recovered is None:
             self.tasks.append(f"clients are not served: {self.unserved()}")
-
-    def served_since(self) -> datetime | None:
-        """Since when the slowest route serves; None while one of them does not, or no region could look."""
-        times = [self.first_good(route) for route in {write.route for write in self.route_writes}]
-        good = [at for at in times if at is not None]
-        return max(good) if good and len(good) == len(times) else None
-
-    def unserved(self) -> str:
-        """The routes that do not serve, with each region's error."""
-        names = sorted({write.route for write in self.route_writes if not self.first_good(write.route)})
-        return "; ".join(f"{name}: {self.errors_of(name)}" for name in names) or "no region has a worker"
-
-    def first_good(self, route: str) -> datetime | None:
-        """When the first region's write through the route was good."""
-        return min((write.at for write in self.route_writes if write.route == route and write.ok), default=None)
-
-    def errors_of(self, route: str) -> str:
-        return "; ".join(f"{w.region}: {w.error}" for w in self.route_writes if w.route == route and not w.ok)
 
     async def let_follow(self, leader: str) -> FollowResult:
         """Every standby but the old primary: one that cascades, from its declared upstream if that follows too."""

@@ -11,7 +11,6 @@ from temporalio import workflow
 from temporalio.exceptions import ActivityError
 
 with workflow.unsafe.imports_passed_through():
-    from activities import estate as estates
     from activities import probes, survey
     from schemas.decisions import Death
     from schemas.facts import Probe
@@ -20,7 +19,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows.policy.death import judge_death
     from workflows.policy.merge import clearest, merge_observations
     from workflows.procedure import Procedure
-    from workflows.runbook import NO_WORKER_S, RETRY, WAIT_S, Ended
+    from workflows.runbook import NO_WORKER_S, WAIT_S, Ended
 
 Order = TypeVar("Order")
 Result = TypeVar("Result")
@@ -33,19 +32,12 @@ class Looking(Procedure):
     """How a runbook on one PostgreSQL service looks at it."""
 
     estate: Estate
+    estate_type = Estate
+    kind = "database"
 
     def __init__(self) -> None:
         super().__init__()
         self._vigil: dict[str, asyncio.Future[Probe | None]] = {}
-
-    async def describe(self, service: str) -> Estate:
-        return await workflow.execute_local_activity(
-            estates.describe_estate,
-            service,
-            start_to_close_timeout=timedelta(seconds=5),
-            schedule_to_close_timeout=timedelta(seconds=30),
-            retry_policy=RETRY,
-        )
 
     async def probe_from(self, region: str, member: str) -> Probe | None:
         """One region's probe; None when no worker of the region took it in time."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from datetime import datetime
-from typing import Any, TypeVar
+from datetime import datetime, timedelta
+from typing import Any, ClassVar, TypeVar
 
 from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError
@@ -14,14 +14,14 @@ with workflow.unsafe.imports_passed_through():
     from activities import epoch, estate
     from schemas.decisions import Fence
     from schemas.facts import EpochRecord, RouteWrite
-    from schemas.failures import UnknownMember
+    from schemas.failures import UnknownMember, UnknownService
     from schemas.orders import AnyEstate, ClaimOrder, JourneyQuestion
     from schemas.reports import Outcome, Report, StepReport
     from schemas.requests import RunRequest, Suspicion
     from workflows.keeping import keep
     from workflows.reasons import reason_of
     from workflows.reporting import build_report, report_line
-    from workflows.runbook import NO_WORKER_S, Ended, Runbook
+    from workflows.runbook import NO_WORKER_S, RETRY, Ended, Runbook
 
 
 Order = TypeVar("Order")
@@ -30,6 +30,10 @@ Result = TypeVar("Result")
 
 class Procedure(Runbook):
     """What is the same of every procedure: its estate, its end whatever comes, its report."""
+
+    estate_type: ClassVar[type[AnyEstate]]
+    kind: ClassVar[str]
+    """What its services are called."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,8 +49,18 @@ class Procedure(Runbook):
         self.end_told = False
 
     async def describe(self, service: str) -> AnyEstate:
-        """The run's own copy of its estate."""
-        raise NotImplementedError
+        """The run's own copy of its estate; UnknownService for a service of another kind."""
+        found: AnyEstate = await workflow.execute_local_activity(
+            estate.describe_estate,
+            service,
+            start_to_close_timeout=timedelta(seconds=5),
+            schedule_to_close_timeout=timedelta(seconds=30),
+            retry_policy=RETRY,
+        )
+        if not isinstance(found, self.estate_type):
+            told = str(UnknownService(f"{service} is no {self.kind}, which {self.procedure} is for"))
+            raise ApplicationError(told, type=UnknownService.__name__, non_retryable=True)
+        return found
 
     # What a report tells besides the steps
 
@@ -214,6 +228,26 @@ class Procedure(Runbook):
         regions = self.estate.vantages
         answers = await asyncio.gather(*(self.from_region(region, act, order, limit=limit) for region in regions))
         return {region: answer for region, answer in zip(regions, answers, strict=True) if answer is not None}
+
+    # Routes, as regions wrote through them
+
+    def served_since(self) -> datetime | None:
+        """Since when the slowest route serves; None while one of them does not, or no region could look."""
+        times = [self.first_good(route) for route in {write.route for write in self.route_writes}]
+        good = [at for at in times if at is not None]
+        return max(good) if good and len(good) == len(times) else None
+
+    def unserved(self) -> str:
+        """The routes that do not serve, with each region's error."""
+        names = sorted({write.route for write in self.route_writes if not self.first_good(write.route)})
+        return "; ".join(f"{name}: {self.errors_of(name)}" for name in names) or "no region has a worker"
+
+    def first_good(self, route: str) -> datetime | None:
+        """When the first region's write through the route was good."""
+        return min((write.at for write in self.route_writes if write.route == route and write.ok), default=None)
+
+    def errors_of(self, route: str) -> str:
+        return "; ".join(f"{w.region}: {w.error}" for w in self.route_writes if w.route == route and not w.ok)
 
     # The epoch
 

@@ -20,6 +20,7 @@ with workflow.unsafe.imports_passed_through():
     from schemas.facts import EpochRecord
     from schemas.failures import ServiceLocked
     from schemas.orders import (
+        CacheEstate,
         ClaimOrder,
         EstablishOrder,
         Estate,
@@ -105,13 +106,16 @@ class Watch:
         workflow.upsert_search_attributes(
             [SearchAttributeKey.for_keyword("LifeboatService").value_set(request.service)]
         )
-        self.estate = await workflow.execute_local_activity(
+        found = await workflow.execute_local_activity(
             estate.describe_estate,
             request.service,
             start_to_close_timeout=timedelta(seconds=5),
             schedule_to_close_timeout=timedelta(seconds=30),
             retry_policy=RETRY,
         )
+        if isinstance(found, CacheEstate):
+            workflow.continue_as_new(workflow="CacheWatch", args=[request])
+        self.estate = found
         self.record = await self.reserve(await self.establish())
         blocked = request.blocked_until
         self.probing_since = workflow.now()

@@ -1,0 +1,150 @@
+"""What a workflow orders a cache's activities to do, and what they answer."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from schemas.base import Fact
+from schemas.cache import CacheService
+from schemas.cache_facts import CacheFacts, CacheSeen
+from schemas.facts import Probe
+from schemas.zones import Zone
+
+
+class CacheOrder(Fact):
+    """An act within an epoch: it is refused once the service's record is of a later one.
+
+    `recorded` False: a person went on without the epoch store, on record.
+    """
+
+    service: CacheService
+    zone: Zone
+    epoch: int
+    recorded: bool = True
+
+
+class MemberOrder(CacheOrder):
+    member: str
+
+
+class FenceMasterOrder(MemberOrder):
+    """`pause_s`: clients' writes wait for so long at most, and are refused afterwards."""
+
+    pause_s: float
+
+
+class RestoreOrder(CacheOrder):
+    """Every member gets back what the topology declares; those of `serving` may be promoted, all others may not.
+
+    `but` is left as it is: it is fenced on purpose.
+    """
+
+    serving: str
+    """The region that serves, or is to."""
+    but: list[str] = []
+    preferred: str | None = None
+    """Comes before all others when a Sentinel chooses."""
+
+
+class MoveOrder(CacheOrder):
+    """From one member to another."""
+
+    old: str
+    new: str
+
+
+class CalmOrder(Fact):
+    """Wait for `limit_s` seconds at most until the Sentinels of `region` can be asked for something."""
+
+    service: CacheService
+    region: str
+    leader: str
+    preferred: str | None = None
+    limit_s: float = 15.0
+
+
+class ElectOrder(CacheOrder):
+    """The Sentinels of `region` move the master away from `old`."""
+
+    region: str
+    old: str
+
+
+class FollowMasterOrder(CacheOrder):
+    """`members` replicate `leader`; clients that are still on one of `cut` are disconnected.
+
+    `enough`: do not wait for more than so many; None: for all that can be told, `limit_s` seconds at most.
+    """
+
+    leader: str
+    members: list[str]
+    cut: list[str] = []
+    enough: int | None = None
+    limit_s: float = 5.0
+
+
+class MonitorOrder(CacheOrder):
+    """The Sentinels of `region` watch `leader`; `None`: they forget the name."""
+
+    region: str
+    leader: str | None
+
+
+class Elected(Fact):
+    member: str
+    at: datetime
+    by: str
+    """Who promoted it: Sentinel's name, or Lifeboat."""
+    offset: int = 0
+    """What it had when it became the master."""
+
+
+class FollowedBy(Fact):
+    following: list[str]
+    missing: dict[str, str] = {}
+
+
+class Restored(Fact):
+    """Members that had been left otherwise, and what was put right; members that could not be told."""
+
+    changed: dict[str, str] = {}
+    unreachable: dict[str, str] = {}
+
+
+class CacheProbeOrder(Fact):
+    service: CacheService
+    member: str
+    region: str
+
+
+class CacheWatchOrder(Fact):
+    """`until`: return when the master has failed to its limit (`down`), answers again (`up`), or another is (`moved`)."""
+
+    service: CacheService
+    zone: Zone
+    member: str
+    region: str
+    until: str = "down"
+
+
+class CacheSighting(Fact):
+    """Why a region's watch returned. `last_seen`: the master's own facts at its last good probe."""
+
+    region: str
+    member: str
+    state: str
+    first_failure: datetime | None
+    at: datetime
+    last: Probe
+    last_seen: CacheFacts | None = None
+    seen: CacheSeen | None = None
+
+
+class CacheVerifyOrder(Fact):
+    service: CacheService
+    zone: Zone
+    region: str
+    run: str
+    expected: str
+    by_sentinels: bool = True
+    """Sentinels of the leader's region must name it as well."""

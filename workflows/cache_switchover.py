@@ -1,0 +1,303 @@
+"""Cache switchover: a planned move without loss, and failback, the same to the home master.
+
+docs/runbooks/cache_switchover.md has the same headings as the steps here. Between regions Sentinel takes no part: the
+region that serves forgets the name first, and the other's Sentinels watch once their master leads (safety.md).
+"""
+
+from __future__ import annotations
+
+import types
+
+from temporalio import workflow
+from temporalio.exceptions import ActivityError
+
+with workflow.unsafe.imports_passed_through():
+    from activities import cache_fencing, cache_moves
+    from schemas.cache_facts import CacheSeen
+    from schemas.cache_orders import Elected, ElectOrder, FenceMasterOrder, FollowedBy, MoveOrder, Restored
+    from schemas.decisions import Assessment, Death, Fence, Verdict
+    from schemas.facts import EpochRecord
+    from schemas.failures import NotElected
+    from schemas.reports import Outcome, Report
+    from schemas.requests import CandidateRequest, RunRequest
+    from workflows.cache import CacheRunbook, workflow_error
+    from workflows.policy import cache as policy
+    from workflows.reasons import kind_of, reason_of
+    from workflows.runbook import Ended
+
+CONFIRM = "Confirm who leads, and choose the candidate"
+DECIDE = "Decide"
+CLAIM = "Claim the epoch"
+PREPARE = "Prepare: what earlier runs left is put right, and the Sentinels are calm"
+FENCE = "Fence the master"
+COMPARE = "Compare: the candidate has all of it"
+PROMOTE = "Promote the candidate"
+FOLLOW = "Follow the new master"
+VERIFY = "Verify through every route"
+RESTORE = "Restore what the topology declares"
+NOTIFY = "Notify"
+
+NOTHING = Verdict(kind="none", reason="the master takes no writes until the candidate has everything")
+
+
+class Moving(CacheRunbook):
+    """The fenced order of docs/explanation/safety.md."""
+
+    can_wait = True
+    titles = (CONFIRM, DECIDE, CLAIM, PREPARE, FENCE, COMPARE, PROMOTE, FOLLOW, VERIFY, RESTORE, NOTIFY)
+    expected_s = types.MappingProxyType({FENCE: 0.2, COMPARE: 0.3, PROMOTE: 1.5, FOLLOW: 1.0, VERIFY: 1.0})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: str | None = None
+
+    def wanted(self) -> str | None:
+        """The candidate that is asked for; None leaves the choice."""
+        return self.asked
+
+    def reached(self) -> Outcome:
+        return "done, unprotected" if self.unprotected else "done"
+
+    def summary(self) -> str:
+        return f"{self.elected.member} leads, {self.suspect} follows it" if self.elected is not None else ""
+
+    @property
+    def across(self) -> bool:
+        """Whether the move leaves the region that serves."""
+        return self.region_of(self.suspect) != self.region_of(self.candidate)
+
+    async def carry_out(self, request: RunRequest) -> None:
+        if not request.dry_run:
+            await self.lock()
+        seen = await self.step(CONFIRM, self.confirm, told=lambda r: self.assessment.choice.reason)
+        await self.step(DECIDE, lambda: self.decide(request), told=lambda text: text)
+        if request.dry_run:
+            await self.plan_rest(self.would())
+            return
+        self.claiming = True
+        self.record = await self.step(CLAIM, lambda: self.claim_after(seen), told=lambda r: f"epoch {r.epoch}")
+        as_before = ("Restore the priorities", self.prefer_nobody)
+        await self.step(PREPARE, self.prepare, undo=as_before, told=lambda text: text, parks=False)
+
+        self.urgent = True
+        # From here clients wait: what fails is undone at once, and asks nobody.
+        unfence = ("Let the old master take writes again", self.let_write)
+        self.fence = await self.step(FENCE, self.fence_master, undo=unfence, told=lambda f: f.evidence, parks=False)
+        back = ("Lead the names back", self.lead_back)
+        self.record = await self.step(
+            COMPARE, self.compare, undo=back, told=lambda r: f"{r.candidate} has all of it", parks=False
+        )
+
+        self.point_of_no_return()
+        self.elected = await self.step(PROMOTE, self.promote, told=lambda e: f"{e.member} leads, promoted by {e.by}")
+        await self.step(FOLLOW, self.follow, told=self.followed_text)
+        self.calm()
+        await self.step_or_skip(VERIFY, lambda: self.verify_leader(self.leader), told=lambda text: text)
+        await self.step_or_skip(RESTORE, self.restore_declared, told=self.restored_text)
+        await self.step_or_skip(NOTIFY, self.notify, told=lambda names: f"told: {names}")
+
+    def would(self) -> dict[str, str]:
+        """What each step of a real run would do."""
+        others = ", ".join(each.name for each in self.estate.service.members if each.name != self.candidate)
+        by = f"one Sentinel of {self.region_of(self.suspect)} is asked"
+        if self.across:
+            by = f"the Sentinels of {self.region_of(self.suspect)} forget the name, {self.candidate} is promoted"
+        return {
+            CLAIM: "the run takes the next epoch",
+            PREPARE: f"fences that were left are undone; {self.candidate} is preferred; no watch meanwhile",
+            FENCE: f"{self.suspect} refuses writes, and its clients wait"
+            f" {self.estate.service.switchover.pause_s:g} s at most",
+            COMPARE: f"offsets are equal, else {self.suspect} takes writes again; every name leads to {self.candidate}",
+            PROMOTE: by,
+            FOLLOW: f"{others} follow {self.candidate}; clients of {self.suspect} are cut off, and connect anew",
+            VERIFY: f"a write and its reading back through every name from {', '.join(self.estate.vantages)}",
+            RESTORE: "priorities, fences and Sentinels are what the topology declares",
+            NOTIFY: f"told: {', '.join(target.name for target in self.estate.service.notify) or 'nobody'}",
+        }
+
+    # What the steps do, in their order
+
+    async def confirm(self) -> EpochRecord:
+        """The master is well, its Sentinels agree, and somebody close behind it can take over."""
+        seen = await self.look()
+        leader, why = policy.leader_of(self.estate.service, seen)
+        if leader is None:
+            raise Ended("refused", f"{why}; `cache-failover` is for a cache whose master is gone")
+        self.suspect = leader
+        target = self.wanted()
+        if target == leader:
+            raise Ended("not needed", f"{leader} leads already")
+        choice = policy.choose(self.estate.service, seen, leader, target)
+        if choice.candidate is None:
+            raise Ended("refused", choice.reason)
+        self.candidate = choice.candidate
+        blocked = policy.why_not_move(self.estate.service, seen, leader, self.candidate)
+        if blocked is not None:
+            raise Ended("refused", blocked)
+        await self.must_be_ready(seen)
+        self.assessment = Assessment(
+            suspect=leader,
+            death=Death(state="alive", reason=why),
+            choice=choice,
+            verdict=NOTHING,
+            w=0,
+            voters=[],
+            digest=policy.digest_of(leader, self.candidate, NOTHING),
+        )
+        return await self.record_of(seen, leader)
+
+    async def must_be_ready(self, seen: CacheSeen) -> None:
+        """What must hold besides; a failback asks for more."""
+
+    async def decide(self, request: RunRequest) -> str:
+        go = policy.may_move(self.estate.service, self.suspect, self.candidate, approval=request.approval)
+        if request.dry_run:
+            return {"go": "by policy alone: ", "ask": "a person is asked: "}.get(go.action, "refused: ") + go.reason
+        if go.action == "refuse":
+            raise Ended("refused", go.reason)
+        if go.action == "go":
+            return go.reason
+        text = (
+            f"Move {self.service_name} from {self.suspect} to {self.candidate}? {go.reason}. Approving lets clients"
+            f" wait {self.estate.service.switchover.pause_s:g} s at most, and cuts them off {self.suspect} once"
+            f" {self.candidate} leads."
+        )
+        decision = await self.ask(text, self.assessment.digest, needs_override=False, machine_s=5.0)
+        self.decided = workflow.now()
+        if decision.answer != "approved":
+            if self._abort is not None:
+                raise Ended("aborted", self.aborted_by())
+            raise Ended(
+                "rejected" if decision.answer == "rejected" else "expired", f"{decision.answer} by {decision.by}"
+            )
+        return f"approved by {decision.by}"
+
+    async def prepare(self) -> str:
+        """What can be done while clients are served."""
+        await self.tell_watch()
+        restored = await self.restore(self.region_of(self.suspect), preferred=self.candidate)
+        if self.candidate in restored.unreachable or self.suspect in restored.unreachable:
+            raise Ended("undone", f"not reached: {restored.unreachable}")
+        preferred = None if self.across else self.candidate
+        return await self.until_calm(self.suspect, preferred)
+
+    async def prefer_nobody(self) -> None:
+        await self.claim_once()
+        await self.restore(self.region_of(self.suspect))
+
+    async def fence_master(self) -> Fence:
+        self.start_clock(workflow.now())
+        order = FenceMasterOrder.model_validate(
+            {**self.within_epoch(), "member": self.suspect, "pause_s": self.estate.service.switchover.pause_s}
+        )
+        proof = await self.do(cache_fencing.fence_master, order, limit=4, total=6, attempts=2, heartbeat=None)
+        if proof.acknowledged:
+            raise Ended("undone", f"nobody was promoted: {proof.evidence}")
+        return Fence(strength="stalled", evidence=proof.evidence, proved=True)
+
+    async def let_write(self) -> None:
+        await self.claim_once()
+        await self.unfence(self.suspect)
+
+    async def compare(self) -> EpochRecord:
+        """Without this nobody is promoted. Between regions, nobody watches the old master from here on."""
+        order = MoveOrder.model_validate({**self.within_epoch(), "old": self.suspect, "new": self.candidate})
+        await self.do(cache_fencing.until_equal, order, limit=6, total=8, attempts=2)
+        return await self.choose_and_lead(self.candidate, "none")
+
+    async def promote(self) -> Elected:
+        if self.across:
+            return await self.promote_elsewhere()
+        order = ElectOrder.model_validate(
+            {**self.within_epoch(), "region": self.region_of(self.suspect), "old": self.suspect}
+        )
+        try:
+            return await self.do(cache_moves.let_sentinel_elect, order, limit=20, total=40)
+        except ActivityError as error:
+            if kind_of(error) != NotElected.__name__:
+                raise
+            # Nothing has moved, and nobody works on it: the old master, which has everything, serves on.
+            self.past_no_return = False
+            raise Ended("undone", f"nobody was promoted: {reason_of(error)}") from error
+
+    async def promote_elsewhere(self) -> Elected:
+        """The Sentinels that know the old master would turn the new one into its replica again: they forget first."""
+        forgotten = await self.monitor(self.region_of(self.suspect), None)
+        if forgotten.missing:
+            raise workflow_error(f"these must forget the name first: {forgotten.missing}")
+        return await self.promote_alone(self.suspect, self.candidate)
+
+    @property
+    def leader(self) -> str:
+        assert self.elected is not None
+        return self.elected.member
+
+    async def follow(self) -> FollowedBy:
+        """The others replicate it, so that it takes writes; clients that wait on the old one are let go."""
+        if self.leader != self.candidate:
+            self.note(f"Sentinel promoted {self.leader}, and not {self.candidate}")
+            self.record = await self.choose_and_lead(self.leader, "none")
+        region = self.region_of(self.leader)
+        near = [each.name for each in self.estate.service.members_of(region) if each.name != self.leader]
+        first = [*near, *([self.suspect] if self.suspect not in near else [])]
+        found = await self.lead_members(
+            self.leader, first, cut=[self.suspect], enough=self.estate.service.master.min_replicas
+        )
+        if self.across:
+            watching = await self.monitor(region, self.leader)
+            found = found.model_copy(update={"missing": found.missing | watching.missing})
+        return found
+
+    def followed_text(self, found: FollowedBy) -> str:
+        late = "".join(f"; {name} not yet: {why}" for name, why in found.missing.items())
+        return f"{', '.join(found.following) or 'nobody'} follow {self.leader}{late}"
+
+    async def restore_declared(self) -> Restored:
+        """Everybody follows, the Sentinels agree, and every setting is the declared one again."""
+        await self.settle(self.leader)
+        region = self.region_of(self.leader)
+        restored = await self.restore(region)
+        others = [each.name for each in self.estate.service.members if each.name != self.leader]
+        await self.lead_members(self.leader, others, enough=None, limit=20.0)
+        try:
+            await self.until_calm(self.leader, limit=20.0)
+        except ActivityError as error:
+            self.note(f"the Sentinels do not agree yet: {reason_of(error)}")
+        self.unprotected = await self.look_at_protection(self.leader)
+        return restored
+
+    def restored_text(self, found: Restored) -> str:
+        late = "".join(f"; {name} not reached: {why}" for name, why in found.unreachable.items())
+        return f"{len(found.changed)} members put right{late}"
+
+
+@workflow.defn(name="CacheSwitchover", failure_exception_types=[Exception])
+class CacheSwitchover(Moving):
+    """Start with `{"service": "counting-cache", "reason": "…", "candidate": "cache-east-2"}`; ends with a Report."""
+
+    procedure = "CacheSwitchover"
+
+    @workflow.run
+    async def run(self, request: CandidateRequest) -> Report:
+        self.asked = request.candidate
+        return await self.shielded(self.from_start_to_report(request))
+
+
+@workflow.defn(name="CacheFailback", failure_exception_types=[Exception])
+class CacheFailback(Moving):
+    """Home again: start with `{"service": "counting-cache", "reason": "…"}`; ends with a Report."""
+
+    procedure = "CacheFailback"
+
+    @workflow.run
+    async def run(self, request: RunRequest) -> Report:
+        return await self.shielded(self.from_start_to_report(request))
+
+    def wanted(self) -> str | None:
+        return self.estate.service.home
+
+    async def must_be_ready(self, seen: CacheSeen) -> None:
+        """Home is back, and the cache protected: a failback is no emergency."""
+        missing = await self.look_at_protection(self.suspect)
+        if missing:
+            raise Ended("refused", f"the cache is not protected yet: {'; '.join(missing)}")
