@@ -17,7 +17,7 @@ from cli.problems import Exit, Problem
 from lab import lab as life
 from lab import load, pointer, world
 from lab.errors import LabError
-from lab.layout import EXTRAS, SHAPES, USUAL
+from lab.layout import EXTRAS, PROFILES, SHAPES, USUAL
 from lab.model import Lab
 from lab.progress import Steps
 
@@ -80,9 +80,9 @@ def up(
     profile: Annotated[
         str,
         typer.Option(
-            metavar="|".join(life.PROFILES),
+            metavar="|".join(PROFILES),
             help="Which part of the estate.",
-            autocompletion=lambda incomplete: [each for each in life.PROFILES if each.startswith(incomplete)],
+            autocompletion=lambda incomplete: [each for each in PROFILES if each.startswith(incomplete)],
         ),
     ] = "database",
     shape: Shape = None,
@@ -96,7 +96,7 @@ def up(
         typer.Option(
             "--with",
             metavar="|".join(EXTRAS),
-            help="What runs beside the estate: jaeger takes the workers' traces.",
+            help="What runs beside the estate: jaeger takes the workers' traces, health answers for each service.",
             autocompletion=lambda incomplete: [each for each in EXTRAS if each.startswith(incomplete)],
         ),
     ] = None,
@@ -156,14 +156,16 @@ def status(which: Which = None, json: Json = False) -> None:
         nodes = [
             node.model_dump(include=shown if node.metrics is None else shown | {"metrics"}) for node in found.nodes
         ]
-        traces = {} if found.traces is None else {"traces": found.traces.model_dump()}
+        more: dict[str, Any] = {} if found.traces is None else {"traces": found.traces.model_dump()}
+        if found.health:
+            more["health"] = found.health
         print_json(
             {
                 "temporal": found.temporal.model_dump(),
                 "nodes": nodes,
                 "routes": found.routes,
                 "reads": found.reads,
-                **traces,
+                **more,
             }
         )
         return
@@ -176,6 +178,8 @@ def status(which: Which = None, json: Json = False) -> None:
     if found.traces is not None:
         told = f"Jaeger's UI and API {found.traces.ui}, spans by OTLP {found.traces.otlp}"
         out().print(told, markup=False, soft_wrap=True)
+    for service, url in found.health.items():
+        out().print(f"health of {service} {url}", markup=False, soft_wrap=True)
 
 
 @loads.command("start")

@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 
 from temporalio.client import Client
 
-from lab import network, node
+from lab import cache, network, node
 from lab.balancer import write_balancer
 from lab.binaries import Binaries
 from lab.errors import LabError
 from lab.estate import write_node_control
-from lab.model import Lab
+from lab.model import Lab, Node
 from lab.observe import until_protected
 from lab.owner import give
 from lab.paths import log_tail
@@ -32,7 +32,7 @@ async def build(lab: Lab, binaries: Binaries, say: Say) -> None:
     for each in lab.nodes:
         folder = lab.paths.node(each.name)
         folder.mkdir(mode=0o700)
-        if each.kind in ("postgresql", "pgbouncer", "pgpool", "knot"):
+        if each.kind in ("postgresql", "pgbouncer", "pgpool", "knot", "redis", "sentinel"):
             give(folder)
     write_node_control(lab)
     if lab.netns:
@@ -52,7 +52,7 @@ async def build(lab: Lab, binaries: Binaries, say: Say) -> None:
 
 async def _start_platform(lab: Lab, say: Say) -> Client:
     """Temporal, then the workers, which need it."""
-    say(" and ".join(["Temporal", *(extra.capitalize() for extra in lab.extras)]))
+    say(" and ".join(["Temporal", *(each.name.capitalize() for each in lab.of_kind("jaeger"))]))
     await start(lab, ["temporal", *(each.name for each in lab.of_kind("jaeger"))])
     client = await until_temporal(lab)
     if lab.workers:
@@ -62,12 +62,13 @@ async def _start_platform(lab: Lab, say: Say) -> Client:
 
 
 async def _start_first_estate(lab: Lab, say: Say) -> None:
-    say("PostgreSQL: a primary is built")
-    verifiers = await build_pristine(lab)
-    for each in lab.of_kind("pgbouncer"):
-        write_pooler(lab, each, verifiers)
-    for each in lab.of_kind("pgpool"):
-        write_balancer(lab, each)
+    if "database" in lab.parts:
+        say("PostgreSQL: a primary is built")
+        verifiers = await build_pristine(lab)
+        for each in lab.of_kind("pgbouncer"):
+            write_pooler(lab, each, verifiers)
+        for each in lab.of_kind("pgpool"):
+            write_balancer(lab, each)
     for each in lab.of_kind("knot"):
         write_dns(lab, each)
     await start_estate(lab, say)
@@ -75,7 +76,8 @@ async def _start_first_estate(lab: Lab, say: Say) -> None:
 
 async def start_estate(lab: Lab, say: Say) -> None:
     """Lay every data store anew from the kept copies, and start it. Those before must be stopped."""
-    say("PostgreSQL, PgBouncer and Knot: laid anew and started")
+    servers = {"database": "PostgreSQL, PgBouncer", "cache": "Redis, Sentinel"}
+    say(f"{', '.join(servers[part] for part in lab.parts)} and Knot: laid anew and started")
 
     async def rest() -> None:
         for each in lab.of_kind("pgbouncer"):
@@ -84,14 +86,38 @@ async def start_estate(lab: Lab, say: Say) -> None:
             restore_dns(lab, each)
         await start(lab, [each.name for each in lab.of_kind("pgbouncer", "pgpool", "knot")])
 
+    parts = {"database": _start_databases, "cache": _start_caches}
+    await asyncio.gather(rest(), *(parts[part](lab) for part in lab.parts))
+
+
+async def _start_databases(lab: Lab) -> None:
     # A standby that finds its sender at once streams at once; after a miss it waits 5 s.
-    await asyncio.gather(rest(), *(restore_member(lab, each) for each in lab.members()))
+    await asyncio.gather(*(restore_member(lab, each) for each in lab.members()))
+    await _start_tiers(lab, lab.members())
+    await until_protected(lab)
+
+
+async def _start_caches(lab: Lab) -> None:
+    sentinels = lab.of_kind("sentinel")
+    for each in lab.of_kind("redis"):
+        cache.restore_server(lab, each)
+    for each in sentinels:
+        cache.restore_sentinel(lab, each)
+    # A replica that finds its master at once follows at once; after a miss it waits a second.
+    await _start_tiers(lab, lab.of_kind("redis"))
+    # Before the Sentinels, which would take one that is not there yet for lost.
+    await cache.until_replicated(lab)
+    await start(lab, [each.name for each in sentinels])
+    await cache.until_watched(lab)
+
+
+async def _start_tiers(lab: Lab, servers: Sequence[Node]) -> None:
+    """Start the servers, each after the one that it follows."""
     tiers: dict[int, list[str]] = {}
-    for each in lab.members():
+    for each in servers:
         tiers.setdefault(_depth(lab, each.name), []).append(each.name)
     for _, names in sorted(tiers.items()):
         await start(lab, names)
-    await until_protected(lab)
 
 
 def _depth(lab: Lab, name: str) -> int:
@@ -118,7 +144,8 @@ async def start(lab: Lab, names: Sequence[str]) -> None:
 
 
 async def settle(lab: Lab, client: Client, say: Say) -> None:
-    """Wait for the workers, and start the watch where the lab has one."""
+    """Wait for the workers, and start the watch where the lab has one, and the node that tells of health."""
+    await start(lab, [each.name for each in lab.of_kind("health")])
     if lab.workers:
         say("Workers: every region polls its queues")
         await until_workers(lab, client)

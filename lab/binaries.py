@@ -23,6 +23,8 @@ class Binaries:
     pgbouncer: Path
     pgpool: Path
     knotd: Path
+    redis: Path | None = None
+    """Redis' server, which is Sentinel as well."""
     jaeger: Path | None = None
 
 
@@ -78,13 +80,14 @@ def find_program(name: str) -> Path:
     return Path(found)
 
 
-def find_all(extras: Sequence[str] = ()) -> Binaries:
-    """Everything that profile `database` and the extras run; MissingProgram names the first that is missing."""
+def find_all(extras: Sequence[str] = (), parts: Sequence[str] = ()) -> Binaries:
+    """Everything that a database, these parts and the extras run; MissingProgram names the first that is missing."""
     return Binaries(
         temporal=find_temporal(),
         pg_bin=find_pg_bin(),
         pgbouncer=find_program("pgbouncer"),
         pgpool=find_program("pgpool"),
         knotd=find_program("knotd"),
+        redis=find_program("redis-server") if "cache" in parts else None,
         jaeger=find_jaeger() if "jaeger" in extras else None,
     )

@@ -7,21 +7,21 @@ from __future__ import annotations
 
 from importlib import resources
 
-from lab.layout import DATABASES, HOME, READ_RECORD, RECORD, ZONE, pcp_port, shape_of
+from lab.layout import CACHE_HOME, CACHE_RECORD, DATABASES, HOME, READ_RECORD, RECORD, ZONE, pcp_port, shape_of
 from lab.model import Lab, Node
 from lab.secrets import KEY_NAME
 
 
-def _template(name: str) -> str:
+def template(name: str) -> str:
     return (resources.files("lab") / "etc" / name).read_text(encoding="utf-8")
 
 
 def postgresql_conf(node: Node) -> str:
-    return _template("postgresql.conf").format(host=node.host, port=node.port, name=node.name)
+    return template("postgresql.conf").format(host=node.host, port=node.port, name=node.name)
 
 
 def pg_hba_conf(lab: Lab) -> str:
-    return _template("pg_hba.conf").format(network=f"{lab.network}.0.0/16")
+    return template("pg_hba.conf").format(network=f"{lab.network}.0.0/16")
 
 
 def auto_conf(lab: Lab, node: Node) -> str:
@@ -43,16 +43,16 @@ def conninfo(lab: Lab, name: str, upstream: str) -> str:
 
 def objects_sql() -> str:
     """The service's own table, in its database, once its roles are there."""
-    return _template("objects.sql")
+    return template("objects.sql")
 
 
 def lifeboat_sql() -> str:
     """What Lifeboat needs in the service's database, and no more."""
-    return _template("lifeboat.sql")
+    return template("lifeboat.sql")
 
 
 def pgbouncer_ini(lab: Lab, node: Node) -> str:
-    return _template("pgbouncer.ini").format(folder=lab.paths.node(node.name), host=node.host, port=node.port)
+    return template("pgbouncer.ini").format(folder=lab.paths.node(node.name), host=node.host, port=node.port)
 
 
 def databases_ini(lab: Lab) -> str:
@@ -71,7 +71,7 @@ def pgpool_conf(lab: Lab, node: Node) -> str:
             f"backend_port{number} = {member.port}",
             f"backend_weight{number} = 1",
         ]
-    return _template("pgpool.conf").format(
+    return template("pgpool.conf").format(
         folder=lab.paths.node(node.name),
         host=node.host,
         port=node.port,
@@ -86,20 +86,22 @@ def backends(lab: Lab) -> dict[int, Node]:
 
 
 def pool_hba_conf(lab: Lab) -> str:
-    return _template("pool_hba.conf").format(network=f"{lab.network}.0.0/16")
+    return template("pool_hba.conf").format(network=f"{lab.network}.0.0/16")
 
 
 def knot_conf(lab: Lab, node: Node) -> str:
-    return _template("knot.conf").format(
+    return template("knot.conf").format(
         folder=lab.paths.node(node.name), host=node.host, port=node.port, key=KEY_NAME, zone=ZONE
     )
 
 
 def zone_file(lab: Lab, node: Node) -> str:
     """The zone as it is at first, without any epoch."""
-    return _template("lab.zone").format(
-        zone=ZONE, host=node.host, record=RECORD, reads=READ_RECORD, leader=lab.node(HOME).host
-    )
+    led = {RECORD: HOME, READ_RECORD: HOME} if "database" in lab.parts else {}
+    if "cache" in lab.parts:
+        led[CACHE_RECORD] = CACHE_HOME
+    records = "\n".join(f"{record}. A {lab.node(leader).host}" for record, leader in led.items())
+    return template("lab.zone").format(zone=ZONE, host=node.host, records=records)
 
 
 def files(lab: Lab) -> dict[str, str]:
@@ -121,6 +123,8 @@ def files(lab: Lab) -> dict[str, str]:
             case "knot":
                 found[f"{place}/knot.conf"] = knot_conf(lab, node)
                 found[f"{place}/state/lab.zone"] = zone_file(lab, node)
-            case "temporal" | "worker":
+            case "temporal" | "worker" | "jaeger" | "health":
                 pass  # they take arguments
+            case "redis" | "sentinel":
+                pass  # theirs hold secrets, since they rewrite them themselves: lab/cache.py
     return found

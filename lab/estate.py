@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from lab import config, network
+from lab.cache_estate import cache_service, control
 from lab.layout import DATABASE, DATABASES, HOME, READ_RECORD, RECORD, SERVICE, ZONE, pcp_port, shape_of
 from lab.model import Lab
 from lab.owner import server_ids
@@ -25,13 +26,13 @@ Overrides = Mapping[str, Any]
 """Fields of the service to declare otherwise; a section (`detection`, `approval` …) is merged field by field."""
 
 
-def topology(lab: Lab, overrides: Overrides | None = None) -> Topology:
-    """The lab's estate, with `lab.overrides` and then `overrides`; pydantic's ValidationError for a wrong one."""
-    service = _service(lab)
-    for given in (lab.overrides, overrides or {}):
-        for key, value in given.items():
-            before = service.get(key)
-            service[key] = {**before, **value} if isinstance(before, dict) and isinstance(value, Mapping) else value
+def topology(lab: Lab, overrides: Overrides | None = None, cache_overrides: Overrides | None = None) -> Topology:
+    """The lab's estate, with the lab's own overrides and then these; pydantic's ValidationError for a wrong one."""
+    services = []
+    if "database" in lab.parts:
+        services.append(_changed(_service(lab), lab.overrides, overrides or {}))
+    if "cache" in lab.parts:
+        services.append(_changed(cache_service(lab), lab.cache_overrides, cache_overrides or {}))
     return Topology.model_validate(
         {
             "regions": [{"name": name, "role": role} for name, role in shape_of(lab.shape).regions.items()],
@@ -41,14 +42,23 @@ def topology(lab: Lab, overrides: Overrides | None = None) -> Topology:
                 "key_name": KEY_NAME,
                 "key_secret": f"file:{lab.secrets / 'tsig'}",
             },
-            "services": [service],
+            "services": services,
         }
     )
 
 
-def write_topology(lab: Lab, overrides: Overrides | None = None) -> None:
+def _changed(service: dict[str, Any], *overrides: Overrides) -> dict[str, Any]:
+    for given in overrides:
+        for key, value in given.items():
+            before = service.get(key)
+            service[key] = {**before, **value} if isinstance(before, dict) and isinstance(value, Mapping) else value
+    return service
+
+
+def write_topology(lab: Lab, overrides: Overrides | None = None, cache_overrides: Overrides | None = None) -> None:
     """Write the topology file whole: workers may be reading it."""
-    text = yaml.safe_dump(topology(lab, overrides).model_dump(mode="json", exclude_none=True), sort_keys=False)
+    found = topology(lab, overrides, cache_overrides)
+    text = yaml.safe_dump(found.model_dump(mode="json", exclude_none=True), sort_keys=False)
     temporary = lab.topology.with_suffix(".new")
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, lab.topology)
@@ -152,12 +162,7 @@ def _member(lab: Lab, name: str) -> dict[str, Any]:
         "region": node.region,
         # Whoever follows the home primary follows the leader, whoever that is by then.
         "follows": node.upstream if node.upstream != HOME else None,
-        "control": {
-            "start": [command, "start", name],
-            "stop": [command, "stop", name],
-            "autostart_on": [command, "autostart-on", name],
-            "autostart_off": [command, "autostart-off", name],
-        },
+        "control": control(lab, name),
         "data": {
             "directory": str(lab.paths.data(name)),
             "bin": str(lab.pg_bin),

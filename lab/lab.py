@@ -11,28 +11,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from lab import network, pointer, processes
+from lab import network, pointer, processes, routing
 from lab.assembly import Say, build, settle, start, start_estate
 from lab.binaries import Binaries, find_all
 from lab.errors import LabError
 from lab.estate import Overrides, write_topology
 from lab.faults import fault, heal, partition
 from lab.jaeger import traces_at
-from lab.layout import (
-    DATABASE,
-    EXTRAS,
-    HOME,
-    LOOPBACK,
-    READ_RECORD,
-    RECORD,
-    SERVICE,
-    USUAL,
-    choose_base_port,
-    nodes,
-    shape_of,
-    ui_port,
-)
-from lab.model import Lab, Node, TemporalAt
+from lab.layout import EXTRAS, LOOPBACK, SERVICES, USUAL, choose_base_port, nodes, profile_of, shape_of, ui_port
+from lab.model import Lab, TemporalAt
 from lab.observe import status
 from lab.paths import PARENT, PREFIX, Folder
 from lab.pointer import current
@@ -56,8 +43,6 @@ __all__ = [
     "up",
 ]
 
-PROFILES = ("database",)
-
 
 def _quiet(_: str) -> None:
     return
@@ -74,24 +59,26 @@ async def up(
     metrics: bool = True,
     detection_interval: float | None = None,
     overrides: Overrides | None = None,
+    cache_overrides: Overrides | None = None,
     make_current: bool = True,
     say: Say = _quiet,
 ) -> Lab:
     """Start a lab and return once it is ready; LabError says what did not come, and nothing is left running then.
 
-    `shape` is one of lab/layout.py. `detection_interval` in seconds (0.2). `overrides` are fields of the service to
-    declare otherwise (lab/estate.py). Without `workers` no product runs, and so no watch either. `extras` run beside
-    the profile; with `metrics` each worker serves Prometheus on a port of its own.
+    `profile` and `shape` are of lab/layout.py. `detection_interval` of the database in seconds (0.2). `overrides` are
+    fields of the database to declare otherwise (lab/estate.py), `cache_overrides` those of the cache. Without
+    `workers` no product runs, and so no watch either. `extras` run beside the profile; with `metrics` each worker
+    serves Prometheus on a port of its own.
     """
-    if profile not in PROFILES:
-        raise LabError(f"there is no profile {profile}; one of: {', '.join(PROFILES)}")
-    shape_of(shape)
+    wanted = profile_of(profile)
+    shape_of(shape).planned(wanted.parts)
     unknown = sorted(set(extras) - set(EXTRAS))
     if unknown:
         raise LabError(f"there is no {unknown[0]} to go with a lab; one of: {', '.join(EXTRAS)}")
     if netns:
         network.require_root()
-    binaries = find_all(extras)
+    extras = [*wanted.extras, *extras]
+    binaries = find_all(extras, wanted.parts)
     changes: dict[str, Any] = dict(overrides or {})
     if detection_interval is not None:
         changes["detection"] = {**changes.get("detection", {}), "interval_s": detection_interval}
@@ -105,6 +92,7 @@ async def up(
         extras=list(dict.fromkeys(extras)),
         metrics=metrics,
         overrides=changes,
+        cache_overrides=dict(cache_overrides or {}),
     )
     try:
         say(f"Lab in {lab.folder}")
@@ -140,31 +128,35 @@ def _prepare(
     extras: list[str],
     metrics: bool,
     overrides: dict[str, Any],
+    cache_overrides: dict[str, Any],
 ) -> Lab:
     """A new lab's folder with its secrets, topology and lab.json; nothing runs yet."""
     folder = _new_folder()
     make_secrets(folder)
     prefix = network.choose_network() if netns else LOOPBACK
-    base = choose_base_port(shape_of(shape))
-    found = {each.name: each for each in nodes(shape_of(shape), prefix, base, extras, metrics=metrics)}
-    login = f"app:{folder.secret('app').read_text(encoding='utf-8')}"
+    parts = list(profile_of(profile).parts)
+    base = choose_base_port(shape_of(shape), parts)
+    found = {each.name: each for each in nodes(shape_of(shape), prefix, base, extras, parts=parts, metrics=metrics)}
+    services = {part: SERVICES[part] for part in parts}
     lab = Lab(
         folder=folder.root,
         profile=profile,
+        parts=parts,
         shape=shape,
         created=datetime.now(UTC),
         network=prefix,
         netns=netns,
         base_port=base,
-        service=SERVICE,
+        service=services[parts[0]],
+        services=services,
         temporal=TemporalAt(
             address=found["temporal"].address,
             ui=f"http://{found['temporal'].host}:{ui_port(base)}",
             cli=str(binaries.temporal),
         ),
         nodes=list(found.values()),
-        routes=_routes(login, list(found.values())),
-        reads=_reads(login, list(found.values())),
+        routes=routing.routes(folder, parts, list(found.values())),
+        reads=routing.reads(folder, parts, list(found.values())),
         dns=next(each.address for each in found.values() if each.kind == "knot"),
         pg_bin=binaries.pg_bin,
         topology=folder.topology,
@@ -175,33 +167,16 @@ def _prepare(
         extras=extras,
         traces=traces_at(found["jaeger"]) if "jaeger" in extras else None,
         overrides=overrides,
+        cache_overrides=cache_overrides,
     )
     try:
         write_topology(lab)
     except ValueError as error:
         shutil.rmtree(folder.root)
-        raise TopologyInvalid(f"that of the lab in {folder.root}, with {overrides}: {error}") from error
+        given = overrides | cache_overrides
+        raise TopologyInvalid(f"that of the lab in {folder.root}, with {given}: {error}") from error
     lab.save()
     return lab
-
-
-def _routes(login: str, found: list[Node]) -> dict[str, str]:
-    """By name, and through both databases of the first pooler where there is one."""
-    home = next(each for each in found if each.name == HOME)
-    routes = {"dns": f"postgresql://{login}@{RECORD}:{home.port}/{DATABASE}"}
-    for each in [each for each in found if each.kind == "pgbouncer"][:1]:
-        routes["pgbouncer-transaction"] = f"postgresql://{login}@{each.address}/counting"
-        routes["pgbouncer-session"] = f"postgresql://{login}@{each.address}/counting_session"
-    return routes
-
-
-def _reads(login: str, found: list[Node]) -> dict[str, str]:
-    """Read-only routes: by name, and through each Pgpool-II."""
-    home = next(each for each in found if each.name == HOME)
-    reads = {"dns-ro": f"postgresql://{login}@{READ_RECORD}:{home.port}/{DATABASE}"}
-    return reads | {
-        each.name: f"postgresql://{login}@{each.address}/{DATABASE}" for each in found if each.kind == "pgpool"
-    }
 
 
 def _new_folder() -> Folder:
@@ -220,10 +195,17 @@ async def _with_pids(lab: Lab) -> Lab:
     return lab
 
 
-async def reset(lab: Lab, *, overrides: Overrides | None = None, watch: bool | None = None, say: Say = _quiet) -> Lab:
+async def reset(
+    lab: Lab,
+    *,
+    overrides: Overrides | None = None,
+    cache_overrides: Overrides | None = None,
+    watch: bool | None = None,
+    say: Say = _quiet,
+) -> Lab:
     """The estate as `up` left it, from kept copies, with an empty ledger; Temporal and Jaeger keep their histories.
 
-    The load is stopped, and every open run terminated. `overrides` come on top of the lab's own until the next
+    The load is stopped, and every open run terminated. The overrides come on top of the lab's own until the next
     reset; `watch` says for this time whether the watch is started.
     """
     from lab import load
@@ -239,7 +221,7 @@ async def reset(lab: Lab, *, overrides: Overrides | None = None, watch: bool | N
     await end_runs(lab, client)
     # An activity that was under way must not act on the new estate, so the workers begin anew as well.
     await asyncio.to_thread(processes.kill, lab.paths, *(each.name for each in lab.nodes if each.name not in kept))
-    write_topology(lab, overrides)
+    write_topology(lab, overrides, cache_overrides)
     if lab.workers:
         await start(lab, [each.name for each in lab.of_kind("worker")])
     await start_estate(lab, say)

@@ -24,8 +24,25 @@ DATABASES = {
 }
 """The poolers' databases, as topology.yaml and their databases file have them."""
 
+CACHE = "counting-cache"
+CACHE_RECORD = f"{CACHE}.{ZONE}"
+CACHE_HOME = "cache-east-1"
+"""The cache's master at first."""
+MONITORED = "mymaster"
+"""What Sentinels call whom they watch."""
+
 LOOPBACK = "127.0"
-_OFFSETS: dict[NodeKind, int] = {"postgresql": 0, "pgbouncer": 1, "pgpool": 1, "knot": 2, "temporal": 3, "jaeger": 0}
+_OFFSETS: dict[NodeKind, int] = {
+    "postgresql": 0,
+    "pgbouncer": 1,
+    "pgpool": 1,
+    "knot": 2,
+    "temporal": 3,
+    "jaeger": 0,
+    "redis": 0,
+    "sentinel": 1,
+    "health": 0,
+}
 _UI_OFFSET = 4
 _SETUP_OFFSET = 5
 _METRICS_OFFSET = 6
@@ -56,27 +73,64 @@ class Shape:
     summary: str
     regions: Mapping[str, str]
     """Name → role."""
-    nodes: tuple[Planned, ...]
+    parts: Mapping[str, tuple[Planned, ...]]
+    """The nodes of each part that a profile may have (PROFILES)."""
+    platform: tuple[Planned, ...]
+    """What every profile has."""
     voters: tuple[str, ...]
     candidates: tuple[str, ...]
     policy: Literal["required", "available"] = "required"
     cross_region: Literal["ask", "allowed", "never"] = "ask"
     asks: bool = False
 
+    def planned(self, parts: Sequence[str], extras: Sequence[str] = ()) -> list[Planned]:
+        """The nodes of these parts, the platform's, and the extras'; LabError for a part that the shape is without."""
+        for part in parts:
+            if part not in self.parts:
+                able = [name for name, shape in SHAPES.items() if part in shape.parts]
+                raise LabError(f"there is no {part} in {self.summary}; take the shape {' or '.join(able)}")
+        plans = [*(plan for part in parts for plan in self.parts[part]), *self.platform]
+        return [*plans, *(plan for extra in extras for plan in EXTRAS[extra])]
+
+
+THREE_REGIONS_DATABASE = (
+    Planned("pg-east-1", "postgresql", "primary", "us-east-1", "1.11"),
+    Planned("pg-east-2", "postgresql", "standby", "us-east-1", "1.12", HOME),
+    Planned("pg-east-3", "postgresql", "standby", "us-east-1", "1.13", HOME),
+    Planned("pg-east-4", "postgresql", "standby", "us-east-1", "1.14", HOME),
+    Planned("pg-west-1", "postgresql", "standby", "us-west-2", "2.11", HOME),
+    Planned("pg-west-2", "postgresql", "standby", "us-west-2", "2.12", "pg-west-1"),
+    Planned("pgbouncer-east", "pgbouncer", "pooler", "us-east-1", "1.21"),
+    Planned("pgbouncer-west", "pgbouncer", "pooler", "us-west-2", "2.21"),
+    Planned("pgpool-east", "pgpool", "balancer", "us-east-1", "1.22"),
+)
+
+# The west stands by: one of its servers follows the master across the regions, and feeds the others, so that each
+# write crosses once. Its Sentinels watch nobody.
+THREE_REGIONS_CACHE = (
+    Planned("cache-east-1", "redis", "master", "us-east-1", "1.41"),
+    Planned("cache-east-2", "redis", "replica", "us-east-1", "1.42", CACHE_HOME),
+    Planned("cache-east-3", "redis", "replica", "us-east-1", "1.43", CACHE_HOME),
+    Planned("cache-east-4", "redis", "replica", "us-east-1", "1.44", CACHE_HOME),
+    Planned("cache-west-1", "redis", "replica", "us-west-2", "2.41", CACHE_HOME),
+    Planned("cache-west-2", "redis", "replica", "us-west-2", "2.42", "cache-west-1"),
+    Planned("cache-west-3", "redis", "replica", "us-west-2", "2.43", "cache-west-1"),
+    Planned("cache-west-4", "redis", "replica", "us-west-2", "2.44", "cache-west-1"),
+    Planned("sentinel-east-1", "sentinel", "sentinel", "us-east-1", "1.51"),
+    Planned("sentinel-east-2", "sentinel", "sentinel", "us-east-1", "1.52"),
+    Planned("sentinel-east-3", "sentinel", "sentinel", "us-east-1", "1.53"),
+    Planned("sentinel-east-4", "sentinel", "sentinel", "us-east-1", "1.54"),
+    Planned("sentinel-west-1", "sentinel", "sentinel", "us-west-2", "2.51"),
+    Planned("sentinel-west-2", "sentinel", "sentinel", "us-west-2", "2.52"),
+    Planned("sentinel-west-3", "sentinel", "sentinel", "us-west-2", "2.53"),
+    Planned("sentinel-west-4", "sentinel", "sentinel", "us-west-2", "2.54"),
+)
 
 THREE_REGIONS = Shape(
     summary="three regions, six servers, two voters, two poolers, a Pgpool-II for reads",
     regions={"us-east-1": "primary", "us-west-2": "standby", "eu-west-1": "dr"},
-    nodes=(
-        Planned("pg-east-1", "postgresql", "primary", "us-east-1", "1.11"),
-        Planned("pg-east-2", "postgresql", "standby", "us-east-1", "1.12", HOME),
-        Planned("pg-east-3", "postgresql", "standby", "us-east-1", "1.13", HOME),
-        Planned("pg-east-4", "postgresql", "standby", "us-east-1", "1.14", HOME),
-        Planned("pg-west-1", "postgresql", "standby", "us-west-2", "2.11", HOME),
-        Planned("pg-west-2", "postgresql", "standby", "us-west-2", "2.12", "pg-west-1"),
-        Planned("pgbouncer-east", "pgbouncer", "pooler", "us-east-1", "1.21"),
-        Planned("pgbouncer-west", "pgbouncer", "pooler", "us-west-2", "2.21"),
-        Planned("pgpool-east", "pgpool", "balancer", "us-east-1", "1.22"),
+    parts={"database": THREE_REGIONS_DATABASE, "cache": THREE_REGIONS_CACHE},
+    platform=(
         Planned("knot-eu", "knot", "dns", "eu-west-1", "3.53"),
         Planned("temporal", "temporal", "temporal", "", "0.2"),
         Planned("worker-us-east-1", "worker", "worker", "us-east-1", "1.31"),
@@ -90,9 +144,13 @@ THREE_REGIONS = Shape(
 TWO_REGIONS = Shape(
     summary="two regions, a primary and one standby that must acknowledge, no pooler",
     regions={"us-east-1": "primary", "us-west-2": "standby"},
-    nodes=(
-        Planned("pg-east-1", "postgresql", "primary", "us-east-1", "1.11"),
-        Planned("pg-west-1", "postgresql", "standby", "us-west-2", "2.11", HOME),
+    parts={
+        "database": (
+            Planned("pg-east-1", "postgresql", "primary", "us-east-1", "1.11"),
+            Planned("pg-west-1", "postgresql", "standby", "us-west-2", "2.11", HOME),
+        ),
+    },
+    platform=(
         # In neither region, both of which it fails over: a provider's name servers.
         Planned("knot", "knot", "dns", "", "0.53"),
         Planned("temporal", "temporal", "temporal", "", "0.2"),
@@ -106,9 +164,28 @@ TWO_REGIONS = Shape(
     # The other region is all that there is.
     cross_region="allowed",
 )
-EXTRAS: dict[str, tuple[Planned, ...]] = {"jaeger": (Planned("jaeger", "jaeger", "traces", "", "0.4"),)}
+EXTRAS: dict[str, tuple[Planned, ...]] = {
+    "jaeger": (Planned("jaeger", "jaeger", "traces", "", "0.4"),),
+    "health": (Planned("health-east", "health", "health", "us-east-1", "1.61"),),
+}
 """What `--with` adds to a profile."""
 
+
+@dataclass(frozen=True)
+class Profile:
+    """Which parts of an estate run, and which extras always run with them."""
+
+    parts: tuple[str, ...]
+    extras: tuple[str, ...] = ()
+
+
+PROFILES = {
+    "database": Profile(("database",)),
+    "cache": Profile(("cache",), ("health",)),
+    "full": Profile(("database", "cache"), ("health",)),
+}
+SERVICES = {"database": SERVICE, "cache": CACHE}
+"""Part → what the topology calls its service."""
 
 SHAPES = {
     "three-regions": THREE_REGIONS,
@@ -121,6 +198,14 @@ SHAPES = {
     ),
 }
 USUAL = "three-regions"
+
+
+def profile_of(name: str) -> Profile:
+    """The profile called `name`; LabError lists what there is."""
+    try:
+        return PROFILES[name]
+    except KeyError:
+        raise LabError(f"there is no profile {name}; one of: {', '.join(PROFILES)}") from None
 
 
 def shape_of(name: str) -> Shape:
@@ -140,10 +225,16 @@ def _host(plan: Planned, network: str) -> str:
 
 
 def nodes(
-    shape: Shape, network: str, base_port: int, extras: Sequence[str] = (), *, metrics: bool = True
+    shape: Shape,
+    network: str,
+    base_port: int,
+    extras: Sequence[str] = (),
+    *,
+    parts: Sequence[str] = ("database",),
+    metrics: bool = True,
 ) -> list[Node]:
-    """Every node, with its address. All PostgreSQL servers share a port: a name in DNS carries an address only."""
-    plans = [*shape.nodes, *(plan for extra in extras for plan in EXTRAS[extra])]
+    """Every node, with its address. All servers of a kind share a port: a name in DNS carries an address only."""
+    plans = shape.planned(parts, extras)
     workers = [plan.name for plan in plans if plan.kind == "worker"]
 
     def measured(plan: Planned) -> str | None:
@@ -179,9 +270,9 @@ def setup_port(base_port: int) -> int:
     return base_port + _SETUP_OFFSET
 
 
-def choose_base_port(shape: Shape) -> int:
+def choose_base_port(shape: Shape, parts: Sequence[str] = ("database",)) -> int:
     """A port from which ten are free on every loopback address of the plan."""
-    plans = [*shape.nodes, *(plan for extra in EXTRAS.values() for plan in extra)]
+    plans = shape.planned(parts, tuple(EXTRAS))
     hosts = {_host(plan, LOOPBACK) for plan in plans}
     for base in random.sample(_PORTS, 100):
         if all(_free(host, base + offset) for host in hosts for offset in range(_LAST_OFFSET + 1)):

@@ -23,7 +23,9 @@ class Entry(BaseModel):
 
     `acknowledged`: answered without a warning. `unknown`: sent, and either never answered or answered with WARNING
     01000, so it may be in the final state or not. `failed`: refused by the server, or never sent.
-    `server` is the `host:port` that answered, by its own account, on `timeline`.
+    `server` is the `host:port` that answered, by its own account, on `timeline`. Of a cache: that the client was
+    connected to, writing the history `replid`, which began from `parent` (INFO replication); `waited` when WAIT
+    counted enough replicas.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -35,6 +37,9 @@ class Entry(BaseModel):
     acked: float | None = None
     server: str = ""
     timeline: int = 0
+    replid: str = ""
+    parent: str = ""
+    waited: bool = False
     outcome: Outcome
     error: str = ""
 
@@ -58,7 +63,7 @@ class Ledger:
         self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
 
     def record(self, entry: Entry) -> None:
-        os.write(self._fd, entry.model_dump_json().encode() + b"\n")
+        os.write(self._fd, entry.model_dump_json(exclude_defaults=True).encode() + b"\n")
 
     def close(self) -> None:
         os.close(self._fd)

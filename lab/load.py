@@ -11,19 +11,20 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import uvloop
 
-from lab import ledger
+from lab import cache_traffic, ledger, traffic
 from lab.errors import LabError
-from lab.ledger import Span
+from lab.ledger import Ledger, Span
 from lab.model import Lab
 from lab.paths import log_tail
-from lab.traffic import WRITE_S, Traffic, drive
 from lab.wire import Target
 from lab.world import addresses, scrubbed_env
+from lab.writer import WRITE_S, Writer
 
 READY_S = 20.0
 """Limit of `start`: each route must have acknowledged a write by then."""
@@ -34,15 +35,45 @@ class LoadFailed(LabError):
     """The load does not run as it was asked to; look at the route or the process that is named here."""
 
 
-def traffic(lab: Lab, rate: float = 25.0) -> Traffic:
-    """The lab's routes, about `rate` writes a second each."""
-    return Traffic(
-        routes={name: Target.from_dsn(dsn) for name, dsn in lab.routes.items()},
-        addresses=frozenset(f"{host}:{port}" for host, port in addresses(lab)),
+def _writers(
+    lab: Lab, rate: float, notes: Ledger, stop: asyncio.Event, on_first: Callable[[str], None]
+) -> list[Writer]:
+    """The clients of all the lab's routes, about `rate` writes a second along each."""
+    found: list[Writer] = []
+    if "database" in lab.parts:
+        found += traffic.writers(to_database(lab, rate), notes, stop, on_first)
+    if "cache" in lab.parts:
+        found += cache_traffic.writers(to_cache(lab, rate), notes, stop, on_first)
+    return found
+
+
+def to_database(lab: Lab, rate: float = 25.0) -> traffic.Traffic:
+    return traffic.Traffic(
+        routes={name: Target.from_dsn(dsn) for name, dsn in lab.routes_of("database").items()},
+        addresses=_inside(lab),
         ledger=lab.ledger,
         dns_server=lab.dns,
         rate=rate,
     )
+
+
+def to_cache(lab: Lab, rate: float = 25.0) -> cache_traffic.Traffic:
+    return cache_traffic.Traffic(
+        routes={name: cache_traffic.Route.from_dsn(dsn) for name, dsn in lab.routes_of("cache").items()},
+        addresses=_inside(lab),
+        dns_server=lab.dns,
+        sentinel_password=lab.secret("sentinel-app"),
+        rate=rate,
+    )
+
+
+def _inside(lab: Lab) -> frozenset[str]:
+    return frozenset(f"{host}:{port}" for host, port in addresses(lab))
+
+
+async def _drive(lab: Lab, rate: float, stop: asyncio.Event, on_first: Callable[[str], None]) -> None:
+    with Ledger(lab.ledger) as notes:
+        await asyncio.gather(*(each.run() for each in _writers(lab, rate, notes, stop, on_first)))
 
 
 def running(lab: Lab) -> psutil.Process | None:
@@ -167,7 +198,7 @@ async def _run(lab: Lab, rate: float, ready_fd: int | None) -> None:
             os.close(ready_fd)
             ready_fd = None
 
-    writing = asyncio.create_task(drive(traffic(lab, rate), stopped, first))
+    writing = asyncio.create_task(_drive(lab, rate, stopped, first))
     halt = asyncio.create_task(stopped.wait())
     await asyncio.wait({writing, halt}, return_when=asyncio.FIRST_COMPLETED)
     ended = time.time()

@@ -15,7 +15,9 @@ from lab.paths import Folder
 from schemas.attributes import TASK_QUEUE
 from schemas.base import Fact
 
-NodeKind = Literal["postgresql", "pgbouncer", "pgpool", "knot", "temporal", "worker", "jaeger"]
+NodeKind = Literal[
+    "postgresql", "pgbouncer", "pgpool", "knot", "temporal", "worker", "jaeger", "redis", "sentinel", "health"
+]
 
 
 class TracesAt(Fact):
@@ -38,7 +40,8 @@ class TemporalAt(Fact):
 class Node(Fact):
     """A node as it was set up.
 
-    `role`: primary, standby, pooler, balancer, dns, temporal, worker or traces; `status` observes it.
+    `role`: primary, standby, pooler, balancer, master, replica, sentinel, dns, temporal, worker, traces or health;
+    `status` observes it.
     `address` is host:port, the host alone for a worker, which listens nowhere.
     `pid` is that of lab.json's writing; a node that was started again has another.
     """
@@ -49,7 +52,7 @@ class Node(Fact):
     region: str
     address: str
     upstream: str | None = None
-    """The server that a standby follows at first."""
+    """The server that a standby, or replica, follows at first."""
     pid: int | None = None
     metrics: str | None = None
     """Of a worker: host:port, at which Prometheus finds `/metrics`."""
@@ -72,16 +75,21 @@ class Status(Fact):
     routes: dict[str, str]
     reads: dict[str, str] = {}
     traces: TracesAt | None = None
+    health: dict[str, str] = {}
+    """Service → where it is asked for its health, if the lab has that."""
 
 
 class Lab(Fact):
-    """One lab. `routes` are the DSNs that clients use; the host of `dns` resolves at the server `dns`, host:port.
+    """One lab. `routes` are the DSNs that clients use, of every part; a host that is a name resolves at the server
+    `dns`, host:port.
 
     `reads` are the same of read-only routes, which carry no load.
     """
 
     folder: Path
     profile: str = "database"
+    parts: list[str] = ["database"]
+    """Of the estate: database, cache (lab/layout.py, PROFILES)."""
     shape: str = "three-regions"
     created: datetime
     network: str
@@ -89,6 +97,9 @@ class Lab(Fact):
     netns: bool = False
     base_port: int
     service: str
+    """The database's; in a profile without one, the first that it has."""
+    services: dict[str, str] = {"database": "counting-db"}
+    """Part → its service's name in the topology."""
     temporal: TemporalAt
     nodes: list[Node]
     routes: dict[str, str]
@@ -105,7 +116,9 @@ class Lab(Fact):
     """What runs beside the profile (`--with`)."""
     traces: TracesAt | None = None
     overrides: dict[str, Any] = {}
-    """What differs from the lab's usual service declaration (lab/estate.py)."""
+    """What differs from the database's usual declaration (lab/estate.py)."""
+    cache_overrides: dict[str, Any] = {}
+    """The same of the cache's (lab/cache_estate.py)."""
 
     @property
     def paths(self) -> Folder:
@@ -129,8 +142,19 @@ class Lab(Fact):
         """The PostgreSQL servers."""
         return self.of_kind("postgresql")
 
+    def routes_of(self, part: str) -> dict[str, str]:
+        """The part's own routes."""
+        schemes = {"database": ("postgresql",), "cache": ("redis", "redis+sentinel")}[part]
+        return {name: dsn for name, dsn in self.routes.items() if dsn.partition(":")[0] in schemes}
+
+    def health(self) -> dict[str, str]:
+        """Service → where it is asked for its health; empty without a node that answers."""
+        found = self.of_kind("health")
+        return {self.services[part]: f"http://{found[0].address}/health/{part}" for part in self.parts if found}
+
     def secret(self, name: str) -> str:
-        """The password of role `name` (postgres, lifeboat, app, lifeboat_probe, replicator), or the key `tsig`."""
+        """The password of a database role (postgres, lifeboat, app, lifeboat_probe, replicator), of a cache's user
+        (lab/secrets.py), or the key `tsig`."""
         return (self.secrets / name).read_text(encoding="utf-8").strip()
 
     def save(self) -> None:

@@ -45,6 +45,9 @@ class Target:
     port: int
     pg_bin: Path
 
+    def secret(self, name: str) -> str:
+        return self.folder.secret(name).read_text(encoding="utf-8").strip()
+
     @classmethod
     def read(cls, folder: Folder, name: str) -> Target:
         """From lab.json; KeyError when the lab has no such node."""
@@ -71,11 +74,27 @@ def port_open(host: str, port: int) -> bool:
 def _ready(target: Target) -> bool:
     if not target.port:
         return bool(processes.trees(target.folder, [target.name]))
+    if target.kind == "redis":
+        return _answers_ping(target)
     if target.kind != "postgresql":
         return port_open(target.host, target.port)
     # pg_isready, since a server that is starting up takes connections long before it takes sessions.
     command = [str(target.pg_bin / "pg_isready"), "-q", "-t", "1", "-h", target.host, "-p", str(target.port)]
     return subprocess.run(command, env={"PATH": "/usr/bin:/bin"}, check=False).returncode == 0
+
+
+def _answers_ping(target: Target) -> bool:
+    """Whether a Redis server has loaded its data: until then it takes connections, and only connections."""
+    password = target.secret("cache-referee")
+    try:
+        with socket.create_connection((target.host, target.port), timeout=0.5) as conn:
+            conn.sendall(f"AUTH referee {password}\r\nPING\r\n".encode())
+            answer = b""
+            while answer.count(b"\r\n") < 2 and (more := conn.recv(4096)):
+                answer += more
+    except OSError:
+        return False
+    return answer.endswith(b"+PONG\r\n")
 
 
 def start(target: Target, *, limit: float = START_S) -> None:

@@ -6,7 +6,8 @@ import asyncio
 
 import asyncpg
 
-from lab import processes
+from lab import cache, processes
+from lab.errors import LabError
 from lab.layout import HOME
 from lab.model import Lab, Node, Status
 from lab.node import port_open
@@ -28,7 +29,14 @@ async def status(lab: Lab) -> Status:
     except SupervisorGone:
         running = {}
     nodes = await asyncio.gather(*(_observed(lab, node, running.get(node.name)) for node in lab.nodes))
-    return Status(temporal=lab.temporal, nodes=list(nodes), routes=lab.routes, reads=lab.reads, traces=lab.traces)
+    return Status(
+        temporal=lab.temporal,
+        nodes=list(nodes),
+        routes=lab.routes,
+        reads=lab.reads,
+        traces=lab.traces,
+        health=lab.health(),
+    )
 
 
 async def _observed(lab: Lab, node: Node, process: Process | None) -> Node:
@@ -43,6 +51,8 @@ async def _role(lab: Lab, node: Node) -> str:
         return "frozen"
     if node.kind == "postgresql":
         return await _database_role(lab, node.name)
+    if node.kind in ("redis", "sentinel"):
+        return await _cache_role(lab, node.name)
     if node.port and not await asyncio.to_thread(port_open, node.host, node.port):
         return "silent"
     return node.role
@@ -58,6 +68,16 @@ async def _database_role(lab: Lab, name: str) -> str:
         return "silent"
     finally:
         conn.terminate()
+
+
+async def _cache_role(lab: Lab, name: str) -> str:
+    """By the server's own account. One that still loads its data has none."""
+    try:
+        found = await cache.ask(lab, name, "ROLE", limit=_STATUS_S)
+    except LabError as error:
+        return "loading" if "LOADING" in str(error) else "silent"
+    role = str(found[0]) if isinstance(found, list) and found else "silent"
+    return "replica" if role == "slave" else role
 
 
 async def streams(lab: Lab) -> bool:

@@ -18,7 +18,7 @@ from lab.owner import USER, server_ids, write_private
 from lab.paths import Folder, log_tail
 from lab.supervise import GROUP, Supervisor, SupervisorGone
 from lab.supervise import USER as SUPERVISOR_USER
-from lab.world import ROOT, server_env, worker_env
+from lab.world import ROOT, scrubbed_env, server_env, worker_env
 from schemas.attributes import INT_ATTRIBUTES, KEYWORD_ATTRIBUTES
 
 _TUNED = (
@@ -78,6 +78,13 @@ def _program(lab: Lab, node: Node, binaries: Binaries) -> Program:
         case "jaeger":
             assert binaries.jaeger is not None
             return Program(node, jaeger.command(lab, node, binaries.jaeger), restarts=True)
+        case "redis":
+            return Program(node, [str(binaries.redis), str(folder / "redis.conf")], as_server=True)
+        case "sentinel":
+            return Program(node, [str(binaries.redis), str(folder / "sentinel.conf"), "--sentinel"], as_server=True)
+        case "health":
+            argv = [sys.executable, "-m", "lab.health", str(lab.folder)]
+            return Program(node, argv, restarts=True, env=scrubbed_env(lab))
 
 
 def _temporal(lab: Lab, node: Node) -> list[str]:

@@ -19,6 +19,10 @@ from lab.paths import Folder
 SUPERUSER = "postgres"
 """The lab's own, for its set-up, its bench and its referee; Lifeboat has only what lab/etc/lifeboat.sql grants."""
 ROLES = (SUPERUSER, "lifeboat", "replicator", "app", "lifeboat_probe")
+CACHE_USERS = ("app", "lifeboat", "replicator", "sentinel", "referee")
+"""On the cache's servers; the secret of each is `cache-NAME`. `referee` is the lab's own, and may do everything."""
+SENTINEL_USERS = ("app", "lifeboat", "peer")
+"""On Sentinels; the secret of each is `sentinel-NAME`. They are each other's `peer`."""
 KEY_NAME = "lifeboat-lab"
 _ITERATIONS = 4096
 """PostgreSQL's own number (src/include/common/scram-common.h)."""
@@ -26,7 +30,8 @@ _ITERATIONS = 4096
 
 def make_secrets(folder: Folder) -> None:
     """Passwords of every role and of the supervisor, the key of DNS updates, and replication's passfile."""
-    for name in (*ROLES, "supervisor", "pcp"):
+    cache = (*(f"cache-{user}" for user in CACHE_USERS), *(f"sentinel-{user}" for user in SENTINEL_USERS))
+    for name in (*ROLES, "supervisor", "pcp", *cache):
         write_private(folder.secret(name), secrets.token_hex(16))
     write_private(folder.secret("tsig"), base64.b64encode(secrets.token_bytes(32)).decode())
     password = folder.secret("replicator").read_text(encoding="utf-8")

@@ -90,13 +90,22 @@ async def _pollers(client: Client, queue: str, kind: TaskQueueType.ValueType) ->
     return {poller.identity for poller in found.pollers}
 
 
+_WATCHES = {"database": "Watch"}
+"""Part → the workflow that watches its service."""
+
+
 async def start_watch(lab: Lab, client: Client | None = None) -> None:
-    """Start the service's watch, and wait until every region probes: from then on a fault is seen."""
+    """Start each service's watch, and wait until every region probes: from then on a fault is seen."""
     client = client or await connect(lab)
+    watched = [part for part in lab.parts if part in _WATCHES]
+    await asyncio.gather(*(_start_one(lab, client, _WATCHES[part], lab.services[part]) for part in watched))
+
+
+async def _start_one(lab: Lab, client: Client, workflow: str, service: str) -> None:
     handle = await client.start_workflow(
-        "Watch",
-        WatchRequest(service=lab.service),
-        id=watch_id(lab.service),
+        workflow,
+        WatchRequest(service=service),
+        id=watch_id(service),
         task_queue=TASK_QUEUE,
         id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
     )
@@ -112,7 +121,7 @@ async def start_watch(lab: Lab, client: Client | None = None) -> None:
 
 async def end_runs(lab: Lab, client: Client) -> None:
     """Terminate the watch, and every other run that is open in the lab's namespace."""
-    open_ids = {watch_id(lab.service)}
+    open_ids = {watch_id(service) for service in lab.services.values()}
     async for found in client.list_workflows("ExecutionStatus = 'Running'"):
         open_ids.add(found.id)
     for each in open_ids:
