@@ -41,7 +41,7 @@ _LOCAL_ARGUMENTS = ("x-quorum-initial-group-size", "x-initial-cluster-size", "x-
 def portable(raw: dict[str, Any], service: QueueService) -> dict[str, list[dict[str, Any]]]:
     """Of a cluster's definitions what another must have as well: all of the service's virtual hosts, but for Lifeboat's
     own things, and for the permissions of client users, which are how a cluster is opened and closed."""
-    ours = {service.access.user, service.access.shovel_user, "guest"}
+    ours = service.not_clients()
     clients = {each.name for each in service.clients}
     kept: dict[str, list[dict[str, Any]]] = {}
     for kind in _KINDS:

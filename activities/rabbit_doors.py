@@ -28,8 +28,8 @@ NOTHING = "^$"
 
 
 async def granted(api: Api) -> dict[tuple[str, str], dict[str, str]]:
-    """(virtual host, user) → permissions, of the service's virtual hosts, without Lifeboat's own users."""
-    ours = {api.service.access.user, api.service.access.shovel_user}
+    """(virtual host, user) → permissions, of the service's virtual hosts, without those who are no clients anyway."""
+    ours = api.service.not_clients()
     found = await api.get(path("permissions")) or []
     return {
         (each["vhost"], each["user"]): {key: each[key] for key in ("configure", "write", "read")}

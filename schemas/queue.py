@@ -90,6 +90,8 @@ class QueueService(Service):
     access: QueueAccess = QueueAccess()
     vhosts: list[str] = Field(min_length=1)
     clients: list[ClientUser] = Field(min_length=1)
+    others: list[str] = Field(default_factory=list)
+    """Users that may stay in a cluster that is closed, and publish nothing that counts: monitoring, an operator."""
     routes: list[DnsRoute] = Field(default_factory=list)
     drain: DrainPolicy = DrainPolicy()
     failover: QueueFailoverPolicy = QueueFailoverPolicy()
@@ -109,6 +111,10 @@ class QueueService(Service):
         """The regions that have a cluster, that of the home first."""
         home = self.member(self.home).region
         return list(dict.fromkeys([home, *(each.region for each in self.members)]))
+
+    def not_clients(self) -> set[str]:
+        """Users who are no part of the service: each cluster has its own."""
+        return {self.access.user, self.access.shovel_user, "guest", *self.others}
 
     def member_names(self) -> list[str]:
         return [member.name for member in self.members]
