@@ -55,7 +55,8 @@ def portable(raw: dict[str, Any], service: QueueService) -> dict[str, list[dict[
                 continue
             if kind == "permissions" and each["user"] in clients:
                 continue
-            if kind == "parameters" and each.get("component") == "shovel":
+            # A limit of connections is how a cluster is closed; taken away it stays behind, empty.
+            if kind == "parameters" and each.get("component") in ("shovel", "vhost-limits"):
                 continue
             if kind == "queues" and each["name"] == PROBE_QUEUE:
                 continue
