@@ -88,6 +88,18 @@ def _queue(found: dict[str, Any]) -> QueueFacts:
     )
 
 
+async def _transient(api: Api, queues: list[QueueFacts]) -> dict[str, int]:
+    """Quorum queues keep every message on disk, whatever its publisher asked for."""
+    found: dict[str, int] = {}
+    for each in queues:
+        if each.kind != "quorum" and each.durable:
+            told = await api.get(path("queues", each.vhost, each.name)) or {}
+            lost = int(told.get("messages", 0)) - int(told.get("messages_persistent", 0))
+            if "messages_persistent" in told and lost > 0:
+                found[each.place] = lost
+    return found
+
+
 async def _of_cluster(api: Api) -> dict[str, Any]:
     queues: list[QueueFacts] = []
     for vhost in api.service.vhosts:
@@ -96,7 +108,10 @@ async def _of_cluster(api: Api) -> dict[str, Any]:
     held = await granted(api)
     clients = {each.name for each in api.service.clients}
     told = await read_mirror(api)
+    overview = await api.get("/api/overview") or {}
     return {
+        "transient": await _transient(api, queues),
+        "dropped": int((overview.get("message_stats") or {}).get("drop_unroutable", 0)),
         "queues": queues,
         "clients_let_in": any(user in clients for _, user in held),
         "digest": await digest(api),

@@ -36,6 +36,10 @@ PROCEDURES = {
     "database-failback": "DatabaseFailback",
     "cache-switchover": "CacheSwitchover",
     "cache-failback": "CacheFailback",
+    "queue-failover": "QueueFailover",
+    "queue-drain": "QueueDrain",
+    "queue-switchover": "QueueSwitchover",
+    "queue-failback": "QueueFailback",
 }
 """Name on the command line → workflow type."""
 
@@ -46,6 +50,10 @@ REQUESTS: dict[str, type[RunRequest]] = {
     "database-failback": RunRequest,
     "cache-switchover": CandidateRequest,
     "cache-failback": RunRequest,
+    "queue-failover": FailoverRequest,
+    "queue-drain": RunRequest,
+    "queue-switchover": CandidateRequest,
+    "queue-failback": RunRequest,
 }
 """Name on the command line → its start form."""
 

@@ -41,6 +41,12 @@ from activities import (
     privileges,
     probes,
     promotion,
+    rabbit_definitions,
+    rabbit_doors,
+    rabbit_drain,
+    rabbit_look,
+    rabbit_nodes,
+    rabbit_routes,
     read_names,
     readiness,
     reads,
@@ -61,6 +67,9 @@ from workflows.database_switchover import DatabaseFailback, DatabaseSwitchover
 from workflows.keeping import KeepReport
 from workflows.lock import Lock
 from workflows.notify import Notify
+from workflows.queue_drain import QueueDrain
+from workflows.queue_failover import QueueFailover
+from workflows.queue_switchover import QueueFailback, QueueSwitchover
 from workflows.watch import Watch
 
 log = logging.getLogger("lifeboat.worker")
@@ -76,6 +85,10 @@ WORKFLOWS: list[type] = [
     KeepReport,
     Lock,
     Notify,
+    QueueDrain,
+    QueueFailback,
+    QueueFailover,
+    QueueSwitchover,
     Watch,
 ]
 ACTIVITIES: list[Any] = [
@@ -146,6 +159,19 @@ ACTIVITIES: list[Any] = [
     promotion.prepare_candidate,
     promotion.prepare_primary,
     promotion.promote_candidate,
+    rabbit_definitions.compare_with_mirror,
+    rabbit_definitions.import_definitions,
+    rabbit_doors.close_cluster,
+    rabbit_doors.open_cluster,
+    rabbit_drain.count_messages,
+    rabbit_drain.drain,
+    rabbit_drain.stop_drain,
+    rabbit_look.observe_queue,
+    rabbit_nodes.regrow,
+    rabbit_nodes.start_broker,
+    rabbit_nodes.stop_broker,
+    rabbit_nodes.until_elected,
+    rabbit_routes.verify_queue_routes,
     readiness.list_services,
     readiness.look_at_engine,
     readiness.look_from_region,
@@ -175,7 +201,9 @@ SANDBOX = SandboxedWorkflowRunner(
         "workflows.reasons",
         "workflows.runbook",
         "workflows.telling",
+        "workflows.by_name",
         "workflows.cache",
+        "workflows.queue",
         "workflows.database",
         "workflows.database_fence",
         "workflows.database_gates",
