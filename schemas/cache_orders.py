@@ -118,7 +118,7 @@ class CacheProbeOrder(Fact):
 
 
 class CacheWatchOrder(Fact):
-    """`until`: return when the master has failed to its limit (`down`), answers again (`up`), or another is (`moved`)."""
+    """`until`: return when the master has failed to its limit (`down`), or answers again (`up`)."""
 
     service: CacheService
     zone: Zone
