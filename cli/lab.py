@@ -202,14 +202,13 @@ def load_stop(which: Which = None) -> None:
 @app.command()
 def audit(which: Which = None, json: Json = False) -> None:
     """What the referee finds, which trusts nothing that the product says. Exit 1 when a rule is broken."""
-    from lab.referee import audit as examine
-    from lab.referee import audit_text
+    from lab import referees
 
-    found = _do(examine(pointer.require(which)))
+    found = _do(referees.audit(pointer.require(which)))
     if json:
         print_json(found)
     else:
-        out().print(audit_text(found), markup=False, soft_wrap=True)
+        out().print(referees.text(found), markup=False, soft_wrap=True)
     if not found.clean:
         raise typer.Exit(Exit.FAILED)
 

@@ -117,7 +117,7 @@ def witnessed(report: Report, lab: Lab) -> Report:
     """The report with what the lab's load saw of the outage, where it ran."""
     if report.outage_started is None or not lab.ledger.exists():
         return report
-    seen = findings.outages(lab.routes, ledger.read(lab.ledger), report.outage_started.timestamp())
+    seen = findings.outages(lab.routes_of("database"), ledger.read(lab.ledger), report.outage_started.timestamp())
     return report.model_copy(update={"witness": seen})
 
 

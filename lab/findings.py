@@ -103,12 +103,13 @@ def _longest_gap(seen: Sequence[float], started: float, ended: float) -> float:
     return max(later - earlier for earlier, later in pairwise(points))
 
 
-def convictions(entries: Iterable[Entry]) -> list[Conviction]:
+def convictions(entries: Iterable[Entry], *, history: str = "timeline") -> list[Conviction]:
     """Each server that acknowledged a write sent after another, on a later timeline, had begun to acknowledge.
 
     A server may lead again and again, each time on a later timeline: every leadership is judged by itself. On one
     timeline there may be a handover (a standby that never heard of a promoted one that died takes the same number),
     but never two at once: pg_rewind without -R makes that (safety.md, "Rejoin"), and the later one is convicted.
+    `history` is what the reasons call a timeline.
     """
     led: dict[tuple[str, int], list[Entry]] = defaultdict(list)
     for entry in acknowledged(entries):
@@ -125,8 +126,8 @@ def convictions(entries: Iterable[Entry]) -> list[Conviction]:
             convicted[place[0]] = Conviction(
                 server=place[0],
                 timeline=place[1],
-                reason=f"acknowledged {len(late)} writes on timeline {place[1]} that were sent after {rival[0]} had"
-                f" begun to acknowledge on timeline {rival[1]}, the last {last:.3f} s after it",
+                reason=f"acknowledged {len(late)} writes on {history} {place[1]} that were sent after {rival[0]} had"
+                f" begun to acknowledge on {history} {rival[1]}, the last {last:.3f} s after it",
             )
     return list(convicted.values())
 
@@ -147,7 +148,11 @@ def _sent_after(entry: Entry, moment: float) -> bool:
 
 
 def beside_the_leader(
-    witnessed: Mapping[str, int], entries: Iterable[Entry], guilty: Collection[str] = ()
+    witnessed: Mapping[str, int],
+    entries: Iterable[Entry],
+    guilty: Collection[str] = (),
+    *,
+    history: str = "timeline",
 ) -> tuple[str | None, list[Conviction]]:
     """The leader among the servers that acknowledged the referee's own write just now, and every other one convicted.
 
@@ -165,8 +170,8 @@ def beside_the_leader(
         Conviction(
             server=server,
             timeline=timeline,
-            reason=f"acknowledged the referee's write on timeline {timeline} while {leader} acknowledged one on"
-            f" timeline {witnessed[leader]}",
+            reason=f"acknowledged the referee's write on {history} {timeline} while {leader} acknowledged one on"
+            f" {history} {witnessed[leader]}",
         )
         for server, timeline in witnessed.items()
         if server != leader

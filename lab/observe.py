@@ -71,8 +71,9 @@ async def _database_role(lab: Lab, name: str) -> str:
 
 
 async def _cache_role(lab: Lab, name: str) -> str:
-    """By the server's own account. One that still loads its data has none."""
+    """By the server's own account. While it loads its data it tells a role as well, and serves nobody."""
     try:
+        await cache.ask(lab, name, "PING", limit=_STATUS_S)
         found = await cache.ask(lab, name, "ROLE", limit=_STATUS_S)
     except LabError as error:
         return "loading" if "LOADING" in str(error) else "silent"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -62,7 +62,7 @@ class Seen(BaseModel):
 
     name: str
     address: str
-    state: Literal["primary", "standby", "unreachable", "silent"]
+    state: Literal["primary", "standby", "master", "replica", "unreachable", "silent"]
     """`silent`: it took the session, and did not answer."""
     detail: str = ""
     timeline: int = 0
@@ -115,12 +115,13 @@ async def audit(lab: Lab) -> Audit:
         assert_inside(lab, node.host, node.port)
         servers.append(Server(node.name, Target(node.host, node.port, SUPERUSER, password, database)))
     running = load.running(lab) is not None
-    return await examine(Case(ledger=lab.ledger, routes=list(lab.routes), servers=servers, running=running))
+    routes = list(lab.routes_of("database"))
+    return await examine(Case(ledger=lab.ledger, routes=routes, servers=servers, running=running))
 
 
 async def examine(case: Case) -> Audit:
     """Audit one case. The ledger is read before the table, so that what it owes had time to be there."""
-    entries = ledger.read(case.ledger)
+    entries = [entry for entry in ledger.read(case.ledger) if entry.route in case.routes]
     spans = ledger.read_spans(case.ledger)
     gaps = findings.routes(case.routes, entries, spans, now=time.time(), running=case.running)
     seen, own = await _witness(case.servers)
@@ -137,7 +138,7 @@ async def examine(case: Case) -> Audit:
         leader=names.get(leader or "", ""),
         servers=seen,
     )
-    result.writers = _writers([*convicted, *beside], names)
+    result.writers = writers_of([*convicted, *beside], names)
     result.concurrent_writers = len(result.writers)
     try:
         survivor = _survivor(case.servers, entries, seen)
@@ -238,7 +239,8 @@ async def _ids(server: Server) -> set[str]:
     return {str(row[0]) for row in answer.rows}
 
 
-def _writers(convicted: Iterable[Conviction], names: dict[str, str]) -> list[Writer]:
+def writers_of(convicted: Iterable[Conviction], names: Mapping[str, str]) -> list[Writer]:
+    """The convictions, by server."""
     found: dict[str, Writer] = {}
     for each in convicted:
         name = names.get(each.server, each.server)
@@ -249,18 +251,18 @@ def _writers(convicted: Iterable[Conviction], names: dict[str, str]) -> list[Wri
     return list(found.values())
 
 
-def audit_text(audit: Audit) -> str:
-    """The audit as a person reads it."""
+def audit_text(audit: Audit, what: str = "rows") -> str:
+    """The audit as a person reads it; `what` was written."""
     missing = "UNKNOWN" if audit.missing is None else str(audit.missing)
     lines = [
-        f"acknowledged {audit.acknowledged} rows, missing {missing}"
+        f"acknowledged {audit.acknowledged} {what}, missing {missing}"
         + (f" on {audit.survivor}" if audit.survivor else ""),
     ]
     if audit.missing_ids:
         lines.append(f"  missing: {', '.join(audit.missing_ids)}{' …' if (audit.missing or 0) > SAMPLE else ''}")
     if audit.unknown:
         present = "?" if audit.unknown_present is None else audit.unknown_present
-        lines.append(f"unknown to their clients {audit.unknown} rows, of which {present} are there")
+        lines.append(f"unknown to their clients {audit.unknown} {what}, of which {present} are there")
     lines.append(f"concurrent writers {audit.concurrent_writers}" + (f", {audit.leader} leads" if audit.leader else ""))
     lines += [f"  {writer.name}: {reason}" for writer in audit.writers for reason in writer.reasons]
     width = max((len(name) for name in audit.routes), default=0)

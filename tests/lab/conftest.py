@@ -49,3 +49,13 @@ def lab() -> Iterator[Lab]:
     finally:
         asyncio.run(life.down(lab))
         assert not lab.folder.exists()
+
+
+@pytest.fixture(scope="session")
+def cache_lab() -> Iterator[Lab]:
+    """A lab of the cache alone, in which nothing of the product runs: only Sentinel acts. Its tests reset it."""
+    lab = asyncio.run(life.up("cache", workers=False, make_current=False))
+    try:
+        yield lab
+    finally:
+        asyncio.run(life.down(lab))
