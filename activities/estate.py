@@ -16,6 +16,8 @@ from schemas.attributes import lock_id
 from schemas.cache import CacheService
 from schemas.failures import TopologyInvalid, UnknownService
 from schemas.orders import CacheEstate, Estate, Journey, JourneyQuestion, LockQuestion
+from schemas.queue import QueueService
+from schemas.queue_facts import QueueEstate
 from schemas.topology import Topology
 
 TOPOLOGY_VARIABLE = "LIFEBOAT_TOPOLOGY"
@@ -37,7 +39,7 @@ def _read(path: str, *_: int) -> Topology:
 
 
 @activity.defn
-async def describe_estate(service: str) -> Estate | CacheEstate:
+async def describe_estate(service: str) -> Estate | CacheEstate | QueueEstate:
     """The run's own copy of its service; UnknownService lists what there is."""
     path = os.environ.get(TOPOLOGY_VARIABLE)
     if not path:
@@ -55,6 +57,8 @@ async def describe_estate(service: str) -> Estate | CacheEstate:
     }
     if isinstance(found, CacheService):
         return CacheEstate(service=found, **rest)
+    if isinstance(found, QueueService):
+        return QueueEstate(service=found, **rest)
     return Estate(service=found, **rest)
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 from rich.text import Text
 from rich.tree import Tree
 
 from schemas.cache import CacheMember, CacheService
+from schemas.queue import QueueService
 from schemas.reads import ReadNames
 from schemas.routes import DnsRoute, FileRoute, HAProxyRoute, PgBouncerRoute, WebhookRoute
 from schemas.topology import AnyService, DatabaseService, Member, Region, Topology
@@ -38,6 +40,13 @@ def things(service: AnyService, region: str) -> Iterator[Thing]:
         yield from (
             Thing("sentinel", each.name, f"Sentinel, {watched} {service.name}") for each in service.sentinels_of(region)
         )
+        return
+    if isinstance(service, QueueService):
+        serves = region == service.member(service.home).region
+        what = "serves when all is well" if serves else "stands by, its clients kept out"
+        for each in service.cluster(region):
+            led = "clients are led to it, " if each.name == service.home else ""
+            yield Thing("member", each.name, f"RabbitMQ, {led}{what}")
         return
     yield from (Thing("member", each.name, role_of(service, each)) for each in service.members if each.region == region)
     for route in service.routes:
@@ -130,7 +139,10 @@ def _chart(topology: Topology) -> Iterator[str]:
         if geography is not None:
             yield "end"
     for service in topology.services:
-        yield from _arrows(service) if isinstance(service, DatabaseService) else _cache_arrows(service)
+        if isinstance(service, DatabaseService):
+            yield from _arrows(service)
+        else:
+            yield from _cache_arrows(service) if isinstance(service, CacheService) else _queue_arrows(service)
 
 
 def _cache_arrows(service: CacheService) -> Iterator[str]:
@@ -139,6 +151,17 @@ def _cache_arrows(service: CacheService) -> Iterator[str]:
             yield f"{_id('member', service.home)} -.-> {_id('member', member.name)}"
     for sentinel in service.sentinels_of(service.member(service.home).region):
         yield f"{_id('sentinel', sentinel.name)} -. watches .-> {_id('member', service.home)}"
+    for route in service.routes:
+        yield f'{_id("route", route.name)}(["{route.record}"])'
+        yield f"{_id('route', route.name)} ==> {_id('member', service.home)}"
+
+
+def _queue_arrows(service: QueueService) -> Iterator[str]:
+    """The nodes of one cluster hold the same queues; between clusters messages move only by a run."""
+    for region in service.clusters():
+        names = [each.name for each in service.cluster(region)]
+        for one, other in pairwise(names):
+            yield f"{_id('member', one)} --- {_id('member', other)}"
     for route in service.routes:
         yield f'{_id("route", route.name)}(["{route.record}"])'
         yield f"{_id('route', route.name)} ==> {_id('member', service.home)}"

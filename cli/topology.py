@@ -13,6 +13,7 @@ from cli.output import err, out, print_json
 from cli.problems import Exit
 from schemas.cache import CacheService
 from schemas.failures import TopologyInvalid
+from schemas.queue import QueueService
 from schemas.topology import AnyService, DatabaseService, Topology
 
 app = typer.Typer(help="The declared estate.", no_args_is_help=True)
@@ -90,6 +91,9 @@ def _service(service: AnyService) -> str:
             f"{service.name}: {len(service.members)} Redis servers and {len(service.sentinels)} Sentinels,"
             f" {len(service.routes)} routes, {deadline}"
         )
+    if isinstance(service, QueueService):
+        clusters = " and ".join(f"{len(service.cluster(region))} in {region}" for region in service.clusters())
+        return f"{service.name}: RabbitMQ, {clusters}, {len(service.routes)} routes, {deadline}"
     policy = service.synchronous
     sync = (
         f"ANY {policy.acknowledgements} of {len(policy.voters)} voters, {policy.policy}"

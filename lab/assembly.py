@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from temporalio.client import Client
 
-from lab import cache, network, node
+from lab import cache, network, node, processes, rabbit
 from lab.balancer import write_balancer
 from lab.binaries import Binaries
 from lab.errors import LabError
@@ -32,7 +32,7 @@ async def build(lab: Lab, binaries: Binaries, say: Say) -> None:
     for each in lab.nodes:
         folder = lab.paths.node(each.name)
         folder.mkdir(mode=0o700)
-        if each.kind in ("postgresql", "pgbouncer", "pgpool", "knot", "redis", "sentinel"):
+        if each.kind in ("postgresql", "pgbouncer", "pgpool", "knot", "redis", "sentinel", "rabbitmq", "epmd"):
             give(folder)
     write_node_control(lab)
     if lab.netns:
@@ -71,12 +71,14 @@ async def _start_first_estate(lab: Lab, say: Say) -> None:
             write_balancer(lab, each)
     for each in lab.of_kind("knot"):
         write_dns(lab, each)
+    for each in lab.of_kind("rabbitmq"):
+        rabbit.write_broker(lab, each)
     await start_estate(lab, say)
 
 
 async def start_estate(lab: Lab, say: Say) -> None:
-    """Lay every data store anew from the kept copies, and start it. Those before must be stopped."""
-    servers = {"database": "PostgreSQL, PgBouncer", "cache": "Redis, Sentinel"}
+    """Lay every data store anew from the kept copies, and start it. Those before must be stopped, but for RabbitMQ."""
+    servers = {"database": "PostgreSQL, PgBouncer", "cache": "Redis, Sentinel", "queue": "RabbitMQ"}
     say(f"{', '.join(servers[part] for part in lab.parts)} and Knot: laid anew and started")
 
     async def rest() -> None:
@@ -86,7 +88,7 @@ async def start_estate(lab: Lab, say: Say) -> None:
             restore_dns(lab, each)
         await start(lab, [each.name for each in lab.of_kind("pgbouncer", "pgpool", "knot")])
 
-    parts = {"database": _start_databases, "cache": _start_caches}
+    parts = {"database": _start_databases, "cache": _start_caches, "queue": _start_queues}
     await asyncio.gather(rest(), *(parts[part](lab) for part in lab.parts))
 
 
@@ -111,6 +113,19 @@ async def _start_caches(lab: Lab) -> None:
     await cache.until_watched(lab)
 
 
+async def _start_queues(lab: Lab) -> None:
+    """Nodes that run, or may go on with what they have, are emptied; a cluster of which nothing runs begins anew."""
+    kept = await rabbit.kept(lab)
+    for each in lab.of_kind("rabbitmq"):
+        if each.name not in kept:
+            await asyncio.to_thread(processes.kill, lab.paths, each.name)
+            rabbit.restore_broker(lab, each)
+    await start(lab, [each.name for each in lab.of_kind("epmd")])
+    await start(lab, [each.name for each in lab.of_kind("rabbitmq")], limit=node.BROKER_START_S)
+    await rabbit.until_whole(lab)
+    await rabbit.until_defined(lab)
+
+
 async def _start_tiers(lab: Lab, servers: Sequence[Node]) -> None:
     """Start the servers, each after the one that it follows."""
     tiers: dict[int, list[str]] = {}
@@ -131,12 +146,12 @@ def _last_exit(lab: Lab, name: str) -> str:
     return said[-1] if said else "its supervisor saw no end of it"
 
 
-async def start(lab: Lab, names: Sequence[str]) -> None:
+async def start(lab: Lab, names: Sequence[str], *, limit: float = 20.0) -> None:
     """Start these nodes at once, and return when all of them serve; LabError holds the end of a log."""
 
     async def one(name: str) -> None:
         try:
-            await asyncio.to_thread(node.start, node.Target.read(lab.paths, name), limit=20.0)
+            await asyncio.to_thread(node.start, node.Target.read(lab.paths, name), limit=limit)
         except (node.NodeFailed, SupervisorGone) as error:
             raise LabError(f"{error}; {_last_exit(lab, name)}; {log_tail(lab.paths.log(name))}") from error
 

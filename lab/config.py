@@ -7,7 +7,19 @@ from __future__ import annotations
 
 from importlib import resources
 
-from lab.layout import CACHE_HOME, CACHE_RECORD, DATABASES, HOME, READ_RECORD, RECORD, ZONE, pcp_port, shape_of
+from lab.layout import (
+    CACHE_HOME,
+    CACHE_RECORD,
+    DATABASES,
+    HOME,
+    QUEUE_HOME,
+    QUEUE_RECORD,
+    READ_RECORD,
+    RECORD,
+    ZONE,
+    pcp_port,
+    shape_of,
+)
 from lab.model import Lab, Node
 from lab.secrets import KEY_NAME
 
@@ -100,6 +112,8 @@ def zone_file(lab: Lab, node: Node) -> str:
     led = {RECORD: HOME, READ_RECORD: HOME} if "database" in lab.parts else {}
     if "cache" in lab.parts:
         led[CACHE_RECORD] = CACHE_HOME
+    if "queue" in lab.parts:
+        led[QUEUE_RECORD] = QUEUE_HOME
     records = "\n".join(f"{record}. A {lab.node(leader).host}" for record, leader in led.items())
     return template("lab.zone").format(zone=ZONE, host=node.host, records=records)
 
@@ -123,7 +137,7 @@ def files(lab: Lab) -> dict[str, str]:
             case "knot":
                 found[f"{place}/knot.conf"] = knot_conf(lab, node)
                 found[f"{place}/state/lab.zone"] = zone_file(lab, node)
-            case "temporal" | "worker" | "jaeger" | "health":
+            case "rabbitmq" | "epmd" | "temporal" | "worker" | "jaeger" | "health":
                 pass  # they take arguments
             case "redis" | "sentinel":
                 pass  # theirs hold secrets, since they rewrite them themselves: lab/cache.py

@@ -15,6 +15,7 @@ from lab.cache_estate import cache_service, control
 from lab.layout import DATABASE, DATABASES, HOME, READ_RECORD, RECORD, SERVICE, ZONE, pcp_port, shape_of
 from lab.model import Lab
 from lab.owner import server_ids
+from lab.queue_estate import queue_service
 from lab.secrets import KEY_NAME
 from lab.world import scrubbed_env, server_env
 from schemas.topology import Topology
@@ -26,13 +27,20 @@ Overrides = Mapping[str, Any]
 """Fields of the service to declare otherwise; a section (`detection`, `approval` …) is merged field by field."""
 
 
-def topology(lab: Lab, overrides: Overrides | None = None, cache_overrides: Overrides | None = None) -> Topology:
+def topology(
+    lab: Lab,
+    overrides: Overrides | None = None,
+    cache_overrides: Overrides | None = None,
+    queue_overrides: Overrides | None = None,
+) -> Topology:
     """The lab's estate, with the lab's own overrides and then these; pydantic's ValidationError for a wrong one."""
     services = []
     if "database" in lab.parts:
         services.append(_changed(_service(lab), lab.overrides, overrides or {}))
     if "cache" in lab.parts:
         services.append(_changed(cache_service(lab), lab.cache_overrides, cache_overrides or {}))
+    if "queue" in lab.parts:
+        services.append(_changed(queue_service(lab), lab.queue_overrides, queue_overrides or {}))
     return Topology.model_validate(
         {
             "regions": [{"name": name, "role": role} for name, role in shape_of(lab.shape).regions.items()],
@@ -55,9 +63,14 @@ def _changed(service: dict[str, Any], *overrides: Overrides) -> dict[str, Any]:
     return service
 
 
-def write_topology(lab: Lab, overrides: Overrides | None = None, cache_overrides: Overrides | None = None) -> None:
+def write_topology(
+    lab: Lab,
+    overrides: Overrides | None = None,
+    cache_overrides: Overrides | None = None,
+    queue_overrides: Overrides | None = None,
+) -> None:
     """Write the topology file whole: workers may be reading it."""
-    found = topology(lab, overrides, cache_overrides)
+    found = topology(lab, overrides, cache_overrides, queue_overrides)
     text = yaml.safe_dump(found.model_dump(mode="json", exclude_none=True), sort_keys=False)
     temporary = lab.topology.with_suffix(".new")
     temporary.write_text(text, encoding="utf-8")

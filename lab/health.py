@@ -1,7 +1,7 @@
 """`python -m lab.health LABDIR`: the health endpoint of the strategy's tests, one path a service.
 
-`GET /health/cache`, `/health/database`: 200 while a client of the service's name can write, 503 with the reason
-otherwise. Each request writes, and nothing is remembered of the last one.
+`GET /health/cache`, `/health/database`, `/health/queue`: 200 while a client of the service's name can write, 503 with
+the reason otherwise. Each request writes, and nothing is remembered of the last one.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from pathlib import Path
 
+import aio_pika
 import uvloop
 
-from lab import cache_traffic, load, traffic
+from lab import cache_traffic, load, queue_traffic, traffic
 from lab.model import Lab
 from lab.resp import Failure
 from lab.wire import Lost, NotConnected, Refused
@@ -75,7 +76,26 @@ async def database(lab: Lab) -> None:
         raise Unhealthy(f"warning {', '.join(answer.warnings)}: it may be on one server alone")
 
 
-CHECKS: Mapping[str, Check] = {"cache": cache, "database": database}
+async def queue(lab: Lab) -> None:
+    """A message is confirmed by way of the service's name, and taken back, in a queue that ends with the session."""
+    given = load.to_queue(lab)
+    token = uuid.uuid4().hex
+    connection = None
+    try:
+        connection, server = await queue_traffic.connect(given.routes["queue-dns"], given)
+        channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
+        own = await channel.declare_queue(exclusive=True, auto_delete=True)
+        await channel.default_exchange.publish(aio_pika.Message(token.encode()), own.name, mandatory=True)
+        found = await own.get(no_ack=True, fail=False)
+    except (NotConnected, *queue_traffic.BROKEN, aio_pika.exceptions.DeliveryError) as error:
+        raise Unhealthy(str(error) or type(error).__name__) from error
+    finally:
+        await queue_traffic.leave(connection)
+    if found is None or found.body.decode() != token:
+        raise Unhealthy(f"{server} does not give what was published")
+
+
+CHECKS: Mapping[str, Check] = {"cache": cache, "database": database, "queue": queue}
 """Part → what is tried."""
 
 

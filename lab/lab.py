@@ -60,15 +60,16 @@ async def up(
     detection_interval: float | None = None,
     overrides: Overrides | None = None,
     cache_overrides: Overrides | None = None,
+    queue_overrides: Overrides | None = None,
     make_current: bool = True,
     say: Say = _quiet,
 ) -> Lab:
     """Start a lab and return once it is ready; LabError says what did not come, and nothing is left running then.
 
     `profile` and `shape` are of lab/layout.py. `detection_interval` of the database in seconds (0.2). `overrides` are
-    fields of the database to declare otherwise (lab/estate.py), `cache_overrides` those of the cache. Without
-    `workers` no product runs, and so no watch either. `extras` run beside the profile; with `metrics` each worker
-    serves Prometheus on a port of its own.
+    fields of the database to declare otherwise (lab/estate.py), `cache_overrides` and `queue_overrides` those of the
+    others. Without `workers` no product runs, and so no watch either. `extras` run beside the profile; with `metrics`
+    each worker serves Prometheus on a port of its own.
     """
     wanted = profile_of(profile)
     shape_of(shape).planned(wanted.parts)
@@ -93,6 +94,7 @@ async def up(
         metrics=metrics,
         overrides=changes,
         cache_overrides=dict(cache_overrides or {}),
+        queue_overrides=dict(queue_overrides or {}),
     )
     try:
         say(f"Lab in {lab.folder}")
@@ -129,6 +131,7 @@ def _prepare(
     metrics: bool,
     overrides: dict[str, Any],
     cache_overrides: dict[str, Any],
+    queue_overrides: dict[str, Any],
 ) -> Lab:
     """A new lab's folder with its secrets, topology and lab.json; nothing runs yet."""
     folder = _new_folder()
@@ -168,12 +171,13 @@ def _prepare(
         traces=traces_at(found["jaeger"]) if "jaeger" in extras else None,
         overrides=overrides,
         cache_overrides=cache_overrides,
+        queue_overrides=queue_overrides,
     )
     try:
         write_topology(lab)
     except ValueError as error:
         shutil.rmtree(folder.root)
-        given = overrides | cache_overrides
+        given = overrides | cache_overrides | queue_overrides
         raise TopologyInvalid(f"that of the lab in {folder.root}, with {given}: {error}") from error
     lab.save()
     return lab
@@ -200,6 +204,7 @@ async def reset(
     *,
     overrides: Overrides | None = None,
     cache_overrides: Overrides | None = None,
+    queue_overrides: Overrides | None = None,
     watch: bool | None = None,
     say: Say = _quiet,
 ) -> Lab:
@@ -220,8 +225,10 @@ async def reset(
     client = await until_temporal(lab)
     await end_runs(lab, client)
     # An activity that was under way must not act on the new estate, so the workers begin anew as well.
-    await asyncio.to_thread(processes.kill, lab.paths, *(each.name for each in lab.nodes if each.name not in kept))
-    write_topology(lab, overrides, cache_overrides)
+    running_on = [*kept, *(each.name for each in lab.of_kind("rabbitmq", "epmd"))]
+    killed = [each.name for each in lab.nodes if each.name not in running_on]
+    await asyncio.to_thread(processes.kill, lab.paths, *killed)
+    write_topology(lab, overrides, cache_overrides, queue_overrides)
     if lab.workers:
         await start(lab, [each.name for each in lab.of_kind("worker")])
     await start_estate(lab, say)

@@ -31,6 +31,11 @@ CACHE_HOME = "cache-east-1"
 MONITORED = "mymaster"
 """What Sentinels call whom they watch."""
 
+QUEUE = "counting-queue"
+QUEUE_RECORD = f"{QUEUE}.{ZONE}"
+QUEUE_HOME = "rabbit-east-1"
+"""The node that clients are led to at first."""
+
 LOOPBACK = "127.0"
 _OFFSETS: dict[NodeKind, int] = {
     "postgresql": 0,
@@ -42,12 +47,18 @@ _OFFSETS: dict[NodeKind, int] = {
     "redis": 0,
     "sentinel": 1,
     "health": 0,
+    "rabbitmq": 0,
 }
 _UI_OFFSET = 4
 _SETUP_OFFSET = 5
 _METRICS_OFFSET = 6
 """And the two after it: on loopback all workers have one address."""
 _PCP_OFFSET = 9
+_MANAGEMENT_OFFSET = 1
+"""Of a RabbitMQ node, on its own address."""
+_BROKERS = 5
+"""Ports that no address of the lab may use otherwise: RabbitMQ tries its own on all of them. Those of epmd, and one a
+node; half of the base is that of five ports which no other lab has."""
 _LAST_OFFSET = 9
 _PORTS = range(20000, 32000, 10)
 """Below Linux's ephemeral ports (ip_local_port_range, 32768 on), and none of them anybody's default."""
@@ -126,10 +137,19 @@ THREE_REGIONS_CACHE = (
     Planned("sentinel-west-4", "sentinel", "sentinel", "us-west-2", "2.54"),
 )
 
+# epmd is Erlang's own name service, one for all of the lab's nodes (lab/rabbit.py).
+THREE_REGIONS_QUEUE = (
+    Planned("epmd", "epmd", "epmd", "", "0.5"),
+    Planned("rabbit-east-1", "rabbitmq", "broker", "us-east-1", "1.71"),
+    Planned("rabbit-east-2", "rabbitmq", "broker", "us-east-1", "1.72"),
+    Planned("rabbit-east-3", "rabbitmq", "broker", "us-east-1", "1.73"),
+    Planned("rabbit-west-1", "rabbitmq", "broker", "us-west-2", "2.71"),
+)
+
 THREE_REGIONS = Shape(
     summary="three regions, six servers, two voters, two poolers, a Pgpool-II for reads",
     regions={"us-east-1": "primary", "us-west-2": "standby", "eu-west-1": "dr"},
-    parts={"database": THREE_REGIONS_DATABASE, "cache": THREE_REGIONS_CACHE},
+    parts={"database": THREE_REGIONS_DATABASE, "cache": THREE_REGIONS_CACHE, "queue": THREE_REGIONS_QUEUE},
     platform=(
         Planned("knot-eu", "knot", "dns", "eu-west-1", "3.53"),
         Planned("temporal", "temporal", "temporal", "", "0.2"),
@@ -182,9 +202,10 @@ class Profile:
 PROFILES = {
     "database": Profile(("database",)),
     "cache": Profile(("cache",), ("health",)),
-    "full": Profile(("database", "cache"), ("health",)),
+    "queue": Profile(("queue",), ("health",)),
+    "full": Profile(("database", "cache", "queue"), ("health",)),
 }
-SERVICES = {"database": SERVICE, "cache": CACHE}
+SERVICES = {"database": SERVICE, "cache": CACHE, "queue": QUEUE}
 """Part → what the topology calls its service."""
 
 SHAPES = {
@@ -234,7 +255,7 @@ def nodes(
     metrics: bool = True,
 ) -> list[Node]:
     """Every node, with its address. All servers of a kind share a port: a name in DNS carries an address only."""
-    plans = shape.planned(parts, extras)
+    plans = [each for each in shape.planned(parts, extras) if each.kind != "epmd" or network == LOOPBACK]
     workers = [plan.name for plan in plans if plan.kind == "worker"]
 
     def measured(plan: Planned) -> str | None:
@@ -265,6 +286,20 @@ def pcp_port(base_port: int) -> int:
     return base_port + _PCP_OFFSET
 
 
+def management_port(base_port: int) -> int:
+    """Where a RabbitMQ node's management API listens, on its own address."""
+    return base_port + _MANAGEMENT_OFFSET
+
+
+def epmd_port(base_port: int) -> int:
+    return base_port // 2
+
+
+def broker_port(base_port: int, number: int) -> int:
+    """Where the RabbitMQ node of this number listens to the other nodes."""
+    return base_port // 2 + 1 + number
+
+
 def setup_port(base_port: int) -> int:
     """Where the first primary listens, on 127.0.0.1, while the lab makes its roles and tables."""
     return base_port + _SETUP_OFFSET
@@ -275,6 +310,9 @@ def choose_base_port(shape: Shape, parts: Sequence[str] = ("database",)) -> int:
     plans = shape.planned(parts, tuple(EXTRAS))
     hosts = {_host(plan, LOOPBACK) for plan in plans}
     for base in random.sample(_PORTS, 100):
+        brokers = range(base // 2, base // 2 + _BROKERS) if "queue" in parts else range(0)
+        if not all(_free("", port) for port in brokers):
+            continue
         if all(_free(host, base + offset) for host in hosts for offset in range(_LAST_OFFSET + 1)):
             return base
     raise LabError(f"no free ports between {_PORTS.start} and {_PORTS.stop}; end a lab that is no longer needed")

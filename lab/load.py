@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 import uvloop
 
-from lab import cache_traffic, ledger, traffic
+from lab import cache_traffic, ledger, queue_traffic, traffic
 from lab.errors import LabError
 from lab.ledger import Ledger, Span
 from lab.model import Lab
@@ -44,6 +44,8 @@ def _writers(
         found += traffic.writers(to_database(lab, rate), notes, stop, on_first)
     if "cache" in lab.parts:
         found += cache_traffic.writers(to_cache(lab, rate), notes, stop, on_first)
+    if "queue" in lab.parts:
+        found += queue_traffic.writers(to_queue(lab, rate), notes, stop, on_first)
     return found
 
 
@@ -67,13 +69,25 @@ def to_cache(lab: Lab, rate: float = 25.0) -> cache_traffic.Traffic:
     )
 
 
+def to_queue(lab: Lab, rate: float = 25.0) -> queue_traffic.Traffic:
+    return queue_traffic.Traffic(
+        routes={name: queue_traffic.Route.from_dsn(dsn) for name, dsn in lab.routes_of("queue").items()},
+        addresses=_inside(lab),
+        dns_server=lab.dns,
+        deliveries=queue_traffic.deliveries_of(lab.ledger),
+        rate=rate,
+    )
+
+
 def _inside(lab: Lab) -> frozenset[str]:
     return frozenset(f"{host}:{port}" for host, port in addresses(lab))
 
 
 async def _drive(lab: Lab, rate: float, stop: asyncio.Event, on_first: Callable[[str], None]) -> None:
     with Ledger(lab.ledger) as notes:
-        await asyncio.gather(*(each.run() for each in _writers(lab, rate, notes, stop, on_first)))
+        taking = queue_traffic.consumers(to_queue(lab, rate), stop) if "queue" in lab.parts else []
+        giving = _writers(lab, rate, notes, stop, on_first)
+        await asyncio.gather(*(each.run() for each in giving), *(each.run() for each in taking))
 
 
 def running(lab: Lab) -> psutil.Process | None:
@@ -177,6 +191,7 @@ def forget(lab: Lab) -> None:
     """Stop the load and begin a new ledger: after a reset the old one's rows are no longer owed."""
     stop(lab)
     ledger.put_aside(lab.ledger)
+    queue_traffic.deliveries_of(lab.ledger).unlink(missing_ok=True)
 
 
 async def _run(lab: Lab, rate: float, ready_fd: int | None) -> None:

@@ -16,7 +16,18 @@ from schemas.attributes import TASK_QUEUE
 from schemas.base import Fact
 
 NodeKind = Literal[
-    "postgresql", "pgbouncer", "pgpool", "knot", "temporal", "worker", "jaeger", "redis", "sentinel", "health"
+    "postgresql",
+    "pgbouncer",
+    "pgpool",
+    "knot",
+    "temporal",
+    "worker",
+    "jaeger",
+    "redis",
+    "sentinel",
+    "health",
+    "rabbitmq",
+    "epmd",
 ]
 
 
@@ -40,8 +51,8 @@ class TemporalAt(Fact):
 class Node(Fact):
     """A node as it was set up.
 
-    `role`: primary, standby, pooler, balancer, master, replica, sentinel, dns, temporal, worker, traces or health;
-    `status` observes it.
+    `role`: primary, standby, pooler, balancer, master, replica, sentinel, broker, epmd, dns, temporal, worker, traces
+    or health; `status` observes it.
     `address` is host:port, the host alone for a worker, which listens nowhere.
     `pid` is that of lab.json's writing; a node that was started again has another.
     """
@@ -89,7 +100,7 @@ class Lab(Fact):
     folder: Path
     profile: str = "database"
     parts: list[str] = ["database"]
-    """Of the estate: database, cache (lab/layout.py, PROFILES)."""
+    """Of the estate: database, cache, queue (lab/layout.py, PROFILES)."""
     shape: str = "three-regions"
     created: datetime
     network: str
@@ -118,7 +129,9 @@ class Lab(Fact):
     overrides: dict[str, Any] = {}
     """What differs from the database's usual declaration (lab/estate.py)."""
     cache_overrides: dict[str, Any] = {}
-    """The same of the cache's (lab/cache_estate.py)."""
+    """The same of the cache's (lab/cache_estate.py),"""
+    queue_overrides: dict[str, Any] = {}
+    """and of the queue's (lab/queue_estate.py)."""
 
     @property
     def paths(self) -> Folder:
@@ -144,7 +157,7 @@ class Lab(Fact):
 
     def routes_of(self, part: str) -> dict[str, str]:
         """The part's own routes."""
-        schemes = {"database": ("postgresql",), "cache": ("redis", "redis+sentinel")}[part]
+        schemes = {"database": ("postgresql",), "cache": ("redis", "redis+sentinel"), "queue": ("amqp",)}[part]
         return {name: dsn for name, dsn in self.routes.items() if dsn.partition(":")[0] in schemes}
 
     def health(self) -> dict[str, str]:

@@ -28,6 +28,8 @@ FAST_S = 2.0
 """pg_ctl's `fast`: waits for a hung receiver, so it is given up early."""
 IMMEDIATE_S = 1.0
 START_S = 8.0
+BROKER_START_S = 90.0
+"""RabbitMQ takes 5 s of processor time, and its peers may be starting beside it."""
 
 
 class NodeFailed(Exception):
@@ -97,8 +99,9 @@ def _answers_ping(target: Target) -> bool:
     return answer.endswith(b"+PONG\r\n")
 
 
-def start(target: Target, *, limit: float = START_S) -> None:
+def start(target: Target, *, limit: float | None = None) -> None:
     """Start the node, and return once it serves; NodeFailed after `limit` seconds."""
+    limit = limit or (BROKER_START_S if target.kind == "rabbitmq" else START_S)
     answers(target)
     supervisor = Supervisor(target.folder)
     pid = supervisor.start(target.name)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from lab import balancer, jaeger, network
+from lab import balancer, jaeger, network, rabbit
 from lab.binaries import Binaries
 from lab.errors import LabError
 from lab.layout import LOOPBACK, ui_port
@@ -78,6 +78,10 @@ def _program(lab: Lab, node: Node, binaries: Binaries) -> Program:
         case "jaeger":
             assert binaries.jaeger is not None
             return Program(node, jaeger.command(lab, node, binaries.jaeger), restarts=True)
+        case "rabbitmq":
+            return Program(node, rabbit.command(lab, node), as_server=True)
+        case "epmd":
+            return Program(node, rabbit.epmd_command(lab), restarts=True, as_server=True)
         case "redis":
             return Program(node, [str(binaries.redis), str(folder / "redis.conf")], as_server=True)
         case "sentinel":

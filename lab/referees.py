@@ -6,17 +6,23 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from pydantic import BaseModel, SerializeAsAny
 
-from lab import cache_referee, referee
+from lab import cache_referee, queue_referee, referee
 from lab.cache_referee import CacheAudit
 from lab.findings import RouteFinding
 from lab.model import Lab
+from lab.queue_referee import QueueAudit
 from lab.referee import Audit, audit_text
 
 REFEREES: Mapping[str, Callable[[Lab], Awaitable[Audit]]] = {
     "database": referee.audit,
     "cache": cache_referee.audit,
+    "queue": queue_referee.audit,
 }
 """Part → who judges it."""
+
+
+WHAT: Mapping[type[Audit], str] = {CacheAudit: "keys", QueueAudit: "messages"}
+"""What a service's writes are called."""
 
 
 class Whole(BaseModel):
@@ -57,7 +63,9 @@ def text(found: Audit | Whole) -> str:
         return audit_text(found)
     parts = []
     for name, each in found.services.items():
-        lines = audit_text(each, "keys" if isinstance(each, CacheAudit) else "rows").splitlines()
+        lines = audit_text(each, WHAT.get(type(each), "rows")).splitlines()
+        if isinstance(each, QueueAudit):
+            lines.insert(1, queue_referee.text_of(each))
         if isinstance(each, CacheAudit):
             lost = "UNKNOWN" if each.waited_missing is None else each.waited_missing
             lines.insert(1, f"acknowledged by WAIT {each.waited} keys, missing {lost}")

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lab.layout import CACHE_HOME, CACHE_RECORD, DATABASE, HOME, MONITORED, READ_RECORD, RECORD
+from lab.layout import (
+    CACHE_HOME,
+    CACHE_RECORD,
+    DATABASE,
+    HOME,
+    MONITORED,
+    QUEUE_HOME,
+    QUEUE_RECORD,
+    READ_RECORD,
+    RECORD,
+)
 from lab.model import Node
 from lab.paths import Folder
 
@@ -16,6 +26,8 @@ def routes(folder: Folder, parts: Sequence[str], nodes: Sequence[Node]) -> dict[
         found |= _to_database(_login(folder, "app"), nodes)
     if "cache" in parts:
         found |= _to_cache(_login(folder, "cache-app"), nodes)
+    if "queue" in parts:
+        found |= _to_queue(_login(folder, "queue-app"), nodes)
     return found
 
 
@@ -42,6 +54,16 @@ def _to_cache(login: str, nodes: Sequence[Node]) -> dict[str, str]:
         "cache-dns": f"{by_name}/0",
         "cache-sentinel": f"redis+sentinel://{login}@{sentinels}/{MONITORED}",
         "cache-wait": f"{by_name}/0?wait=yes",
+    }
+
+
+def _to_queue(login: str, nodes: Sequence[Node]) -> dict[str, str]:
+    """By name, into a quorum queue and into a mirrored one."""
+    home = next(each for each in nodes if each.name == QUEUE_HOME)
+    by_name = f"amqp://{login}@{QUEUE_RECORD}:{home.port}"
+    return {
+        "queue-dns": f"{by_name}/counting?queue=counts",
+        "queue-mirrored": f"{by_name}/mirrored?queue=mcounts",
     }
 
 

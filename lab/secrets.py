@@ -23,6 +23,8 @@ CACHE_USERS = ("app", "lifeboat", "replicator", "sentinel", "referee")
 """On the cache's servers; the secret of each is `cache-NAME`. `referee` is the lab's own, and may do everything."""
 SENTINEL_USERS = ("app", "lifeboat", "peer")
 """On Sentinels; the secret of each is `sentinel-NAME`. They are each other's `peer`."""
+QUEUE_USERS = ("app", "lifeboat", "shovel", "referee")
+"""On RabbitMQ; the secret of each is `queue-NAME`, and `queue-cookie` is what its nodes know each other by."""
 KEY_NAME = "lifeboat-lab"
 _ITERATIONS = 4096
 """PostgreSQL's own number (src/include/common/scram-common.h)."""
@@ -31,7 +33,8 @@ _ITERATIONS = 4096
 def make_secrets(folder: Folder) -> None:
     """Passwords of every role and of the supervisor, the key of DNS updates, and replication's passfile."""
     cache = (*(f"cache-{user}" for user in CACHE_USERS), *(f"sentinel-{user}" for user in SENTINEL_USERS))
-    for name in (*ROLES, "supervisor", "pcp", *cache):
+    queue = (*(f"queue-{user}" for user in QUEUE_USERS), "queue-cookie")
+    for name in (*ROLES, "supervisor", "pcp", *cache, *queue):
         write_private(folder.secret(name), secrets.token_hex(16))
     write_private(folder.secret("tsig"), base64.b64encode(secrets.token_bytes(32)).decode())
     password = folder.secret("replicator").read_text(encoding="utf-8")

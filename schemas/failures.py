@@ -175,3 +175,34 @@ class NotElected(LifeboatError):
     """Sentinel moved nothing, and the old master leads as before; an operator may try again once it is calm."""
 
     retryable = False
+
+
+class QueueUnreachable(LifeboatError):
+    """A RabbitMQ node, or its management API, doesn't answer; its owner should look at the node and its network."""
+
+
+class QueueRefused(LifeboatError):
+    """RabbitMQ refuses what it was asked; its owner must see to the rights of Lifeboat's user, or mend what it says."""
+
+
+class DefinitionsDiffer(LifeboatError):
+    """The two clusters' definitions differ after the import, and a message could have nowhere to go; their owner must
+    make them equal where this says, then retry."""
+
+    retryable = False
+
+
+class StillOpen(LifeboatError):
+    """A cluster that was closed still lets a client in; a person must look who is connected there, before anything is
+    moved off it."""
+
+
+class DrainStalled(LifeboatError):
+    """Messages are left in a cluster that is drained, and no more of them move; the destination's owner must look at
+    its alarms and limits."""
+
+    retryable = False
+
+
+class NoElection(LifeboatError):
+    """A queue has no leader that the other nodes know; the cluster's owner must bring back enough of its nodes."""

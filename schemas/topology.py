@@ -15,6 +15,7 @@ from schemas.cache import CacheService
 from schemas.control import Isolation, NetworkAclIsolation, NodeControl
 from schemas.data import DataFolder, RejoinPolicy
 from schemas.keeping import ReportStore
+from schemas.queue import QueueService
 from schemas.reads import Reads
 from schemas.routes import DnsRoute, FileRoute, Gate, HAProxyRoute, PgBouncerRoute, Route, Told, WebhookRoute
 from schemas.service import Service, addressed_twice, named_twice, outlives_the_rto
@@ -278,7 +279,9 @@ def _kind_of(declared: Any) -> str:
 
 
 AnyService = Annotated[
-    Annotated[DatabaseService, Tag("postgresql")] | Annotated[CacheService, Tag("redis")],
+    Annotated[DatabaseService, Tag("postgresql")]
+    | Annotated[CacheService, Tag("redis")]
+    | Annotated[QueueService, Tag("rabbitmq")],
     Discriminator(_kind_of),
 ]
 

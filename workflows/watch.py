@@ -31,6 +31,7 @@ with workflow.unsafe.imports_passed_through():
         Sighting,
         WatchOrder,
     )
+    from schemas.queue_facts import QueueEstate
     from schemas.reports import Report
     from schemas.requests import FailoverRequest, Suspicion, WatchRequest
     from schemas.service import Detection
@@ -115,6 +116,8 @@ class Watch:
         )
         if isinstance(found, CacheEstate):
             workflow.continue_as_new(workflow="CacheWatch", args=[request])
+        if isinstance(found, QueueEstate):
+            workflow.continue_as_new(workflow="QueueWatch", args=[request])
         self.estate = found
         self.record = await self.reserve(await self.establish())
         blocked = request.blocked_until

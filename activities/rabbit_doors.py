@@ -1,0 +1,172 @@
+"""Letting a service's clients into a cluster, and keeping them out, so that nothing more is confirmed there.
+
+To close takes three things, and then a proof [T]: permissions alone still let an open channel publish (402 were
+confirmed), a limit of connections another 166; and the limit keeps Lifeboat's shovels out as well, so that it is
+lifted once every connection has ended: without permissions no client gets in again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import aio_pika
+from temporalio import activity
+
+from activities.beating import beating
+from activities.rabbit_amqp import BROKEN, connect, end
+from activities.rabbit_api import Api, cluster_api, path, stamp
+from activities.rabbit_definitions import let_ours_in
+from activities.secrets import resolve
+from schemas.failures import QueueRefused, QueueUnreachable, StillOpen
+from schemas.queue import Broker, ClientUser, QueueService
+from schemas.queue_facts import Closed, DoorOrder, QueueOrder
+
+QUIET_S = 10.0
+"""How long connections may take to end once they were told to."""
+NOTHING = "^$"
+"""A pattern that matches no name: the default exchange is `amq.default` to permissions."""
+
+
+async def granted(api: Api) -> dict[tuple[str, str], dict[str, str]]:
+    """(virtual host, user) → permissions, of the service's virtual hosts, without those who are no clients anyway."""
+    ours = api.service.not_clients()
+    found = await api.get(path("permissions")) or []
+    return {
+        (each["vhost"], each["user"]): {key: each[key] for key in ("configure", "write", "read")}
+        for each in found
+        if each["vhost"] in api.service.vhosts and each["user"] not in ours
+    }
+
+
+async def _connections(api: Api, names: list[str]) -> list[str]:
+    """Connections of these users to the service's virtual hosts, from the tracking tables: the list of all
+    connections shows a new one only seconds later."""
+    found: list[str] = []
+    for user in names:
+        listed = await api.get(path("connections", "username", user)) or []
+        found += [each["name"] for each in listed if each.get("vhost") in api.service.vhosts]
+    return found
+
+
+async def _limit(api: Api, vhost: str, value: int | None) -> None:
+    where = path("vhost-limits", vhost, "max-connections")
+    if value is None:
+        await api.delete(where)
+    else:
+        await api.put(where, {"value": value})
+
+
+@activity.defn
+async def close_cluster(order: QueueOrder) -> Closed:
+    """No client gets in, and none is in: shown by an attempt of each client user whose password is known.
+
+    StillOpen when somebody gets in all the same, or a user that the topology does not name has permissions there.
+    """
+    service = order.service
+    names = [each.name for each in service.clients]
+    async with beating("closing"), cluster_api(service, order.region) as api:
+        await stamp(api, order)
+        await let_ours_in(api)
+        held = await granted(api)
+        strangers = sorted({user for _, user in held if user not in names})
+        if strangers:
+            raise StillOpen(
+                f"{order.region}: {', '.join(strangers)} may use the service's virtual hosts, and is no client in the"
+                " topology; declare it, or take its permissions away"
+            )
+        for vhost, user in held:
+            await api.delete(path("permissions", vhost, user))
+        for vhost in service.vhosts:
+            await _limit(api, vhost, 0)
+        ended = await _end_all(api, names)
+        for vhost in service.vhosts:
+            await _limit(api, vhost, None)
+    refused = [
+        await _attempt(service, order.region, vhost, client)
+        for vhost in service.vhosts
+        for client in service.clients
+        if client.password is not None
+    ]
+    return Closed(region=order.region, ended=ended, refused=refused)
+
+
+async def _end_all(api: Api, names: list[str]) -> int:
+    """Every connection is told to end, until two looks in a row find none."""
+    ended: set[str] = set()
+    quiet, until = 0, asyncio.get_running_loop().time() + QUIET_S
+    while quiet < 2:
+        left = await _connections(api, names)
+        quiet = 0 if left else quiet + 1
+        ended.update(left)
+        if left:
+            for user in names:
+                await api.delete(path("connections", "username", user))
+            if asyncio.get_running_loop().time() > until:
+                raise StillOpen(f"{len(left)} connections of {', '.join(names)} do not end: {', '.join(left[:5])}")
+        await asyncio.sleep(0.05)
+    return len(ended)
+
+
+async def _attempt(service: QueueService, region: str, vhost: str, client: ClientUser) -> str:
+    """A client's own attempt at a publish, on each node that listens; StillOpen when one is confirmed."""
+    told: list[str] = []
+    for member in service.cluster(region):
+        try:
+            told.append(await _refusal(service, member, vhost, client))
+        except QueueUnreachable:
+            continue
+    if not told:
+        raise QueueUnreachable(f"no node in {region} could be tried as {client.name}")
+    return told[0]
+
+
+async def _refusal(service: QueueService, member: Broker, vhost: str, client: ClientUser) -> str:
+    try:
+        connection = await connect(
+            service, member.host, member.port, vhost, user=client.name, password=resolve(client.password)
+        )
+    except QueueRefused:
+        return f"{member.name} lets {client.name} not into {vhost}"
+    try:
+        async with asyncio.timeout(2.0):
+            channel = await connection.channel(publisher_confirms=True)
+            message = aio_pika.Message(b"", delivery_mode=aio_pika.DeliveryMode.NOT_PERSISTENT)
+            # Without `mandatory`, to a queue that is not there: were it confirmed, nothing would lie anywhere.
+            await channel.default_exchange.publish(message, "lifeboat.nowhere", mandatory=False)
+    except BROKEN as error:
+        return f"{member.name} refuses {client.name} a publish in {vhost}: {type(error).__name__}"
+    finally:
+        await end(connection)
+    raise StillOpen(f"{member.name} confirmed a publish of {client.name} in {vhost}")
+
+
+@activity.defn
+async def open_cluster(order: DoorOrder) -> list[str]:
+    """Clients have the permissions that the topology declares: to read alone, or to write as well."""
+    service = order.service
+    async with cluster_api(service, order.region) as api:
+        await stamp(api, order)
+        await let_ours_in(api)
+        wanted = {
+            (vhost, client.name): {
+                "configure": client.configure,
+                "write": client.write if order.write else NOTHING,
+                "read": client.read,
+            }
+            for vhost in service.vhosts
+            for client in service.clients
+        }
+        held = await granted(api)
+        for (vhost, user), rights in wanted.items():
+            if held.get((vhost, user)) != rights:
+                await api.put(path("permissions", vhost, user), rights)
+        for vhost in service.vhosts:
+            await _limit(api, vhost, None)
+        held = await granted(api)
+        missing = [
+            f"{user} in {vhost}" for (vhost, user), rights in wanted.items() if held.get((vhost, user)) != rights
+        ]
+        if missing:
+            raise QueueRefused(f"{order.region} was told to let in {', '.join(missing)}, and does not")
+    how = "read and write" if order.write else "read"
+    return [f"{client.name} may {how} in {order.region}" for client in service.clients]

@@ -1,0 +1,173 @@
+"""Moving what a closed cluster holds to another, by shovels that acknowledge only what the destination has confirmed.
+
+A message may arrive twice when a shovel or a destination dies in the middle, and is never lost [T]: on-confirm lost 0
+of 20,000 with the destination killed, no-ack 9,793.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from typing import Any
+
+from temporalio import activity
+
+from activities.rabbit_amqp import counts, uri
+from activities.rabbit_api import Api, cluster_api, path, stamp
+from activities.rabbit_definitions import OURS
+from schemas.failures import DrainStalled, QueueUnreachable
+from schemas.queue_facts import PROBE_QUEUE, Drained, MoveOrder
+
+Place = tuple[str, str]
+"""Virtual host and queue."""
+_EVERY_S = 0.1
+
+
+def shovel_name(vhost: str, queue: str) -> str:
+    """The same for every attempt, so that each finds what the one before began."""
+    return f"{OURS}{hashlib.sha256(f'{vhost}/{queue}'.encode()).hexdigest()[:12]}"
+
+
+def shovel_of(order: MoveOrder, vhost: str, queue: str) -> dict[str, Any]:
+    """A dynamic shovel on the target, which pulls: a source that is isolated need reach nobody.
+
+    It goes to any node of the source, and starts again by itself on another node of the target.
+    """
+    service = order.service
+    sources = [uri(service, member, vhost) for member in service.cluster(order.region)]
+    targets = [uri(service, member, vhost) for member in service.cluster(order.target)]
+    return {
+        "src-protocol": "amqp091",
+        "src-uri": sources,
+        "src-queue": queue,
+        "src-prefetch-count": service.drain.prefetch,
+        "src-delete-after": "never",
+        "dest-protocol": "amqp091",
+        "dest-uri": targets,
+        "dest-queue": queue,
+        "dest-add-forward-headers": False,
+        "ack-mode": "on-confirm",
+        "reconnect-delay": 1,
+    }
+
+
+async def queues_of(api: Api) -> list[Place]:
+    """Every durable queue of the service's virtual hosts; another's messages don't outlive its broker anyway."""
+    found: list[Place] = []
+    for vhost in api.service.vhosts:
+        listed = await api.get(path("queues", vhost) + "?disable_stats=true&enable_queue_totals=true") or []
+        found += [(vhost, each["name"]) for each in listed if each.get("durable") and each["name"] != PROBE_QUEUE]
+    return found
+
+
+async def our_shovels(api: Api) -> list[Place]:
+    """(virtual host, name) of the shovels that a run has defined there."""
+    listed = await api.get(path("parameters", "shovel")) or []
+    return [
+        (each["vhost"], each["name"])
+        for each in listed
+        if each["vhost"] in api.service.vhosts and each["name"].startswith(OURS)
+    ]
+
+
+async def _states(api: Api) -> str:
+    """What the target says of the shovels, without their addresses: these hold passwords."""
+    listed = await api.get("/api/shovels") or []
+    ours = [each for each in listed if str(each.get("name", "")).startswith(OURS)]
+    return ", ".join(sorted({str(each.get("state", "?")) for each in ours})) or "not running"
+
+
+async def remove_shovels(api: Api) -> None:
+    for vhost, name in await our_shovels(api):
+        await api.delete(path("parameters", "shovel", vhost, name))
+
+
+@activity.defn
+async def drain(order: MoveOrder) -> Drained:
+    """Everything that the source holds is at the target: no message and no consumer in two reads with no shovel left.
+
+    DrainStalled when messages are left and none has moved for the declared time; no shovel of ours is left then. An
+    attempt that was cut off leaves its shovels, which go on, and the next one finds them.
+    """
+    service = order.service
+    began = asyncio.get_running_loop().time()
+    moving: dict[str, int] = {}
+    while True:
+        try:
+            return await _drain(order, moving, began)
+        except QueueUnreachable as error:
+            # The destination may be killed in mid drain, and come back: its shovels come back with it.
+            if asyncio.get_running_loop().time() - began > service.drain.stalled_s:
+                raise
+            activity.heartbeat({"waits for": error.detail})
+            await asyncio.sleep(0.5)
+
+
+async def _drain(order: MoveOrder, moving: dict[str, int], began: float) -> Drained:
+    service, clock = order.service, asyncio.get_running_loop().time
+    async with cluster_api(service, order.target) as target:
+        async with cluster_api(service, order.region) as source:
+            await stamp(source, order)
+            places = await queues_of(source)
+        await stamp(target, order)
+        last, since = -1, clock()
+        while True:
+            found = await counts(service, order.region, places)
+            silent = [f"{vhost}/{name}" for (vhost, name), each in found.items() if each is None]
+            ready = {place: each[0] for place, each in found.items() if each is not None}
+            for (vhost, name), count in ready.items():
+                if count or f"{vhost}/{name}" in moving:
+                    moving[f"{vhost}/{name}"] = max(count, moving.get(f"{vhost}/{name}", 0))
+            left = sum(ready.values())
+            activity.heartbeat({"left": left, "of": sum(moving.values()), "silent": silent})
+            if left != last or (not left and not silent):
+                last, since = left, clock()
+            if not silent and not left and await _empty(order, target, places):
+                return Drained(moved=moving, seconds=clock() - began)
+            if clock() - since > service.drain.stalled_s:
+                states = await _states(target)
+                await remove_shovels(target)
+                told = f"{left} messages" + (f", and {', '.join(silent)} do not answer" if silent else "")
+                raise DrainStalled(f"{order.region} still holds {told}; the shovels are {states}")
+            await _shovel(order, target, [place for place, count in ready.items() if count])
+            await asyncio.sleep(_EVERY_S)
+
+
+async def _shovel(order: MoveOrder, target: Api, places: list[Place]) -> None:
+    there = await our_shovels(target)
+    for vhost, queue in places:
+        name = shovel_name(vhost, queue)
+        if (vhost, name) not in there:
+            await target.put(path("parameters", "shovel", vhost, name), {"value": shovel_of(order, vhost, queue)})
+
+
+async def _empty(order: MoveOrder, target: Api, places: list[Place]) -> bool:
+    """Nothing is left, unacknowledged ones included: those come back to the queue once their consumer, the shovel, is
+    gone, and show in the reads that follow."""
+    await remove_shovels(target)
+    reads = 0
+    for _ in range(100):
+        found = await counts(order.service, order.region, places)
+        if any(each is None or each[0] for each in found.values()):
+            return False
+        if any(each[1] for each in found.values() if each is not None):
+            reads = 0  # The shovel has not ended yet.
+            await asyncio.sleep(0.05)
+            continue
+        reads += 1
+        if reads == 2:
+            return True
+        await asyncio.sleep(order.service.drain.settle_s)
+    return False
+
+
+@activity.defn
+async def stop_drain(order: MoveOrder) -> list[str]:
+    """No shovel of ours is left at the target."""
+    async with cluster_api(order.service, order.target) as target:
+        await stamp(target, order)
+        await remove_shovels(target)
+        left = await our_shovels(target)
+    if left:
+        raise QueueUnreachable(f"{order.target} keeps the shovels {left}")
+    return [f"no shovel is left in {order.target}"]

@@ -1,0 +1,161 @@
+"""Looking at RabbitMQ clusters: nodes, queues and their leaders, who is let in, what is defined."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Any
+
+from temporalio import activity
+
+from activities import epoch as epochs
+from activities.rabbit_amqp import counts
+from activities.rabbit_api import Api, api_of, path, read_stamp
+from activities.rabbit_definitions import digest, read_mirror
+from activities.rabbit_doors import granted
+from activities.rabbit_drain import our_shovels
+from schemas.facts import EpochRecord
+from schemas.failures import EpochUnavailable, QueueRefused, QueueUnreachable
+from schemas.queue import Broker, QueueService
+from schemas.queue_facts import (
+    PROBE_QUEUE,
+    BrokerFacts,
+    ClusterFacts,
+    Mirror,
+    QueueEstate,
+    QueueFacts,
+    QueueObservation,
+)
+
+LOOK_S = 1.5
+"""Limit of one node's answer: a frozen node takes connections and never answers."""
+_UNHEARD = (QueueUnreachable, QueueRefused)
+
+
+async def listens(host: str, port: int) -> bool:
+    try:
+        async with asyncio.timeout(1.0):
+            _, writer = await asyncio.open_connection(host, port)
+    except (OSError, TimeoutError):
+        return False
+    writer.close()
+    return True
+
+
+async def look_at_broker(service: QueueService, member: Broker) -> BrokerFacts:
+    """One node; never an exception."""
+    open_port = asyncio.ensure_future(listens(member.host, member.port))
+    try:
+        async with asyncio.timeout(2 * LOOK_S), api_of(service, member) as api:
+            nodes = await api.get("/api/nodes", limit=LOOK_S)
+            known = await read_stamp(api)
+    except (*_UNHEARD, TimeoutError) as error:
+        why = getattr(error, "detail", "") or f"no answer within {2 * LOOK_S:g} s"
+        return BrokerFacts(member=member.name, at=datetime.now(UTC), answers=False, listens=await open_port, error=why)
+    running = [each for each in nodes if each.get("running")]
+    return BrokerFacts(
+        member=member.name,
+        at=datetime.now(UTC),
+        answers=True,
+        listens=await open_port,
+        running=[each["name"] for each in running],
+        alarms=[
+            f"{what} of {each['name']}"
+            for each in running
+            for what, key in (("memory", "mem_alarm"), ("disk", "disk_free_alarm"))
+            if each.get(key)
+        ],
+        partitions=sorted({name for each in running for name in each.get("partitions", [])}),
+        epoch=known,
+    )
+
+
+def _queue(found: dict[str, Any]) -> QueueFacts:
+    kind = found.get("type", "classic")
+    mirrors = found.get("slave_nodes")
+    if isinstance(mirrors, list):
+        kind = "mirrored"
+    leader = found.get("leader") or found.get("node") or ""
+    synchronised = found.get("synchronised_slave_nodes") or []
+    return QueueFacts(
+        vhost=found["vhost"],
+        name=found["name"],
+        kind=kind,
+        durable=bool(found.get("durable")),
+        leader=leader,
+        members=found.get("members") or [leader, *(mirrors or [])],
+        online=found.get("online") or [leader, *synchronised],
+    )
+
+
+async def _of_cluster(api: Api) -> dict[str, Any]:
+    queues: list[QueueFacts] = []
+    for vhost in api.service.vhosts:
+        listed = await api.get(path("queues", vhost) + "?disable_stats=true&enable_queue_totals=true") or []
+        queues += [_queue(each) for each in listed if each["name"] != PROBE_QUEUE]
+    held = await granted(api)
+    clients = {each.name for each in api.service.clients}
+    told = await read_mirror(api)
+    return {
+        "queues": queues,
+        "clients_let_in": any(user in clients for _, user in held),
+        "digest": await digest(api),
+        "shovels": [name for _, name in await our_shovels(api)],
+        "mirror": told[0] if told is not None else None,
+    }
+
+
+async def look_at_cluster(service: QueueService, region: str) -> tuple[ClusterFacts, Mirror | None]:
+    """One region's cluster, and what it was last told of another as a standby; never an exception."""
+    brokers = await asyncio.gather(*(look_at_broker(service, member) for member in service.cluster(region)))
+    found: dict[str, Any] = {}
+    for each in brokers:
+        if not each.answers:
+            continue
+        try:
+            async with asyncio.timeout(4 * LOOK_S), api_of(service, service.member(each.member)) as api:
+                found = await _of_cluster(api)
+        except (*_UNHEARD, TimeoutError):
+            continue
+        break
+    mirror = found.pop("mirror", None)
+    queues: list[QueueFacts] = found.pop("queues", [])
+    seen = await counts(service, region, [(each.vhost, each.name) for each in queues])
+    told = [
+        each.model_copy(update={"ready": live[0], "consumers": live[1]})
+        if (live := seen[(each.vhost, each.name)]) is not None
+        else each
+        for each in queues
+    ]
+    ready = [each.ready for each in told if each.ready is not None]
+    facts = ClusterFacts(
+        region=region,
+        at=datetime.now(UTC),
+        brokers=list(brokers),
+        queues=told,
+        known=sum(ready) if ready else None,
+        **found,
+    )
+    return facts, mirror
+
+
+@activity.defn
+async def observe_queue(estate: QueueEstate) -> QueueObservation:
+    """Every cluster, and the epoch's record."""
+    service = estate.service
+
+    async def record() -> tuple[EpochRecord | None, str]:
+        try:
+            return await epochs.read(estate.zone, service.name), ""
+        except EpochUnavailable as error:
+            return None, error.detail
+
+    looking = asyncio.ensure_future(record())
+    looks = await asyncio.gather(*(look_at_cluster(service, region) for region in service.clusters()))
+    held, why = await looking
+    return QueueObservation(
+        record=held,
+        epoch_error=why,
+        clusters=[facts for facts, _ in looks],
+        mirrors={facts.region: mirror for facts, mirror in looks if mirror is not None},
+    )

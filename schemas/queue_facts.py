@@ -1,0 +1,212 @@
+"""What is seen of RabbitMQ clusters, and what a workflow orders to be done with them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+from schemas.base import Fact
+from schemas.facts import EpochRecord, RouteWrite
+from schemas.orders import AnyEstate
+from schemas.queue import QueueService
+from schemas.zones import Zone
+
+PROBE_QUEUE = "lifeboat.probe"
+"""Lifeboat's own queue, in each virtual host: written and read to verify a route, and part of no move."""
+
+
+class QueueEstate(AnyEstate):
+    service: QueueService
+
+
+class BrokerFacts(Fact):
+    """One node as its own management API tells. `answers` False: only `error` and `listens` mean anything."""
+
+    member: str
+    at: datetime
+    answers: bool
+    listens: bool = False
+    """Whether its AMQP port takes a connection."""
+    error: str = ""
+    running: list[str] = []
+    """Erlang names of the nodes that it sees running, itself included."""
+    alarms: list[str] = []
+    """`memory` or `disk` of a node of its cluster: publishers there are held."""
+    partitions: list[str] = []
+    version: str = ""
+    epoch: int = 0
+    """The newest epoch that a run has left on its cluster."""
+
+
+class QueueFacts(Fact):
+    """One queue. `ready` and `consumers` are live (a passive declaration); None: nobody could say.
+
+    Of a quorum queue `members` and `online` are Erlang names; of a mirrored one, master and mirrors, and those that
+    hold everything.
+    """
+
+    vhost: str
+    name: str
+    kind: str
+    durable: bool
+    leader: str = ""
+    members: list[str] = []
+    online: list[str] = []
+    ready: int | None = None
+    consumers: int | None = None
+
+    @property
+    def place(self) -> str:
+        return f"{self.vhost}/{self.name}"
+
+
+class ClusterFacts(Fact):
+    """One region's cluster, from the first of its nodes that answers."""
+
+    region: str
+    at: datetime
+    brokers: list[BrokerFacts]
+    queues: list[QueueFacts] = []
+    clients_let_in: bool = False
+    """Whether a client user has permissions on one of the virtual hosts."""
+    digest: str = ""
+    """Of what is defined there; "" where it could not be read."""
+    known: int | None = None
+    """Messages ready in all queues whose count was read; None where none was."""
+    shovels: list[str] = []
+    """Shovels of ours that are defined there."""
+
+    @property
+    def answering(self) -> list[BrokerFacts]:
+        return [each for each in self.brokers if each.answers]
+
+    @property
+    def reached(self) -> bool:
+        return bool(self.answering)
+
+    def running(self) -> list[str]:
+        """Erlang names that some node sees running."""
+        return sorted({name for each in self.answering for name in each.running})
+
+
+class Mirror(Fact):
+    """What a standby cluster was last told of the one that serves: it outlives that one."""
+
+    region: str
+    at: datetime
+    digest: str
+    counts: dict[str, int]
+    """Queue → messages ready by then."""
+
+
+class QueueObservation(Fact):
+    """The epoch's record (None: there is none, or `epoch_error` says why it can't be read), and every cluster."""
+
+    record: EpochRecord | None
+    epoch_error: str = ""
+    clusters: list[ClusterFacts]
+    mirrors: dict[str, Mirror] = {}
+    """Standby's region → what it was last told."""
+
+    def cluster(self, region: str) -> ClusterFacts:
+        """That of the region; KeyError when there is none."""
+        for each in self.clusters:
+            if each.region == region:
+                return each
+        raise KeyError(region)
+
+
+class QueueOrder(Fact):
+    """Do it on the cluster of `region`, behind the epoch."""
+
+    service: QueueService
+    region: str
+    epoch: int
+
+
+class BrokerOrder(Fact):
+    """Start or stop one node. `whatever`: also one without which its queues have no majority."""
+
+    service: QueueService
+    member: str
+    whatever: bool = False
+
+
+class DoorOrder(QueueOrder):
+    """Let clients in; without `write` they only consume."""
+
+    write: bool = True
+
+
+class MoveOrder(QueueOrder):
+    """From the cluster of `region` to that of `target`."""
+
+    target: str
+
+
+class Definitions(Fact):
+    """What comparing two clusters' definitions found; `differ` says in words what one has and the other has not."""
+
+    digest: str
+    defined: int
+    differ: list[str] = []
+
+
+class Closed(Fact):
+    """A cluster that no client gets into any more: `refused` says how each was."""
+
+    region: str
+    ended: int
+    """Connections that were closed."""
+    refused: list[str]
+
+
+class Drained(Fact):
+    """`moved`: queue → how many messages were in it when the drain began; `left` what is still there, {} when empty.
+
+    `shovelled` False: nothing had to be moved.
+    """
+
+    moved: dict[str, int]
+    left: dict[str, int] = {}
+    seconds: float = 0.0
+
+    @property
+    def total(self) -> int:
+        return sum(self.moved.values())
+
+
+class RouteCheck(Fact):
+    """Publish with confirm and `mandatory`, and read back, through every name, from the region of the worker."""
+
+    service: QueueService
+    zone: Zone
+    region: str
+    expected: str
+
+
+class Verified(Fact):
+    writes: list[RouteWrite]
+
+
+class Grown(Fact):
+    """Quorum queues whose members were completed: queue → the nodes that were added."""
+
+    added: dict[str, list[str]] = {}
+    whole: bool
+    missing: dict[str, list[str]] = {}
+    """Queue → nodes that are declared and no online member of it."""
+
+
+Loss = Literal["nothing", "node", "majority", "cluster"]
+
+
+class QueueState(Fact):
+    """What is wrong with the cluster that should serve, in words."""
+
+    loss: Loss
+    reason: str
+    down: list[str] = []
+    """Members that don't serve."""
+    led_to: str = ""
+    """The member that clients are led to."""
