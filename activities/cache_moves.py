@@ -170,45 +170,47 @@ async def follow_master(order: FollowMasterOrder) -> FollowedBy:
     Returns once `enough` follow, or all that can within the limit; the others are told, with why.
     """
     async with beating(f"following {order.leader}"):
-        told = await asyncio.gather(*(_follow(order, name) for name in order.members))
-        missing = {name: why for name, why in zip(order.members, told, strict=True) if why}
-        waiting = [name for name in order.members if name not in missing]
+        told = await asyncio.gather(*(_follow(order, name) for name in order.upstreams))
+        missing = {name: why for name, why in zip(order.upstreams, told, strict=True) if why}
+        waiting = [name for name in order.upstreams if name not in missing]
         enough = len(waiting) if order.enough is None else min(order.enough, len(waiting))
+        looked: dict[str, CacheFacts] = {}
         following: list[str] = []
         end = asyncio.get_running_loop().time() + order.limit_s
         while True:
-            looked = {name: await look_at_member(order.service, order.service.member(name)) for name in waiting}
-            following = [name for name, facts in looked.items() if _follows(facts, order.leader)]
+            for name in waiting:
+                looked[name] = await look_at_member(order.service, order.service.member(name))
+            following = [name for name, facts in looked.items() if _follows(facts, order.upstreams[name])]
             if len(following) >= enough or asyncio.get_running_loop().time() > end:
                 break
             await asyncio.sleep(LOOK_S)
-    missing |= {name: _why_not(looked[name], order.leader) for name in waiting if name not in following}
+    missing |= {name: _why_not(looked[name], order.upstreams[name]) for name in waiting if name not in following}
     return FollowedBy(following=following, missing=missing)
 
 
-def _follows(facts: CacheFacts, leader: str) -> bool:
-    return facts.reachable and facts.role == "replica" and facts.follows == leader and facts.link_up
+def _follows(facts: CacheFacts, upstream: str) -> bool:
+    return facts.reachable and facts.role == "replica" and facts.follows == upstream and facts.link_up
 
 
-def _why_not(facts: CacheFacts, leader: str) -> str:
+def _why_not(facts: CacheFacts, upstream: str) -> str:
     if not facts.reachable:
         return facts.error
-    if facts.role != "replica" or facts.follows != leader:
+    if facts.role != "replica" or facts.follows != upstream:
         return f"it is a {facts.role}{f' of {facts.follows}' if facts.follows else ''}"
-    return "it copies the data" if facts.syncing else "its link to the master is down"
+    return "it copies the data" if facts.syncing else f"its link to {upstream} is down"
 
 
 async def _follow(order: FollowMasterOrder, name: str) -> str:
     """Why a member could not be told; "" once it was."""
     service = order.service
-    leader = service.member(order.leader)
+    upstream = service.member(order.upstreams[name])
     names = await names_by_address(service)
     try:
         async with acting(order, service.member(name)) as asked:
             facts = await read_member(asked, names)
-            if facts.role != "replica" or facts.follows != order.leader:
+            if facts.role != "replica" or facts.follows != upstream.name:
                 await _must_have_data(order, facts)
-                await asked("REPLICAOF", leader.host, leader.port)
+                await asked("REPLICAOF", upstream.host, upstream.port)
             if name in order.cut:
                 await asked("CLIENT", "UNPAUSE")
                 await asked("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")

@@ -1,4 +1,4 @@
-"""Node control: start and stop a database server where it runs, by the declared commands and transport."""
+"""Node control: start and stop a server where it runs, by the declared commands and transport."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from activities.ssh import run_over_ssh
 from activities.ssm import run_over_ssm
 from schemas.control import NodeControl, SshControl, SsmControl
 from schemas.failures import EpochSuperseded, EpochUnavailable, NodeControlFailed
-from schemas.orders import NodeOrder, NodeResult
-from schemas.topology import Member
+from schemas.orders import AnyNodeOrder, NodeResult
+from schemas.service import Place
 
 SERVES_S = 5.0
 """How long a server's port may stay closed after its start command has returned."""
@@ -39,7 +39,7 @@ def transport(control: NodeControl) -> str:
     return {"command": "command", "ssh": "SSH", "ssm": "SSM"}[control.kind]
 
 
-async def port_open(member: Member) -> bool:
+async def port_open(member: Place) -> bool:
     try:
         _, writer = await asyncio.wait_for(asyncio.open_connection(member.host, member.port), 1.0)
     except (OSError, TimeoutError):
@@ -48,7 +48,7 @@ async def port_open(member: Member) -> bool:
     return True
 
 
-async def until_port(member: Member, *, is_open: bool, limit: float) -> bool:
+async def until_port(member: Place, *, is_open: bool, limit: float) -> bool:
     """Whether the port is as wanted within `limit` seconds."""
     end = asyncio.get_running_loop().time() + limit
     while await port_open(member) != is_open:
@@ -58,7 +58,7 @@ async def until_port(member: Member, *, is_open: bool, limit: float) -> bool:
     return True
 
 
-async def must_be_ours(order: NodeOrder) -> None:
+async def must_be_ours(order: AnyNodeOrder) -> None:
     """EpochSuperseded when another run, or this one's undo, has gone on. A store out of reach keeps nobody from it."""
     if order.zone is None:
         return
@@ -68,7 +68,7 @@ async def must_be_ours(order: NodeOrder) -> None:
             raise EpochSuperseded(f"epoch {held.epoch} is held by {held.run}, this run has {order.epoch}")
 
 
-async def _tell(order: NodeOrder, control: NodeControl, argv: list[str]) -> str:
+async def _tell(order: AnyNodeOrder, control: NodeControl, argv: list[str]) -> str:
     """Have one command carried out, if the node is still ours; "", or why it failed."""
     # Before each: the one before may have taken its whole limit, and the node been given back meanwhile.
     await must_be_ours(order)
@@ -78,7 +78,7 @@ async def _tell(order: NodeOrder, control: NodeControl, argv: list[str]) -> str:
 
 
 @activity.defn
-async def stop_node(order: NodeOrder) -> NodeResult:
+async def stop_node(order: AnyNodeOrder) -> NodeResult:
     """Ensure that the server is stopped and stays so: autostart off, the stop command, else the kill, the port closed.
 
     Whether it is stopped already only the node can say (a closed port may be a network that is cut), so that it is
@@ -108,7 +108,7 @@ async def stop_node(order: NodeOrder) -> NodeResult:
     return NodeResult(done=True, evidence=f"{member.name} is {how}, {member.host}:{member.port} is closed")
 
 
-async def _stop(order: NodeOrder, control: NodeControl) -> str:
+async def _stop(order: AnyNodeOrder, control: NodeControl) -> str:
     """The stop command; its transport's failure is a failed stop where something harder is left to try."""
     try:
         return await _tell(order, control, control.stop)
@@ -119,7 +119,7 @@ async def _stop(order: NodeOrder, control: NodeControl) -> str:
 
 
 @activity.defn
-async def start_node(order: NodeOrder) -> NodeResult:
+async def start_node(order: AnyNodeOrder) -> NodeResult:
     """Start a server that Lifeboat stopped, unless it serves, and let it start by itself again: undo of `stop_node`."""
     member = order.service.member(order.member)
     control = member.control

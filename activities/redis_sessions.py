@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from redis.asyncio.connection import Connection, SSLConnection
 from redis.asyncio.retry import Retry
@@ -22,22 +22,12 @@ from activities.secrets import resolve
 from schemas.cache import CacheService, Sentinel
 from schemas.cache_orders import CacheOrder
 from schemas.failures import CacheUnreachable, EpochSuperseded
+from schemas.service import Place
 
 LIMIT_S = 1.5
 """Limit of one command and of a connection's beginning."""
 PREFIX = "lifeboat-epoch-"
 GONE = (RedisError, OSError, TimeoutError)
-
-
-class Place(Protocol):
-    """Where a server or a Sentinel listens."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def host(self) -> str: ...
-    @property
-    def port(self) -> int: ...
 
 
 class Talk:

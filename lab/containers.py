@@ -27,8 +27,11 @@ NETWORK = "10.251"
 """The lab's own networks are 10.200 to 10.249 (lab/network.py)."""
 PORTS: dict[NodeKind, int] = {"postgresql": 5432, "pgbouncer": 6432, "knot": 1053, "temporal": 7233}
 WITHOUT: tuple[NodeKind, ...] = ("pgpool",)
-"""What the containers' estate is without: Pgpool-II keeps its clients' passwords as text. It has no cache either (profile
-`database`): Redis and Sentinel write passwords into the configuration that they rewrite, and the mounts hold none."""
+"""What the containers' estate is without: Pgpool-II keeps its clients' passwords as text.
+
+It is profile `database`, so it has no cache either: Redis and Sentinel write passwords into the configuration that
+they rewrite, and what containers mount holds none.
+"""
 ROOT = Path("/var/lib/lifeboat")
 """Stands for the lab's folder in every container."""
 OBJECTS, GRANTS = "objects.sql", "lifeboat.sql"

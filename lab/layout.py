@@ -123,7 +123,7 @@ THREE_REGIONS_CACHE = (
     Planned("cache-east-2", "redis", "replica", "us-east-1", "1.42", CACHE_HOME),
     Planned("cache-east-3", "redis", "replica", "us-east-1", "1.43", CACHE_HOME),
     Planned("cache-east-4", "redis", "replica", "us-east-1", "1.44", CACHE_HOME),
-    Planned("cache-west-1", "redis", "replica", "us-west-2", "2.41", CACHE_HOME),
+    Planned("cache-west-1", "redis", "replica", "us-west-2", "2.41", "cache-east-4"),
     Planned("cache-west-2", "redis", "replica", "us-west-2", "2.42", "cache-west-1"),
     Planned("cache-west-3", "redis", "replica", "us-west-2", "2.43", "cache-west-1"),
     Planned("cache-west-4", "redis", "replica", "us-west-2", "2.44", "cache-west-1"),

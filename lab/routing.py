@@ -48,7 +48,7 @@ def _to_database(login: str, nodes: Sequence[Node]) -> dict[str, str]:
 def _to_cache(login: str, nodes: Sequence[Node]) -> dict[str, str]:
     """By name, by asking the home region's Sentinels, and by name with each write awaited on replicas."""
     home = next(each for each in nodes if each.name == CACHE_HOME)
-    sentinels = ",".join(each.address for each in nodes if each.kind == "sentinel" and each.region == home.region)
+    sentinels = ",".join(each.address for each in nodes if each.kind == "sentinel")
     by_name = f"redis://{login}@{CACHE_RECORD}:{home.port}"
     return {
         "cache-dns": f"{by_name}/0",

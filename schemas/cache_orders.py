@@ -71,13 +71,14 @@ class ElectOrder(CacheOrder):
 
 
 class FollowMasterOrder(CacheOrder):
-    """`members` replicate `leader`; clients that are still on one of `cut` are disconnected.
+    """Members replicate whom `upstreams` says, which leads to `leader` in the end; clients that are still on one of
+    `cut` are disconnected.
 
     `enough`: do not wait for more than so many; None: for all that can be told, `limit_s` seconds at most.
     """
 
     leader: str
-    members: list[str]
+    upstreams: dict[str, str]
     cut: list[str] = []
     enough: int | None = None
     limit_s: float = 5.0
@@ -118,7 +119,7 @@ class CacheProbeOrder(Fact):
 
 
 class CacheWatchOrder(Fact):
-    """`until`: return when the master has failed to its limit (`down`), answers again (`up`), or another is (`moved`)."""
+    """`until`: return when the master has failed to its limit (`down`), or answers again (`up`)."""
 
     service: CacheService
     zone: Zone

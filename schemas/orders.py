@@ -252,14 +252,20 @@ class ProofResult(Fact):
     proves: bool = True
 
 
-class NodeOrder(Fact):
+class AnyNodeOrder(Fact):
     """With `zone`, a stop is refused once the record there is another run's: the node may have been given back."""
 
-    service: DatabaseService
+    service: AnyService
     member: str
     zone: Zone | None = None
     run: str = ""
     epoch: int = 0
+
+
+class NodeOrder(AnyNodeOrder):
+    """Of a database."""
+
+    service: DatabaseService
 
 
 class NodeResult(Fact):

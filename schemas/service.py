@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
@@ -36,6 +37,17 @@ class Approval(Declared):
     """Names that may answer; anyone when empty."""
     quorum: PositiveInt = 1
     expires_s: PositiveFloat = 900.0
+
+
+class Place(Protocol):
+    """Where a server listens."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def host(self) -> str: ...
+    @property
+    def port(self) -> int: ...
 
 
 class Service(Declared):

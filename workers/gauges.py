@@ -83,7 +83,8 @@ async def keep(client: Client, meter: MetricMeter, topology: Topology) -> None:
                 of = {"service": service}
                 opened.set(now.open[service], of)
                 waiting.set(now.waiting[service], of)
-                left.set(now.left[service], of)
+                # A gauge can't be negative: past the RTO nothing is left.
+                left.set(max(now.left[service], 0.0), of)
         except RPCError as error:
             log.debug("no gauges: %s", error)
         except Exception:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError, FailureError
@@ -140,14 +140,20 @@ class CacheRunbook(Procedure):
             self._undo_claimed = True
 
     async def lead_members(
-        self, leader: str, members: Sequence[str], *, cut: Sequence[str] = (), enough: int | None, limit: float = 5.0
+        self,
+        leader: str,
+        upstreams: Mapping[str, str],
+        *,
+        cut: Sequence[str] = (),
+        enough: int | None,
+        limit: float = 5.0,
     ) -> FollowedBy:
         """Replicas of the leader, as far as they can be told."""
         order = FollowMasterOrder.model_validate(
             {
                 **self.within_epoch(),
                 "leader": leader,
-                "members": list(members),
+                "upstreams": dict(upstreams),
                 "cut": list(cut),
                 "enough": enough,
                 "limit_s": limit,

@@ -238,8 +238,8 @@ class Moving(CacheRunbook):
             self.note(f"Sentinel promoted {self.leader}, and not {self.candidate}")
             self.record = await self.choose_and_lead(self.leader, "none")
         region = self.region_of(self.leader)
-        near = [each.name for each in self.estate.service.members_of(region) if each.name != self.leader]
-        first = [*near, *([self.suspect] if self.suspect not in near else [])]
+        wanted = policy.upstreams(self.estate.service, self.leader)
+        first = {name: at for name, at in wanted.items() if self.region_of(name) == region or name == self.suspect}
         found = await self.lead_members(
             self.leader, first, cut=[self.suspect], enough=self.estate.service.master.min_replicas
         )
@@ -257,8 +257,8 @@ class Moving(CacheRunbook):
         await self.settle(self.leader)
         region = self.region_of(self.leader)
         restored = await self.restore(region)
-        others = [each.name for each in self.estate.service.members if each.name != self.leader]
-        await self.lead_members(self.leader, others, enough=None, limit=20.0)
+        wanted = policy.upstreams(self.estate.service, self.leader, list(restored.unreachable))
+        await self.lead_members(self.leader, wanted, enough=None, limit=20.0)
         try:
             await self.until_calm(self.leader, limit=20.0)
         except ActivityError as error:

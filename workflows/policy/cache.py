@@ -148,6 +148,21 @@ def _names(service: CacheService, seen: CacheSeen) -> list[object]:
     return [each for each in service.sentinels if each.name in reached]
 
 
+def upstreams(service: CacheService, leader: str, away: Sequence[str] = ()) -> dict[str, str]:
+    """Whom each member replicates while `leader` leads, those that are `away` left out.
+
+    Another region's first member follows a replica, and never the leader itself: `min-replicas-to-write` counts every
+    direct replica, and one that no Sentinel here may elect would let a master that is cut off go on (docs/adr/0034).
+    """
+    here = service.member(leader).region
+    near = [each.name for each in service.members_of(here) if each.name != leader and each.name not in away]
+    found = {name: leader for name in near}
+    for region in dict.fromkeys(each.region for each in service.members if each.region != here):
+        there = [each.name for each in service.members_of(region) if each.name not in away]
+        found |= {name: there[0] if index else (near[-1] if near else leader) for index, name in enumerate(there)}
+    return found
+
+
 def may_move(service: CacheService, leader: str, candidate: str, *, approval: Literal["policy", "always"]) -> Go:
     """Whether a planned move needs a person."""
     if approval == "always":

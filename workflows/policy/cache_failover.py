@@ -123,7 +123,8 @@ def lost_at_most(
         told = f"{suspect} ran with min-replicas-to-write {last.min_replicas}, max-lag {last.max_lag_s}"
         return Verdict(kind="unknown", reason=f"{told}, and not as declared")
     others = [each for each in seen.members if each.member not in (suspect, candidate)]
-    away = [each.member for each in others if not each.reachable]
+    direct = {each.member for each in last.replicas} if last is not None else set(_near(service, suspect))
+    away = [each.member for each in others if not each.reachable and each.member in direct]
     if len(away) >= policy.min_replicas:
         reason = f"{', '.join(away)} may have what {candidate} has not, and can't be asked"
         return Verdict(kind="unknown", reason=reason)
@@ -138,6 +139,10 @@ def lost_at_most(
         at_most_s=seconds,
         reason=f"a master stops {seconds:g} s after its last replica; writes acknowledged by WAIT are on one{known}",
     )
+
+
+def _near(service: CacheService, suspect: str) -> list[str]:
+    return [each.name for each in service.members_of(service.member(suspect).region)]
 
 
 def may_fail_over(
