@@ -25,6 +25,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from cli.problems import Exit, Problem, exit_of, innermost
 from cli.words import progress_text
 from schemas.attributes import TASK_QUEUE, TASK_TIMEOUT
+from schemas.queue_requests import QueueFailoverRequest
 from schemas.reports import Report
 from schemas.requests import Answer, CandidateRequest, FailoverRequest, RejoinRequest, RunRequest, Verb
 from schemas.state import RunState
@@ -50,7 +51,7 @@ REQUESTS: dict[str, type[RunRequest]] = {
     "database-failback": RunRequest,
     "cache-switchover": CandidateRequest,
     "cache-failback": RunRequest,
-    "queue-failover": FailoverRequest,
+    "queue-failover": QueueFailoverRequest,
     "queue-drain": RunRequest,
     "queue-switchover": CandidateRequest,
     "queue-failback": RunRequest,

@@ -47,6 +47,7 @@ from activities import (
     rabbit_look,
     rabbit_nodes,
     rabbit_routes,
+    rabbit_watch,
     read_names,
     readiness,
     reads,
@@ -70,6 +71,7 @@ from workflows.notify import Notify
 from workflows.queue_drain import QueueDrain
 from workflows.queue_failover import QueueFailover
 from workflows.queue_switchover import QueueFailback, QueueSwitchover
+from workflows.queue_watch import QueueWatch
 from workflows.watch import Watch
 
 log = logging.getLogger("lifeboat.worker")
@@ -89,6 +91,7 @@ WORKFLOWS: list[type] = [
     QueueFailback,
     QueueFailover,
     QueueSwitchover,
+    QueueWatch,
     Watch,
 ]
 ACTIVITIES: list[Any] = [
@@ -172,6 +175,8 @@ ACTIVITIES: list[Any] = [
     rabbit_nodes.stop_broker,
     rabbit_nodes.until_elected,
     rabbit_routes.verify_queue_routes,
+    rabbit_watch.keep_standbys,
+    rabbit_watch.watch_brokers,
     readiness.list_services,
     readiness.look_at_engine,
     readiness.look_from_region,

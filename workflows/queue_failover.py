@@ -15,9 +15,10 @@ from temporalio.exceptions import ActivityError
 with workflow.unsafe.imports_passed_through():
     from activities import rabbit_definitions, rabbit_nodes
     from schemas.decisions import Choice, Fence
+    from schemas.facts import EpochRecord
     from schemas.queue_facts import BrokerOrder, Grown, QueueObservation, QueueState
+    from schemas.queue_requests import QueueFailoverRequest
     from schemas.reports import DecisionReport, Outcome, Report
-    from schemas.requests import FailoverRequest
     from workflows.policy import queue as policy
     from workflows.queue import QueueRunbook, not_yet
     from workflows.reasons import reason_of
@@ -55,7 +56,7 @@ class QueueFailover(QueueRunbook):
         self.left_behind = ""
 
     @workflow.run
-    async def run(self, request: FailoverRequest) -> Report:
+    async def run(self, request: QueueFailoverRequest) -> Report:
         return await self.shielded(self.from_start_to_report(request))
 
     @property
@@ -74,7 +75,7 @@ class QueueFailover(QueueRunbook):
             return ""
         return f"clients are led to {self.led}; {self.left_behind}" if self.across else f"clients are led to {self.led}"
 
-    async def carry_out(self, request: FailoverRequest) -> None:
+    async def carry_out(self, request: QueueFailoverRequest) -> None:
         if not request.dry_run:
             await self.lock()
         await self.step(CONFIRM, lambda: self.confirm(request), told=lambda text: text)
@@ -85,20 +86,25 @@ class QueueFailover(QueueRunbook):
         await self.step(DECIDE, lambda: self.decide(request), told=lambda text: text)
 
         self.urgent = True
-        first = await self.record_or_first(self.seen.record, self.seen.epoch_error, self.suspect)
-        self.record = await self.step(CLAIM, lambda: self.claim_after(first), told=lambda r: f"epoch {r.epoch}")
+        self.record = await self.step(CLAIM, lambda: self.claim(request), told=lambda r: f"epoch {r.epoch}")
         again = ("Let the nodes start again", self.let_start)
         await self.step(ISOLATE, self.start_or_isolate, undo=again, told=lambda text: text)
-        await self.step(READY, self.confirm_ready, told=lambda text: text)
-
-        self.point_of_no_return()
+        if self.lost.loss == "node":
+            # Its clients have nowhere to go meanwhile: wherever they are led in the cluster, it is no worse.
+            self.meanwhile(READY, self.confirm_ready)
+        else:
+            await self.step(READY, self.confirm_ready, told=lambda text: text)
+            self.point_of_no_return()
         await self.step(ROUTE, self.route_clients, told=lambda text: text)
         self.calm()
+        await self.all_done()
+        if not self.past_no_return:
+            self.point_of_no_return()
         await self.step_or_skip(VERIFY, lambda: self.verify_leader(self.led), told=lambda text: text)
         await self.step_or_skip(REGROW, self.regrow, told=lambda text: text)
         await self.step_or_skip(NOTIFY, self.notify, told=lambda names: f"told: {names}")
 
-    def would(self, request: FailoverRequest) -> dict[str, str]:
+    def would(self, request: QueueFailoverRequest) -> dict[str, str]:
         """What each step of a real run would do."""
         go = policy.may_fail_over(self.estate.service, self.lost, approval=request.approval)
         lost = ", ".join(self.lost.down) or "nothing"
@@ -119,24 +125,24 @@ class QueueFailover(QueueRunbook):
 
     # What the steps do, in their order
 
-    async def confirm(self, request: FailoverRequest) -> str:
+    async def confirm(self, request: QueueFailoverRequest) -> str:
         """From every region, and twice where something is lost."""
         suspicion = request.suspicion
         service = self.estate.service
         before: QueueState | None = None
         for _ in range(LOOKS):
-            self.seen = await self.look()
+            self.seen = await self.look_again(request) if before is None else await self.look()
             leader, why = policy.led_to(service, self.seen)
             if leader is None:
                 raise Ended("refused", f"{why}: a person must look")
             self.suspect = leader
             self.lost = policy.state_of(service, self.seen, leader)
             same = before is not None and before.down == self.lost.down
-            if self.lost.loss == "nothing" or same or (suspicion is not None and leader in self.lost.down):
+            # What a quorum of regions counted to its limit, and then saw, needs no second look.
+            counted = suspicion is not None and suspicion.member in self.lost.down
+            if self.lost.loss == "nothing" or same or counted:
                 break
             before = self.lost
-        if suspicion is not None and suspicion.member != self.suspect:
-            raise Ended("not needed", f"clients are led to {self.suspect}, and no more to {suspicion.member}")
         if self.lost.loss == "nothing":
             raise Ended("not needed", self.lost.reason)
         if suspicion is None:
@@ -145,7 +151,26 @@ class QueueFailover(QueueRunbook):
         self.sure = True
         return self.lost.reason
 
-    async def weigh(self, request: FailoverRequest) -> str:
+    async def look_again(self, request: QueueFailoverRequest) -> QueueObservation:
+        """What the watch saw is enough for a node that its cluster does without; else every region looks."""
+        suspicion, service = request.suspicion, self.estate.service
+        if suspicion is not None and suspicion.record is not None:
+            seen = policy.of_watch(service, suspicion.seen, suspicion.record)
+            if seen is not None and policy.state_of(service, seen, suspicion.record.leader).loss == "node":
+                return seen
+        return await self.look()
+
+    async def claim(self, request: QueueFailoverRequest) -> EpochRecord:
+        """From here an older run changes nothing. The watch that started this run holds an epoch for it in reserve."""
+        suspicion = request.suspicion
+        if suspicion is not None and suspicion.record is not None and self.seen.record == suspicion.record:
+            self.epoch = suspicion.record.epoch
+            self.number("LifeboatEpoch", self.epoch)
+            return suspicion.record
+        first = await self.record_or_first(self.seen.record, self.seen.epoch_error, self.suspect)
+        return await self.claim_after(first)
+
+    async def weigh(self, request: QueueFailoverRequest) -> str:
         service, state = self.estate.service, self.lost
         facts = self.seen.cluster(self.source)
         if state.loss == "node":
@@ -163,7 +188,7 @@ class QueueFailover(QueueRunbook):
         self.assessment = policy.assess(self.suspect, state, choice, verdict)
         return f"{choice.reason}; loss {verdict.text()}: {verdict.reason}"
 
-    async def decide(self, request: FailoverRequest) -> str:
+    async def decide(self, request: QueueFailoverRequest) -> str:
         go = policy.may_fail_over(self.estate.service, self.lost, approval=request.approval)
         if not self.candidate and self.lost.loss != "majority":
             raise Ended("refused", self.assessment.choice.reason)

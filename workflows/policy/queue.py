@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Literal
 
 from schemas.decisions import Assessment, Choice, Death, Go, Verdict
+from schemas.facts import EpochRecord
 from schemas.queue import QueueService
 from schemas.queue_facts import ClusterFacts, Mirror, QueueFacts, QueueObservation, QueueState
 
@@ -31,6 +32,20 @@ def merge(views: Sequence[QueueObservation]) -> QueueObservation:
         clusters=merged,
         mirrors={region: mirror for view in views for region, mirror in view.mirrors.items()},
     )
+
+
+def of_watch(service: QueueService, seen: Sequence[ClusterFacts], record: EpochRecord) -> QueueObservation | None:
+    """What the regions' watches saw of the cluster that serves; None where none of them looked in time."""
+    if not seen:
+        return None
+    # Of the others nothing was asked: a run that needs them looks itself.
+    others = [
+        ClusterFacts(region=region, at=seen[0].at, brokers=[])
+        for region in service.clusters()
+        if region != seen[0].region
+    ]
+    views = [QueueObservation(record=record, clusters=[each, *others]) for each in seen]
+    return merge(views)
 
 
 def led_to(service: QueueService, seen: QueueObservation) -> tuple[str | None, str]:
