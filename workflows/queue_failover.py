@@ -13,16 +13,16 @@ from temporalio import workflow
 from temporalio.exceptions import ActivityError
 
 with workflow.unsafe.imports_passed_through():
-    from activities import rabbit_definitions, rabbit_nodes
+    from activities import rabbit_definitions, rabbit_nodes, rabbit_watch
     from schemas.decisions import Choice, Fence
     from schemas.facts import EpochRecord
     from schemas.queue_facts import BrokerOrder, Grown, QueueObservation, QueueState
-    from schemas.queue_requests import QueueFailoverRequest
+    from schemas.queue_requests import QueueFailoverRequest, QueueWatchOrder
     from schemas.reports import DecisionReport, Outcome, Report
     from workflows.policy import queue as policy
     from workflows.queue import QueueRunbook, not_yet
     from workflows.reasons import reason_of
-    from workflows.runbook import Ended
+    from workflows.runbook import WAIT_S, Ended
 
 CONFIRM = "Confirm what is lost"
 ASSESS = "Assess where clients can go, and the loss"
@@ -54,6 +54,8 @@ class QueueFailover(QueueRunbook):
     def __init__(self) -> None:
         super().__init__()
         self.left_behind = ""
+        self.grown = False
+        """More was lost after this run had set out."""
 
     @workflow.run
     async def run(self, request: QueueFailoverRequest) -> Report:
@@ -78,31 +80,98 @@ class QueueFailover(QueueRunbook):
     async def carry_out(self, request: QueueFailoverRequest) -> None:
         if not request.dry_run:
             await self.lock()
-        await self.step(CONFIRM, lambda: self.confirm(request), told=lambda text: text)
-        await self.step(ASSESS, lambda: self.weigh(request), told=lambda text: text)
-        if request.dry_run:
-            await self.plan_rest(self.would(request))
-            return
-        await self.step(DECIDE, lambda: self.decide(request), told=lambda text: text)
+        while True:
+            await self.step(CONFIRM, lambda: self.confirm(request), told=lambda text: text)
+            await self.step(ASSESS, lambda: self.weigh(request), told=lambda text: text)
+            if request.dry_run:
+                await self.plan_rest(self.would(request))
+                return
+            await self.step(DECIDE, lambda: self.decide(request), told=lambda text: text)
+            self.urgent = True
+            self.record = await self.step(CLAIM, lambda: self.claim(request), told=lambda r: f"epoch {r.epoch}")
+            if self.lost.loss != "node":
+                await self.leave_cluster()
+                break
+            if await self.stay_in_cluster():
+                break
+            self.led, self.past_no_return = "", False
+        await self.step_or_skip(NOTIFY, self.notify, told=lambda names: f"told: {names}")
 
-        self.urgent = True
-        self.record = await self.step(CLAIM, lambda: self.claim(request), told=lambda r: f"epoch {r.epoch}")
+    async def stay_in_cluster(self) -> bool:
+        """The majority goes on, and clients are led to one of its nodes; False when more was lost meanwhile."""
+        await self.step(ISOLATE, self.start_or_isolate, told=lambda text: text)
+        try:
+            # Its clients have nowhere to go meanwhile: wherever they are led in the cluster, it is no worse.
+            self.meanwhile(READY, self.confirm_ready, parks=False)
+            await self.step(ROUTE, self.route_clients, told=lambda text: text)
+            await self.all_done()
+            await self.step(VERIFY, self.verify_led, told=lambda text: text, parks=False)
+        except Ended as early:
+            if await self.must_begin_anew(early):
+                return False
+            await self.step_or_skip(VERIFY, self.verify_led, told=lambda text: text)
+        self.point_of_no_return()
+        self.calm()
+        try:
+            await self.step(REGROW, self.regrow_while_served, told=lambda text: text, parks=False)
+        except Ended as early:
+            if await self.must_begin_anew(early):
+                return False
+            await self.step_or_skip(REGROW, self.regrow, told=lambda text: text)
+        return True
+
+    async def verify_led(self) -> str:
+        return await self.verify_leader(self.led)
+
+    async def must_begin_anew(self, early: Ended) -> bool:
+        """Whether a step failed because more is gone; any other end is passed on."""
+        if early.outcome != "undone":
+            raise early
+        await asyncio.gather(*self._beside, return_exceptions=True)
+        self._beside = []
+        return await self.has_grown()
+
+    async def leave_cluster(self) -> None:
+        """Another region takes over, unless a majority can be started again."""
         again = ("Let the nodes start again", self.let_start)
         await self.step(ISOLATE, self.start_or_isolate, undo=again, told=lambda text: text)
-        if self.lost.loss == "node":
-            # Its clients have nowhere to go meanwhile: wherever they are led in the cluster, it is no worse.
-            self.meanwhile(READY, self.confirm_ready)
-        else:
-            await self.step(READY, self.confirm_ready, told=lambda text: text)
-            self.point_of_no_return()
+        await self.step(READY, self.confirm_ready, told=lambda text: text)
+        self.point_of_no_return()
         await self.step(ROUTE, self.route_clients, told=lambda text: text)
         self.calm()
-        await self.all_done()
-        if not self.past_no_return:
-            self.point_of_no_return()
-        await self.step_or_skip(VERIFY, lambda: self.verify_leader(self.led), told=lambda text: text)
+        await self.step_or_skip(VERIFY, self.verify_led, told=lambda text: text)
         await self.step_or_skip(REGROW, self.regrow, told=lambda text: text)
-        await self.step_or_skip(NOTIFY, self.notify, told=lambda names: f"told: {names}")
+
+    async def regrow_while_served(self) -> str:
+        """A node takes its time to return, and meanwhile nobody else watches those that clients are led to."""
+        order = QueueWatchOrder(
+            service=self.estate.service,
+            zone=self.estate.zone,
+            member=self.led,
+            region=self.source,
+            known=self.lost.down,
+        )
+        growing = asyncio.ensure_future(self.regrow())
+        watching = asyncio.ensure_future(
+            self.do(rabbit_watch.watch_brokers, order, limit=WAIT_S, total=None, heartbeat=6.0)
+        )
+        try:
+            await workflow.wait([growing, watching], return_when=asyncio.FIRST_COMPLETED)
+            if growing.done() or watching.exception() is not None:
+                return await growing
+            raise not_yet(f"{', '.join(watching.result().down)} is lost as well")
+        finally:
+            for task in (growing, watching):
+                task.cancel()
+            await asyncio.gather(growing, watching, return_exceptions=True)
+
+    async def has_grown(self) -> bool:
+        """Whether more is gone than what this run set out for: then it begins anew, with what is true now."""
+        state = policy.state_of(self.estate.service, await self.look(), self.suspect)
+        self.grown = set(state.down) > set(self.lost.down) or state.loss not in ("nothing", self.lost.loss)
+        if self.grown:
+            self.note(f"more was lost meanwhile: {state.reason}")
+        return self.grown
 
     def would(self, request: QueueFailoverRequest) -> dict[str, str]:
         """What each step of a real run would do."""
@@ -131,7 +200,7 @@ class QueueFailover(QueueRunbook):
         service = self.estate.service
         before: QueueState | None = None
         for _ in range(LOOKS):
-            self.seen = await self.look_again(request) if before is None else await self.look()
+            self.seen = await self.first_look(request) if before is None and not self.grown else await self.look()
             leader, why = policy.led_to(service, self.seen)
             if leader is None:
                 raise Ended("refused", f"{why}: a person must look")
@@ -139,19 +208,19 @@ class QueueFailover(QueueRunbook):
             self.lost = policy.state_of(service, self.seen, leader)
             same = before is not None and before.down == self.lost.down
             # What a quorum of regions counted to its limit, and then saw, needs no second look.
-            counted = suspicion is not None and suspicion.member in self.lost.down
+            counted = suspicion is not None and suspicion.member in self.lost.down and not self.grown
             if self.lost.loss == "nothing" or same or counted:
                 break
             before = self.lost
         if self.lost.loss == "nothing":
             raise Ended("not needed", self.lost.reason)
-        if suspicion is None:
+        if suspicion is None and self.detected is None:
             self.start_clock(workflow.now())
             self.detected = workflow.now()
         self.sure = True
         return self.lost.reason
 
-    async def look_again(self, request: QueueFailoverRequest) -> QueueObservation:
+    async def first_look(self, request: QueueFailoverRequest) -> QueueObservation:
         """What the watch saw is enough for a node that its cluster does without; else every region looks."""
         suspicion, service = request.suspicion, self.estate.service
         if suspicion is not None and suspicion.record is not None:
@@ -163,6 +232,8 @@ class QueueFailover(QueueRunbook):
     async def claim(self, request: QueueFailoverRequest) -> EpochRecord:
         """From here an older run changes nothing. The watch that started this run holds an epoch for it in reserve."""
         suspicion = request.suspicion
+        if self.grown:
+            return await self.claim_after(self.seen.record or self.record)
         if suspicion is not None and suspicion.record is not None and self.seen.record == suspicion.record:
             self.epoch = suspicion.record.epoch
             self.number("LifeboatEpoch", self.epoch)
