@@ -124,7 +124,7 @@ class QueueWatch:
         member = self.record.leader if self.record.leader in down else down[0]
         order = QueueFailoverRequest(
             service=self.estate.service.name,
-            reason=f"{', '.join(down)} fails the probes of {', '.join(sorted(self.down))}",
+            reason=f"{', '.join(down)} failed the probes of {', '.join(sorted(self.down))}",
             suspicion=QueueSuspicion(
                 member=member,
                 first_failure=self.first_failure(),

@@ -72,7 +72,7 @@ def state_of(service: QueueService, seen: QueueObservation, leader: str) -> Queu
     alive = len(facts.brokers) - len(down)
     if not down:
         return QueueState(loss="nothing", reason=f"every node in {region} answers", led_to=leader)
-    told = "; ".join(f"{each.member}: {each.error}" for each in facts.brokers if not each.answers)
+    told = "; ".join(each.error for each in facts.brokers if not each.answers)
     if alive == 0:
         return QueueState(loss="cluster", reason=f"no node in {region} answers: {told}", down=down, led_to=leader)
     if 2 * alive <= len(facts.brokers):
