@@ -28,6 +28,7 @@ from schemas.cache_facts import CacheFacts, SentinelFacts
 from schemas.cache_orders import (
     CalmOrder,
     Elected,
+    ElectionOrder,
     ElectOrder,
     FollowedBy,
     FollowMasterOrder,
@@ -146,6 +147,54 @@ async def _ask_one(order: ElectOrder, found: Sequence[SentinelFacts]) -> str:
                 # It may have been told: another must not be asked as well.
                 return facts.sentinel
     raise NotElected("; ".join(refusals) or f"no Sentinel watches {order.old}")
+
+
+@activity.defn
+async def until_elected(order: ElectionOrder) -> Elected:
+    """The region has a new master: elected by its Sentinels within their time, else one of them is made to elect, else
+    Lifeboat promotes the candidate. Seen in its role, and never a second one beside it.
+    """
+    loop = asyncio.get_running_loop()
+    until = loop.time() + (0.0 if order.helps else order.patience_s)
+    asked_of = ""
+    async with beating("until a master is elected"):
+        while True:
+            done = await _elected(order.service, order, asked_of)
+            if done is not None:
+                return done
+            found = await _sentinels(order.service, order.region)
+            busy = [each.sentinel for each in found if each.failing_over]
+            if busy:
+                until = max(until, loop.time() + BEGIN_S)
+            elif loop.time() > until:
+                if asked_of:
+                    return await _promote_by_hand(order)
+                asked_of = await _help(order, found)
+                if not asked_of:
+                    return await _promote_by_hand(order)
+                until = loop.time() + ELECT_S
+            await asyncio.sleep(LOOK_S)
+
+
+async def _help(order: ElectionOrder, found: Sequence[SentinelFacts]) -> str:
+    """Make one Sentinel elect, without the others' agreement; "" where none takes it."""
+    try:
+        return await _ask_one(order, found)
+    except NotElected as error:
+        activity.logger.warning("no Sentinel elects: %s", error.detail)
+        return ""
+
+
+async def _promote_by_hand(order: ElectionOrder) -> Elected:
+    move = MoveOrder(
+        service=order.service,
+        zone=order.zone,
+        epoch=order.epoch,
+        recorded=order.recorded,
+        old=order.old,
+        new=order.candidate,
+    )
+    return await promote_alone(move)
 
 
 @activity.defn

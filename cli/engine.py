@@ -25,6 +25,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from cli.problems import Exit, Problem, exit_of, innermost
 from cli.words import progress_text
 from schemas.attributes import TASK_QUEUE, TASK_TIMEOUT
+from schemas.cache_requests import CacheFailoverRequest
 from schemas.reports import Report
 from schemas.requests import Answer, CandidateRequest, FailoverRequest, RejoinRequest, RunRequest, Verb
 from schemas.state import RunState
@@ -34,6 +35,7 @@ PROCEDURES = {
     "database-rejoin": "DatabaseRejoin",
     "database-switchover": "DatabaseSwitchover",
     "database-failback": "DatabaseFailback",
+    "cache-failover": "CacheFailover",
     "cache-switchover": "CacheSwitchover",
     "cache-failback": "CacheFailback",
 }
@@ -44,6 +46,7 @@ REQUESTS: dict[str, type[RunRequest]] = {
     "database-rejoin": RejoinRequest,
     "database-switchover": CandidateRequest,
     "database-failback": RunRequest,
+    "cache-failover": CacheFailoverRequest,
     "cache-switchover": CandidateRequest,
     "cache-failback": RunRequest,
 }
