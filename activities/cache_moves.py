@@ -250,7 +250,11 @@ def _why_not(facts: CacheFacts, upstream: str) -> str:
 
 
 async def _follow(order: FollowMasterOrder, name: str) -> str:
-    """Why a member could not be told; "" once it was."""
+    """Why a member could not be told; "" once it was. A Sentinel that turns it the same way ends our connection."""
+    return await _follow_once(order, name) and await _follow_once(order, name)
+
+
+async def _follow_once(order: FollowMasterOrder, name: str) -> str:
     service = order.service
     upstream = service.member(order.upstreams[name])
     names = await names_by_address(service)
