@@ -26,7 +26,7 @@ async def demonstrate_cache(lab: Lab, tell: Print, *, loops: int = 1) -> Moves:
     """`loops` moves out and home in the region, one out and home between regions, one failover and home again."""
     client = await connect(lab)
     service = lab.services["cache"]
-    course = Course(lab, client, service, tell)
+    course = Course(lab, client, "cache", tell)
     tell(f"Temporal UI: {lab.temporal.ui}")
     await asyncio.to_thread(load.start, lab)
     tell("counts are set along every route")

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from temporalio.client import Client
 
 from lab import load
-from lab.demo import APPROVER, DemoFailed, Print, follow
+from lab.demo import APPROVER, DemoFailed, Print, follow, witnessed
 from lab.model import Lab
 from lab.referee import Audit
 from lab.waiting import until
@@ -64,8 +64,9 @@ class Moves(Fact):
 class Course:
     """One demonstration under way: its runs, and what the referee said of each phase."""
 
-    def __init__(self, lab: Lab, client: Client, service: str, tell: Print) -> None:
-        self.lab, self.client, self.service, self.tell = lab, client, service, tell
+    def __init__(self, lab: Lab, client: Client, part: str, tell: Print) -> None:
+        self.lab, self.client, self.part, self.tell = lab, client, part, tell
+        self.service = lab.services[part]
         self.reports: list[Report] = []
         self.gaps: dict[str, float] = {}
         self.notes: list[str] = []
@@ -80,7 +81,7 @@ class Course:
 
     async def followed(self, run: str) -> Report:
         handle = self.client.get_workflow_handle(run, result_type=Report)
-        report = await follow(handle, self.tell, APPROVER)
+        report = witnessed(await follow(handle, self.tell, APPROVER), self.lab, self.part)
         self.reports.append(report)
         if EXIT_CODES[report.outcome] != 0:
             raise DemoFailed(f"{run} ended “{report.outcome}”: {report.summary}; {'; '.join(report.tasks)}")
