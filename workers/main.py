@@ -99,6 +99,7 @@ ACTIVITIES: list[Any] = [
     cache_probes.probe_master,
     cache_probes.verify_cache_routes,
     cache_probes.watch_master,
+    cache_survey.look_at_cache_from_region,
     cache_survey.observe_cache,
     cache_warming.count_lost_keys,
     cache_warming.warm_cache,
