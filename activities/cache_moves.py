@@ -28,6 +28,7 @@ from schemas.cache_facts import CacheFacts, SentinelFacts
 from schemas.cache_orders import (
     CalmOrder,
     Elected,
+    ElectionOrder,
     ElectOrder,
     FollowedBy,
     FollowMasterOrder,
@@ -149,6 +150,54 @@ async def _ask_one(order: ElectOrder, found: Sequence[SentinelFacts]) -> str:
 
 
 @activity.defn
+async def until_elected(order: ElectionOrder) -> Elected:
+    """The region has a new master: elected by its Sentinels within their time, else one of them is made to elect, else
+    Lifeboat promotes the candidate. Seen in its role, and never a second one beside it.
+    """
+    loop = asyncio.get_running_loop()
+    until = loop.time() + (0.0 if order.helps else order.patience_s)
+    asked_of = ""
+    async with beating("until a master is elected"):
+        while True:
+            done = await _elected(order.service, order, asked_of)
+            if done is not None:
+                return done
+            found = await _sentinels(order.service, order.region)
+            busy = [each.sentinel for each in found if each.failing_over]
+            if busy:
+                until = max(until, loop.time() + BEGIN_S)
+            elif loop.time() > until:
+                if asked_of:
+                    return await _promote_by_hand(order)
+                asked_of = await _help(order, found)
+                if not asked_of:
+                    return await _promote_by_hand(order)
+                until = loop.time() + ELECT_S
+            await asyncio.sleep(LOOK_S)
+
+
+async def _help(order: ElectionOrder, found: Sequence[SentinelFacts]) -> str:
+    """Make one Sentinel elect, without the others' agreement; "" where none takes it."""
+    try:
+        return await _ask_one(order, found)
+    except NotElected as error:
+        activity.logger.warning("no Sentinel elects: %s", error.detail)
+        return ""
+
+
+async def _promote_by_hand(order: ElectionOrder) -> Elected:
+    move = MoveOrder(
+        service=order.service,
+        zone=order.zone,
+        epoch=order.epoch,
+        recorded=order.recorded,
+        old=order.old,
+        new=order.candidate,
+    )
+    return await promote_alone(move)
+
+
+@activity.defn
 async def promote_alone(order: MoveOrder) -> Elected:
     """Make a replica the master without Sentinel: `REPLICAOF NO ONE`, seen in its role."""
     member = order.service.member(order.new)
@@ -201,7 +250,11 @@ def _why_not(facts: CacheFacts, upstream: str) -> str:
 
 
 async def _follow(order: FollowMasterOrder, name: str) -> str:
-    """Why a member could not be told; "" once it was."""
+    """Why a member could not be told; "" once it was. A Sentinel that turns it the same way ends our connection."""
+    return await _follow_once(order, name) and await _follow_once(order, name)
+
+
+async def _follow_once(order: FollowMasterOrder, name: str) -> str:
     service = order.service
     upstream = service.member(order.upstreams[name])
     names = await names_by_address(service)

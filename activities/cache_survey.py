@@ -12,12 +12,14 @@ from temporalio import activity
 
 from activities import epoch
 from activities.addresses import address_of
-from activities.redis_sessions import Talk, fields_of, to_member, to_sentinel
+from activities.redis_sessions import Talk, fields_of, talk, to_member, to_sentinel
 from schemas.cache import CacheMember, CacheService, Sentinel
 from schemas.cache_facts import CacheFacts, CacheSeen, ReplicaSeen, SentinelFacts
 from schemas.facts import EpochRecord
 from schemas.failures import CacheUnreachable, EpochUnavailable, RouteUnavailable, SecretUnavailable
 from schemas.orders import CacheEstate
+from schemas.ready import CacheRegionOrder, CacheRegionView
+from schemas.service import Place
 from schemas.zones import Zone
 
 CONFIG = (
@@ -192,3 +194,22 @@ async def look_around(service: CacheService, zone: Zone, *, limit: float = 1.5) 
 async def observe_cache(estate: CacheEstate) -> CacheSeen:
     """The cache as it is now, as this worker sees it."""
     return await look_around(estate.service, estate.zone)
+
+
+@activity.defn
+async def look_at_cache_from_region(order: CacheRegionOrder) -> CacheRegionView:
+    """Everything that a procedure would need, as it is seen from this worker. Nothing is changed."""
+    service = order.estate.service
+    places: list[Place] = [*service.members, *service.sentinels]
+    seen, found = await asyncio.gather(look_around(service, order.estate.zone), asyncio.gather(*map(_is_open, places)))
+    opened = [place.name for place, is_open in zip(places, found, strict=True) if is_open]
+    return CacheRegionView(region=order.region, seen=seen, open_to_all=opened)
+
+
+async def _is_open(place: Place) -> bool:
+    """Whether it answers to somebody without a password."""
+    try:
+        async with talk(place, None, None, limit=1.0) as asked:
+            return bool(await asked("PING") == "PONG")
+    except CacheUnreachable:
+        return False

@@ -31,6 +31,7 @@ from activities.secrets import resolve
 from activities.survey import read_record
 from activities.zones import names_of
 from schemas.attributes import region_queue, watch_id
+from schemas.cache import CacheService
 from schemas.failures import LifeboatError, RouteUnavailable, SecretUnavailable
 from schemas.orders import Estate, LockQuestion, NodeOrder, PoolerOrder, ProxyOrder
 from schemas.ready import EngineView, NameSeen, Pool, Pooler, RegionOrder, RegionView
@@ -48,8 +49,8 @@ _MISSING = 'for each; do command -v "$each" >/dev/null || echo "$each"; done'
 
 @activity.defn
 async def list_services() -> list[str]:
-    """The databases of this worker's topology."""
-    return [service.name for service in _own_topology().databases()]
+    """The services of this worker's topology that have a preflight."""
+    return [each.name for each in _own_topology().services if isinstance(each, DatabaseService | CacheService)]
 
 
 def _own_topology() -> Topology:
@@ -299,7 +300,7 @@ async def look_at_engine(question: LockQuestion) -> EngineView:
     queues = {
         each.activity_options.task_queue.name
         for each in found.raw_description.pending_activities
-        if each.state == started and each.activity_type.name == "watch_member"
+        if each.state == started and each.activity_type.name in ("watch_member", "watch_master", "watch_queue")
     }
     return EngineView(
         watched=found.status == WorkflowExecutionStatus.RUNNING,

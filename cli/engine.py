@@ -25,6 +25,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from cli.problems import Exit, Problem, exit_of, innermost
 from cli.words import progress_text
 from schemas.attributes import TASK_QUEUE, TASK_TIMEOUT
+from schemas.cache_requests import CacheFailoverRequest
 from schemas.queue_requests import QueueFailoverRequest
 from schemas.reports import Report
 from schemas.requests import Answer, CandidateRequest, FailoverRequest, RejoinRequest, RunRequest, Verb
@@ -35,6 +36,7 @@ PROCEDURES = {
     "database-rejoin": "DatabaseRejoin",
     "database-switchover": "DatabaseSwitchover",
     "database-failback": "DatabaseFailback",
+    "cache-failover": "CacheFailover",
     "cache-switchover": "CacheSwitchover",
     "cache-failback": "CacheFailback",
     "queue-failover": "QueueFailover",
@@ -49,6 +51,7 @@ REQUESTS: dict[str, type[RunRequest]] = {
     "database-rejoin": RejoinRequest,
     "database-switchover": CandidateRequest,
     "database-failback": RunRequest,
+    "cache-failover": CacheFailoverRequest,
     "cache-switchover": CandidateRequest,
     "cache-failback": RunRequest,
     "queue-failover": QueueFailoverRequest,

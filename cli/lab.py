@@ -215,10 +215,10 @@ def audit(which: Which = None, json: Json = False) -> None:
 
 @app.command()
 def demo(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="database-failover, round-trip")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="database-failover, round-trip, cache")],
     which: Which = None,
     shape: Shape = None,
-    loops: Annotated[int, typer.Option("--loops", min=1, help="Of round-trip: how often.")] = 1,
+    loops: Annotated[int, typer.Option("--loops", min=1, help="Of round-trip and cache: how often.")] = 1,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the lab running.")] = False,
     html: Html = None,
     json: Json = False,
@@ -226,8 +226,12 @@ def demo(
     """A fault under load, the run as it goes, and what the referee found. Exit 0 only if all of it is well."""
     from lab import demo as demos
 
-    if name not in demos.DEMOS:
-        raise Problem(f"there is no demo {name}; one of: {', '.join(demos.DEMOS)}", Exit.USAGE)
+    known = (*demos.DEMOS, *PART_DEMOS)
+    if name not in known:
+        raise Problem(f"there is no demo {name}; one of: {', '.join(known)}", Exit.USAGE)
+    if name in PART_DEMOS:
+        _demo_of_part(name, which, loops=loops, keep=keep, html=html, json=json)
+        return
     there = pointer.require(which) if which else pointer.current()
     if there is not None and not which and (not life.is_running(there) or shape not in (None, there.shape)):
         there = None
@@ -250,6 +254,40 @@ def demo(
         print_json(found)
     else:
         out().print(demos.text(found), markup=False, soft_wrap=True)
+    if not found.passed:
+        raise typer.Exit(Exit.FAILED)
+
+
+PART_DEMOS = ("cache", "queue")
+"""Demonstrations of a part of the lab, by its name."""
+
+
+def _demo_of_part(part: str, which: Path | None, *, loops: int, keep: bool, html: Path | None, json: bool) -> None:
+    from lab import moves
+    from lab.demo_cache import demonstrate_cache
+    from lab.demo_queue import demonstrate_queue
+
+    there = pointer.require(which) if which else pointer.current()
+    if there is not None and not which and (not life.is_running(there) or part not in there.parts):
+        there = None
+    if there is not None and part not in there.parts:
+        raise Problem(f"the lab in {there.folder} has no {part}; its profile is {there.profile}", Exit.USAGE)
+
+    async def show(steps: Steps) -> moves.Moves:
+        lab = there or await life.up(part, say=steps)
+        try:
+            return await (demonstrate_cache if part == "cache" else demonstrate_queue)(lab, steps, loops=loops)
+        finally:
+            await _leave(lab, end=there is None and not keep)
+
+    with Steps() as steps:
+        found = _do(show(steps))
+    if html is not None:
+        write_page(next((each for each in reversed(found.runs) if each.detected), found.runs[-1]), html)
+    if json:
+        print_json(found)
+    else:
+        out().print(moves.text(found), markup=False, soft_wrap=True)
     if not found.passed:
         raise typer.Exit(Exit.FAILED)
 

@@ -46,7 +46,7 @@ def ready(
         print_json(found)
     else:
         for each in found.services:
-            _show(each, found.checks)
+            _show(each)
     if any(each.errors or (strict and each.warnings) for each in found.services):
         raise typer.Exit(Exit.FAILED)
 
@@ -90,9 +90,9 @@ def nobody() -> Finding:
     )
 
 
-def _show(found: Readiness, checks: int) -> None:
+def _show(found: Readiness) -> None:
     looked = (
-        f"{checks} checks of {_count(len(found.members), 'member')} and {_count(len(found.routes), 'route')},"
+        f"{found.checks} checks of {_count(len(found.members), 'member')} and {_count(len(found.routes), 'route')},"
         f" seen from {', '.join(found.regions) or 'nowhere'}"
     )
     if not found.findings:

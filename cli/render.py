@@ -71,9 +71,9 @@ def _facts(report: Report) -> Table:
     if report.procedure == "DatabaseRejoin":
         table.add_row("member", report.old_primary or "?")
     elif report.new_primary:
-        table.add_row("primary", f"{report.old_primary or '?'} → {report.new_primary}")
+        table.add_row(report.leader_word(), f"{report.old_primary or '?'} → {report.new_primary}")
     elif report.old_primary:
-        table.add_row("primary", report.old_primary)
+        table.add_row(report.leader_word(), report.old_primary)
     if report.fence is not None:
         proof = "proved" if report.fence.proved else "not proved"
         table.add_row("fence", f"{report.fence.strength}, {proof}: {report.fence.evidence}")
@@ -116,7 +116,9 @@ def _routes(report: Report) -> Iterator[str]:
         if good:
             first = min(good, key=lambda write: write.at)
             regions = ", ".join(dict.fromkeys(write.region for write in good))
-            parts.append(f"writes reach {first.server} (timeline {first.timeline}) from {regions}")
+            timeline = f" (timeline {first.timeline})" if first.timeline else ""
+            where = f"writes reach {first.server}{timeline}" if first.server else "leads to it, as seen"
+            parts.append(f"{where} from {regions}")
         parts += failed
         yield f"{name}: {'; '.join(parts)}"
 

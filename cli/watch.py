@@ -138,7 +138,7 @@ async def _stop(client: Client, service: str) -> dict[str, object]:
 
 
 async def _watched(client: Client) -> list[str]:
-    query = "WorkflowType = 'Watch' AND ExecutionStatus = 'Running'"
+    query = "WorkflowType IN ('Watch', 'CacheWatch', 'QueueWatch') AND ExecutionStatus = 'Running'"
     found = [each.id async for each in client.list_workflows(query, rpc_timeout=SHORT)]
     return sorted(each.removeprefix(watch_id("")) for each in found)
 

@@ -113,11 +113,11 @@ async def kill_and_follow(lab: Lab, client: Client, tell: Print) -> Report:
     return await follow(handle, lambda text: tell(f"{time.monotonic() - began:6.2f} s  {text}"), person)
 
 
-def witnessed(report: Report, lab: Lab) -> Report:
+def witnessed(report: Report, lab: Lab, part: str = "database") -> Report:
     """The report with what the lab's load saw of the outage, where it ran."""
     if report.outage_started is None or not lab.ledger.exists():
         return report
-    seen = findings.outages(lab.routes_of("database"), ledger.read(lab.ledger), report.outage_started.timestamp())
+    seen = findings.outages(lab.routes_of(part), ledger.read(lab.ledger), report.outage_started.timestamp())
     return report.model_copy(update={"witness": seen})
 
 

@@ -90,9 +90,12 @@ async def _pollers(client: Client, queue: str, kind: TaskQueueType.ValueType) ->
     return {poller.identity for poller in found.pollers}
 
 
-_WATCHES = {"database": "Watch", "queue": "QueueWatch"}
+_WATCHES = {"database": "Watch", "cache": "CacheWatch", "queue": "QueueWatch"}
 """Part → the workflow that watches its service."""
-_PROBES = ("watch_member", "watch_brokers")
+
+
+_PROBING = ("watch_member", "watch_master", "watch_brokers")
+"""The activities in which a region probes."""
 
 
 async def start_watch(lab: Lab, client: Client | None = None) -> None:
@@ -114,7 +117,7 @@ async def _start_one(lab: Lab, client: Client, workflow: str, service: str) -> N
     async def probes() -> bool:
         raw = (await handle.describe()).raw_description
         started = PendingActivityState.PENDING_ACTIVITY_STATE_STARTED
-        running = [each for each in raw.pending_activities if each.activity_type.name in _PROBES]
+        running = [each for each in raw.pending_activities if each.activity_type.name in _PROBING]
         return sum(each.state == started for each in running) >= len(lab.regions)
 
     await until("the watch probes from every region", probes, _WATCH_S)

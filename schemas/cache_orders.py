@@ -70,6 +70,17 @@ class ElectOrder(CacheOrder):
     old: str
 
 
+class ElectionOrder(ElectOrder):
+    """Wait for `patience_s` until the Sentinels have elected by themselves, then help; `helps`: help at once.
+
+    `candidate` is whom Lifeboat promotes where no Sentinel is left.
+    """
+
+    candidate: str
+    helps: bool
+    patience_s: float
+
+
 class FollowMasterOrder(CacheOrder):
     """Members replicate whom `upstreams` says, which leads to `leader` in the end; clients that are still on one of
     `cut` are disconnected.
@@ -149,3 +160,40 @@ class CacheVerifyOrder(Fact):
     expected: str
     by_sentinels: bool = True
     """Sentinels of the leader's region must name it as well."""
+
+
+class WarmOrder(CacheOrder):
+    """Fill `leader` again. `source` is a member that still has old keys, if there is one; `expected` is how many keys
+    there were; 0: not known.
+    """
+
+    leader: str
+    source: str | None
+    expected: int = 0
+
+
+class Warmed(Fact):
+    """`looked` keys were looked for, `there` of them the cache had, `filled` it was given. `ratio` is of the newest."""
+
+    looked: int = 0
+    there: int = 0
+    filled: int = 0
+    ratio: float | None = None
+    why: str
+    """Why it ended."""
+
+
+class LostOrder(CacheOrder):
+    """Which keys only `old` has, which started again without replicas, and `leader` has not."""
+
+    old: str
+    leader: str
+
+
+class LostKeys(Fact):
+    """Of `looked` keys of the old master, `only_there` are not on the leader; `whole`: all of them were looked at."""
+
+    looked: int
+    only_there: int
+    whole: bool
+    sample: list[str] = []

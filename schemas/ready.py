@@ -8,8 +8,9 @@ from typing import Literal, get_args
 from pydantic import Field
 
 from schemas.base import Declared, Fact, Name
+from schemas.cache_facts import CacheSeen
 from schemas.facts import EpochRecord, MemberFacts
-from schemas.orders import Estate
+from schemas.orders import CacheEstate, Estate
 from schemas.rejoin import FolderFacts
 
 Check = Literal[
@@ -75,14 +76,29 @@ Check = Literal[
     "proxy",
     "application",
 ]
-"""Each check has its part of docs/ready.md."""
+"""Of a database. Each check has its part of docs/ready.md."""
+CacheCheck = Literal[
+    "cluster-mode",
+    "persistence",
+    "min-replicas",
+    "replica-priority",
+    "replication",
+    "no-password",
+    "sentinel-quorum",
+    "sentinels-agree",
+    "sentinel-settings",
+]
+"""Of a cache, beside those of its epoch, its workers and its servers that a database has as well."""
 CHECKS: tuple[Check, ...] = get_args(Check)
+CACHE_CHECKS: tuple[CacheCheck, ...] = get_args(CacheCheck)
+SHARED: tuple[Check, ...] = ("topology", "fence", "worker", "watch", "busy", "epoch-record", "leader", "reached")
+"""Checks of every kind of service."""
 
 
 class Finding(Fact):
     """An `error` breaks a procedure, a `warning` weakens it. `remedy` begins with who must act."""
 
-    check: Check
+    check: Check | CacheCheck
     severity: Literal["error", "warning"]
     where: str
     what: str
@@ -202,6 +218,19 @@ class RegionView(Fact):
     folder_errors: dict[str, str] = {}
 
 
+class CacheRegionOrder(Fact):
+    estate: CacheEstate
+    region: str
+
+
+class CacheRegionView(Fact):
+    """`open_to_all`: servers and Sentinels that answer without a password."""
+
+    region: str
+    seen: CacheSeen
+    open_to_all: list[str] = []
+
+
 class EngineView(Fact):
     """What the engine knows. `probing`: the regions from which the watch probes now."""
 
@@ -231,6 +260,8 @@ class Readiness(Fact):
     regions: list[str] = []
     """From which it was looked at."""
     routes: list[str] = []
+    checks: int = len(CHECKS)
+    """How many kinds of checks were made of it."""
 
     @property
     def errors(self) -> int:
@@ -244,5 +275,5 @@ class Readiness(Fact):
 class ReadyReport(Fact):
     at: datetime
     checks: int = Field(default=len(CHECKS))
-    """How many kinds of checks were made of each service."""
+    """How many kinds of checks there are of a database."""
     services: list[Readiness]

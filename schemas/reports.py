@@ -147,7 +147,12 @@ class Report(Fact):
 
     def outage_began_with(self) -> str:
         """A primary that was alive serves its clients until the run cuts them off, or lets them wait."""
-        if self.procedure in ("DatabaseSwitchover", "DatabaseFailback"):
+        if self.procedure.endswith(("Switchover", "Failback")):
             return "clients wait"
         cut = self.detected is not None and self.outage_started is not None and self.outage_started > self.detected
         return "clients cut off" if cut else "first failed probe"
+
+    def leader_word(self) -> str:
+        """What leads is called in the field."""
+        words = {"Cache": "master", "Queue": "serving"}
+        return next((word for kind, word in words.items() if self.procedure.startswith(kind)), "primary")

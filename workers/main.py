@@ -26,6 +26,7 @@ from activities import (
     cache_moves,
     cache_probes,
     cache_survey,
+    cache_warming,
     data_folder,
     dns,
     epoch,
@@ -60,7 +61,9 @@ from schemas.failures import LifeboatError
 from workers import gauges, logs, metrics
 from workers.connect import connect
 from workers.run_ends import RunEnds
+from workflows.cache_failover import CacheFailover
 from workflows.cache_switchover import CacheFailback, CacheSwitchover
+from workflows.cache_watch import CacheWatch
 from workflows.database_failover import DatabaseFailover
 from workflows.database_ready import DatabaseReady
 from workflows.database_rejoin import DatabaseRejoin
@@ -78,7 +81,9 @@ log = logging.getLogger("lifeboat.worker")
 
 WORKFLOWS: list[type] = [
     CacheFailback,
+    CacheFailover,
     CacheSwitchover,
+    CacheWatch,
     DatabaseFailback,
     DatabaseFailover,
     DatabaseReady,
@@ -106,10 +111,14 @@ ACTIVITIES: list[Any] = [
     cache_moves.promote_alone,
     cache_moves.set_monitor,
     cache_moves.until_calm,
+    cache_moves.until_elected,
     cache_probes.probe_master,
     cache_probes.verify_cache_routes,
     cache_probes.watch_master,
+    cache_survey.look_at_cache_from_region,
     cache_survey.observe_cache,
+    cache_warming.count_lost_keys,
+    cache_warming.warm_cache,
     data_folder.examine_folder,
     data_folder.keep_from_starting,
     data_folder.let_it_start,
@@ -209,6 +218,7 @@ SANDBOX = SandboxedWorkflowRunner(
         "workflows.by_name",
         "workflows.cache",
         "workflows.queue",
+        "workflows.cache_warming",
         "workflows.database",
         "workflows.database_fence",
         "workflows.database_gates",
@@ -216,6 +226,7 @@ SANDBOX = SandboxedWorkflowRunner(
         "workflows.database_return",
         "workflows.database_reads",
         "workflows.watch_reads",
+        "workflows.watching",
         "workflows.database_routes",
         "workflows.synchronous",
         "pydantic",

@@ -15,20 +15,34 @@ from temporalio.common import RetryPolicy
 from temporalio.exceptions import ActivityError, ApplicationError, FailureError
 
 with workflow.unsafe.imports_passed_through():
+    from activities import cache_survey, readiness
     from activities import estate as estates
-    from activities import readiness
     from schemas import attributes
     from schemas.failures import TopologyInvalid, UnknownService
-    from schemas.orders import Estate, LockQuestion
-    from schemas.ready import EngineView, Finding, Readiness, ReadyReport, ReadyRequest, RegionOrder, RegionView
+    from schemas.orders import CacheEstate, Estate, LockQuestion
+    from schemas.ready import (
+        CACHE_CHECKS,
+        SHARED,
+        CacheRegionOrder,
+        CacheRegionView,
+        EngineView,
+        Finding,
+        Readiness,
+        ReadyReport,
+        ReadyRequest,
+        RegionOrder,
+        RegionView,
+    )
     from workflows.database_failover import DatabaseFailover
     from workflows.policy import clock
+    from workflows.policy.cache_ready import judge_cache
     from workflows.policy.ready import judge
     from workflows.policy.ready_sight import regions_of
     from workflows.reasons import kind_of, reason_of
     from workflows.runbook import NEVER_AGAIN, NO_WORKER_S
 
 T = TypeVar("T")
+Order = TypeVar("Order")
 
 LOOK_S = 8.0
 """Limit of one region's look: its own limits are shorter, each on its own."""
@@ -51,8 +65,10 @@ class DatabaseReady:
 
     async def look_at(self, name: str) -> Readiness:
         estate = await self.ask(estates.describe_estate, name)
+        if isinstance(estate, CacheEstate):
+            return await self.look_at_cache(estate)
         if not isinstance(estate, Estate):
-            told = str(UnknownService(f"{name} is no database"))
+            told = str(UnknownService(f"{name} is of a kind that has no preflight yet"))
             raise ApplicationError(told, type=UnknownService.__name__, non_retryable=True)
         regions = regions_of(estate)
         engine, seen = await asyncio.gather(
@@ -68,6 +84,23 @@ class DatabaseReady:
             routes=[route.name for route in estate.service.routes],
         )
 
+    async def look_at_cache(self, estate: CacheEstate) -> Readiness:
+        async def look_from(region: str) -> CacheRegionView | None:
+            order = CacheRegionOrder(estate=estate, region=region)
+            return await self.look(cache_survey.look_at_cache_from_region, order, region)
+
+        name = estate.service.name
+        engine, seen = await asyncio.gather(self.look_at_engine(name), asyncio.gather(*map(look_from, estate.vantages)))
+        views = [view for view in seen if view is not None]
+        return Readiness(
+            service=name,
+            findings=judge_cache(estate, views, engine),
+            members=[*estate.service.member_names(), *(each.name for each in estate.service.sentinels)],
+            regions=[view.region for view in views],
+            routes=[route.name for route in estate.service.routes],
+            checks=len(SHARED) + len(CACHE_CHECKS),
+        )
+
     async def ask(self, act: Callable[..., Awaitable[T]], *given: Any) -> T:
         return await workflow.execute_local_activity(
             act,
@@ -78,11 +111,14 @@ class DatabaseReady:
         )
 
     async def look_from(self, region: str, estate: Estate) -> RegionView | None:
+        return await self.look(readiness.look_from_region, RegionOrder(estate=estate, region=region), region)
+
+    async def look(self, act: Callable[[Order], Awaitable[T]], order: Order, region: str) -> T | None:
         """One region's view; None when none of its workers took it in time, or answered."""
         try:
             return await workflow.execute_activity(
-                readiness.look_from_region,
-                RegionOrder(estate=estate, region=region),
+                act,
+                order,
                 task_queue=attributes.region_queue(region),
                 start_to_close_timeout=timedelta(seconds=LOOK_S),
                 schedule_to_start_timeout=timedelta(seconds=NO_WORKER_S),

@@ -32,7 +32,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows.policy import queue as policy
     from workflows.reasons import kind_of, reason_of
     from workflows.runbook import RETRY
-    from workflows.watch import AGAIN, FOR_EVER, HEARTBEAT
+    from workflows.watching import AGAIN, FOR_EVER, HEARTBEAT
 
 SHORT = timedelta(seconds=5)
 

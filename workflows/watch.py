@@ -6,12 +6,12 @@ No history grows while all is well: the regions' activities return only when som
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from typing import Any
 
 from temporalio import workflow
-from temporalio.common import RetryPolicy, SearchAttributeKey
+from temporalio.common import SearchAttributeKey
 from temporalio.exceptions import FailureError
 
 with workflow.unsafe.imports_passed_through():
@@ -34,48 +34,13 @@ with workflow.unsafe.imports_passed_through():
     from schemas.queue_facts import QueueEstate
     from schemas.reports import Report
     from schemas.requests import FailoverRequest, Suspicion, WatchRequest
-    from schemas.service import Detection
+    from workflows.policy.sightings import agreeing, began, goes_on, outage_of
     from workflows.policy.voters import next_set, parse_names
     from workflows.reasons import kind_of, reason_of
     from workflows.runbook import RETRY
     from workflows.synchronous import carry_out_change
     from workflows.watch_reads import ReadKeeper
-
-FOR_EVER = timedelta(days=3650)
-HEARTBEAT = timedelta(seconds=3)
-AGAIN = RetryPolicy(initial_interval=timedelta(milliseconds=200), maximum_interval=timedelta(seconds=5))
-
-
-def began(sighting: Sighting) -> datetime:
-    return sighting.first_failure or sighting.at
-
-
-def agreeing(sightings: Sequence[Sighting], detection: Detection) -> list[Sighting]:
-    """Those that saw the outage begin: as one with the region that made the quorum, give or take a probe.
-
-    A region that was cut off long before has a first failure of its own, which is not the outage's.
-    """
-    ordered = sorted(sightings, key=began)
-    quorum = began(ordered[min(detection.quorum, len(ordered)) - 1])
-    probe = timedelta(seconds=detection.interval_s + detection.probe_timeout_s)
-    return [sighting for sighting in ordered if abs(began(sighting) - quorum) <= probe]
-
-
-def outage_of(sightings: Sequence[Sighting], detection: Detection) -> datetime:
-    """When the outage began that these saw."""
-    return began(agreeing(sightings, detection)[0])
-
-
-def goes_on(
-    before: datetime | None, sightings: Sequence[Sighting], started: datetime, detection: Detection
-) -> datetime | None:
-    """`before`, when the outage began that a run did not end, if it goes on: nobody was served since the watch probes
-    again. None where there was none, or it ended by itself meanwhile.
-    """
-    if before is None or not sightings:
-        return None
-    at_once = timedelta(seconds=detection.failures * (detection.interval_s + detection.probe_timeout_s) + 2)
-    return before if outage_of(sightings, detection) - started <= at_once else None
+    from workflows.watching import AGAIN, FOR_EVER, HEARTBEAT
 
 
 @workflow.defn(name="Watch", failure_exception_types=[Exception])

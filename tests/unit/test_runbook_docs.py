@@ -7,12 +7,17 @@ from typing import Any
 
 import pytest
 
+from workflows.cache_failover import CacheFailover
+from workflows.cache_switchover import CacheFailback, CacheSwitchover
 from workflows.database_failover import DatabaseFailover
 from workflows.database_rejoin import DatabaseRejoin
 from workflows.database_switchover import DatabaseFailback, DatabaseSwitchover
 
 ROOT = Path(__file__).parents[2]
 RUNBOOKS: list[tuple[str, Any]] = [
+    ("cache_failover", CacheFailover),
+    ("cache_switchover", CacheSwitchover),
+    ("cache_switchover", CacheFailback),
     ("database_failover", DatabaseFailover),
     ("database_rejoin", DatabaseRejoin),
     ("database_switchover", DatabaseSwitchover),

@@ -8,7 +8,7 @@ from schemas.facts import Probe
 from schemas.orders import Sighting
 from schemas.service import Detection
 from tests.unit.estates import T0
-from workflows.watch import agreeing, goes_on
+from workflows.policy.sightings import agreeing, goes_on
 
 DETECTION = Detection(interval_s=0.2, probe_timeout_s=1.5, quorum=2)
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 from schemas.facts import EpochRecord
 from schemas.orders import Estate
-from schemas.ready import Check, EngineView, Finding, RegionView, Server
+from schemas.ready import CacheCheck, Check, EngineView, Finding, RegionView, Server
 from schemas.routes import FileRoute, HAProxyRoute
 from schemas.topology import DatabaseService, Member
 
@@ -135,8 +135,8 @@ def by_what(told: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
 
 def merged(findings: Iterable[Finding]) -> list[Finding]:
     """Errors first; what is wrong in several places in the same way is one finding."""
-    places: dict[tuple[Check, str, str, str], list[str]] = {}
-    firsts: dict[tuple[Check, str, str, str], Finding] = {}
+    places: dict[tuple[Check | CacheCheck, str, str, str], list[str]] = {}
+    firsts: dict[tuple[Check | CacheCheck, str, str, str], Finding] = {}
     for each in findings:
         key = (each.check, each.severity, each.what, each.remedy)
         firsts.setdefault(key, each)
