@@ -15,6 +15,7 @@ from lab.model import Lab
 from lab.moves import Course, Moves, Planned, Unplanned
 from lab.queue_referee import QueueAudit
 from lab.waiting import until
+from schemas.attributes import watch_id
 from schemas.reports import Report
 from schemas.requests import CandidateRequest, RunRequest
 
@@ -87,7 +88,7 @@ async def backlog(lab: Lab, count: int = BACKLOG) -> None:
 async def until_watched(lab: Lab) -> None:
     """The watch begins anew after each run, and waits its block period."""
     client = await connect(lab)
-    handle = client.get_workflow_handle("watch/" + lab.services["queue"])
+    handle = client.get_workflow_handle(watch_id(lab.services["queue"]))
 
     async def probing() -> bool:
         raw = (await handle.describe()).raw_description

@@ -182,7 +182,7 @@ ACTIVITIES: list[Any] = [
     rabbit_nodes.regrow,
     rabbit_nodes.start_broker,
     rabbit_nodes.stop_broker,
-    rabbit_nodes.until_elected,
+    rabbit_nodes.until_queues_lead,
     rabbit_routes.verify_queue_routes,
     rabbit_watch.keep_standbys,
     rabbit_watch.watch_brokers,

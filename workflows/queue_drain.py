@@ -127,7 +127,7 @@ class QueueDrain(QueueRunbook):
         members = [each.name for region in self.left for each in self.estate.service.cluster(region)]
         found = await asyncio.gather(*(one(name) for name in members))
         for region in self.left:
-            await self.do(rabbit_nodes.until_elected, self.at(region), limit=30, total=120, heartbeat=15)
+            await self.do(rabbit_nodes.until_queues_lead, self.at(region), limit=30, total=120, heartbeat=15)
         return list(found)
 
     async def close_all(self) -> list[Closed]:

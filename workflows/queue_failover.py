@@ -313,7 +313,7 @@ class QueueFailover(QueueRunbook):
         await asyncio.gather(*(self._start(name) for name in self.lost.down))
         try:
             await self.do(
-                rabbit_nodes.until_elected, self.at(self.source), limit=60, total=60, attempts=1, heartbeat=15
+                rabbit_nodes.until_queues_lead, self.at(self.source), limit=60, total=60, attempts=1, heartbeat=15
             )
         except ActivityError as error:
             self.note(f"{self.source} has no majority: {reason_of(error)}")
@@ -344,7 +344,9 @@ class QueueFailover(QueueRunbook):
     async def confirm_ready(self) -> str:
         """Where clients stay every queue has a leader; where they go everything is defined."""
         if not self.across:
-            facts = await self.do(rabbit_nodes.until_elected, self.at(self.source), limit=30, total=60, heartbeat=15)
+            facts = await self.do(
+                rabbit_nodes.until_queues_lead, self.at(self.source), limit=30, total=60, heartbeat=15
+            )
             leaders = ", ".join(f"{each.place} by {each.leader}" for each in facts.queues)
             return f"led: {leaders}"
         order = self.move(self.source, self.region_of(self.candidate))
