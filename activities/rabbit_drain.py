@@ -133,6 +133,10 @@ async def _drain(order: MoveOrder, moving: dict[str, int], began: float) -> Drai
             if clock() - since > service.drain.stalled_s:
                 states = await _states(target)
                 await remove_shovels(target)
+                # Once more without them, since what they held is back by then.
+                await asyncio.sleep(service.drain.settle_s)
+                found = await counts(service, order.region, places)
+                left = sum(each[0] for each in found.values() if each is not None)
                 told = f"{left} messages" + (f", and {', '.join(silent)} do not answer" if silent else "")
                 raise DrainStalled(f"{order.region} still holds {told}; the shovels are {states}")
             await _shovel(order, target, [place for place, count in ready.items() if count])

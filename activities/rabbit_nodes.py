@@ -17,7 +17,7 @@ from schemas.orders import NodeResult
 from schemas.queue import Broker, QueueService
 from schemas.queue_facts import BrokerOrder, ClusterFacts, Grown, QueueOrder
 
-GROW_S = 20.0
+GROW_S = 45.0
 """How long a member that was added, or has come back, may take to hold what the others do."""
 
 

@@ -372,7 +372,7 @@ class QueueFailover(QueueRunbook):
             self.unprotected.append(f"{self.left_behind}: start `queue-drain` once its nodes can run")
             return self.left_behind
         started = await asyncio.gather(*(self._start(name) for name in self.lost.down))
-        found: Grown = await self.do(rabbit_nodes.regrow, self.at(self.source), limit=60, total=90, heartbeat=15)
+        found: Grown = await self.do(rabbit_nodes.regrow, self.at(self.source), limit=90, total=120, heartbeat=15)
         self.unprotected = await self.look_at_protection(self.led)
         added = "; ".join(f"{place} has a new member on {', '.join(nodes)}" for place, nodes in found.added.items())
         left = "; ".join(f"{place} is not on {', '.join(nodes)}" for place, nodes in found.missing.items())
