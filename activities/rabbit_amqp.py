@@ -114,6 +114,45 @@ async def count(connection: AbstractConnection, name: str) -> tuple[int, int] | 
                     await channel.close()
 
 
+async def shows_nothing(connection: AbstractConnection, name: str) -> bool:
+    """Whether a `basic.get` finds the queue empty; a message that it gets goes back.
+
+    A count is what a member of a quorum queue has applied by then, and right after a restart that is 0 for a second
+    [T]; a get is a command of its log, and sees all that came before it.
+    """
+    channel: AbstractChannel | None = None
+    try:
+        async with asyncio.timeout(CALL_S):
+            channel = await connection.channel(publisher_confirms=False)
+            queue = await channel.declare_queue(name, passive=True)
+            found = await queue.get(no_ack=False, fail=False, timeout=CALL_S)
+            if found is not None:
+                await found.reject(requeue=True)
+            return found is None
+    except (*BROKEN, aio_pika.exceptions.ChannelClosed):
+        return False
+    finally:
+        if channel is not None and not channel.is_closed:
+            with contextlib.suppress(*BROKEN):
+                async with asyncio.timeout(1.0):
+                    await channel.close()
+
+
+async def all_empty(service: QueueService, region: str, places: Iterable[tuple[str, str]]) -> bool:
+    """Whether every one of these queues shows nothing."""
+    by_vhost: dict[str, list[str]] = {}
+    for vhost, name in places:
+        by_vhost.setdefault(vhost, []).append(name)
+    for vhost, names in by_vhost.items():
+        try:
+            async with session(service, region, vhost) as connection:
+                if not all(await asyncio.gather(*(shows_nothing(connection, name) for name in names))):
+                    return False
+        except (QueueUnreachable, QueueRefused):
+            return False
+    return True
+
+
 async def counts(
     service: QueueService, region: str, names: Iterable[tuple[str, str]]
 ) -> dict[tuple[str, str], tuple[int, int] | None]:

@@ -13,7 +13,7 @@ from typing import Any
 from temporalio import activity
 
 from activities.beating import beating
-from activities.rabbit_amqp import counts, uri
+from activities.rabbit_amqp import all_empty, counts, uri
 from activities.rabbit_api import Api, cluster_api, path, stamp
 from activities.rabbit_definitions import OURS
 from schemas.failures import DrainStalled, QueueUnreachable
@@ -154,6 +154,8 @@ async def _shovel(order: MoveOrder, target: Api, places: list[Place]) -> None:
 async def _empty(order: MoveOrder, target: Api, places: list[Place]) -> bool:
     """Nothing is left, unacknowledged ones included: those come back to the queue once their consumer, the shovel, is
     gone, and show in the reads that follow."""
+    if not await all_empty(order.service, order.region, places):
+        return False
     await remove_shovels(target)
     reads = 0
     for _ in range(100):
@@ -166,7 +168,7 @@ async def _empty(order: MoveOrder, target: Api, places: list[Place]) -> bool:
             continue
         reads += 1
         if reads == 2:
-            return True
+            return await all_empty(order.service, order.region, places)
         await asyncio.sleep(order.service.drain.settle_s)
     return False
 
