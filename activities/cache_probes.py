@@ -48,6 +48,9 @@ class Prober:
         except TimeoutError:
             await self.drop()
             return self._result(at, "timeout", f"no answer within {limit} s")
+        except ResponseError as error:  # -BUSY, for instance: it answers, and serves nobody
+            await self.drop()
+            return self._result(at, "refused", str(error))
         except (CacheUnreachable, SecretUnavailable) as error:
             await self.drop()
             silent = isinstance(error.__cause__, TimeoutError) or "imeout" in error.detail
@@ -115,7 +118,7 @@ async def watch_master(order: CacheWatchOrder) -> CacheSighting:
     prober = Prober(order.service, order.service.member(order.member), order.region)
     loop = asyncio.get_running_loop()
     count, first_failure = 0, None
-    moved = 0
+    moved, turned = 0, None
     looking: asyncio.Task[CacheSeen] | None = None
     try:
         while True:
@@ -124,6 +127,7 @@ async def watch_master(order: CacheWatchOrder) -> CacheSighting:
             failed: bool | None = result.outcome != "alive"
             replica = not failed and prober.facts is not None and prober.facts.role != "master"
             moved = moved + 1 if replica else 0
+            turned = (turned or result.at) if replica else None
             if failed and not await sees_anything(order.service, order.member):
                 count, first_failure, failed = 0, None, None
             elif failed != (order.until == "down"):
@@ -131,14 +135,14 @@ async def watch_master(order: CacheWatchOrder) -> CacheSighting:
             else:
                 first_failure = first_failure or result.at
                 count += 1
-            if count == detection.failures - 1 and order.until == "down":
+            if failed and count == max(detection.failures - 1, 1) and order.until == "down":
                 looking = asyncio.create_task(look_around(order.service, order.zone, limit=0.7 * detection.interval_s))
             if count >= detection.failures or moved >= detection.failures:
                 return CacheSighting(
                     region=order.region,
                     member=order.member,
                     state="moved" if moved >= detection.failures else order.until,
-                    first_failure=first_failure,
+                    first_failure=first_failure or turned,
                     at=datetime.now(UTC),
                     last=result,
                     last_seen=prober.facts,

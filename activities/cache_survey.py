@@ -45,6 +45,11 @@ async def names_by_address(service: CacheService) -> Names:
     return found
 
 
+def _history(text: str) -> str:
+    """Redis writes 40 zeros for none."""
+    return text if text.strip("0") else ""
+
+
 def _name(names: Names, host: str, port: str) -> str:
     return names.get((host, int(port)), f"{host}:{port}")
 
@@ -81,7 +86,7 @@ def facts_of(name: str, at: datetime, info: Mapping[str, str], config: Mapping[s
         run_id=info.get("run_id", ""),
         version=info.get("redis_version", ""),
         history=info.get("master_replid", ""),
-        history_before=info.get("master_replid2", "").strip("0"),
+        history_before=_history(info.get("master_replid2", "")),
         before_until=int(info.get("second_repl_offset", -1)),
         offset=int(info.get("master_repl_offset" if master else "slave_repl_offset", 0)),
         follows="" if master else _name(names, info.get("master_host", ""), info.get("master_port", "0")),

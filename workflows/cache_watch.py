@@ -31,6 +31,10 @@ with workflow.unsafe.imports_passed_through():
     from workflows.watching import AGAIN, FOR_EVER, HEARTBEAT
 
 
+MOVED = timedelta(seconds=5)
+"""How long a region's word counts that the master is a replica: it says so again as long as it is one."""
+
+
 @workflow.defn(name="CacheWatch", failure_exception_types=[Exception])
 class CacheWatch:
     """Runs until it is cancelled; continues as new after each run that it started."""
@@ -96,7 +100,8 @@ class CacheWatch:
 
     def quorum(self) -> bool:
         quorum = self.estate.service.detection.quorum
-        return len(self.down) >= quorum or len(self.moved) >= quorum
+        recent = [each for each in self.moved.values() if workflow.now() - each.at < MOVED]
+        return len(self.down) >= quorum or len(recent) >= quorum
 
     def outage_before(self, request: WatchRequest) -> datetime | None:
         before = request.down_since if request.down_leader == self.record.leader else None
@@ -141,12 +146,14 @@ class CacheWatch:
                 cancellation_type=workflow.ChildWorkflowCancellationType.ABANDON,
             )
             self.recovered = report.recovered is not None
+            # What was not needed may be a moment later.
+            return report.outcome != "not needed"
         except FailureError as error:
             workflow.logger.warning("the failover did not run: %s", reason_of(error))
             if kind_of(error) == ServiceLocked.__name__:
                 await self.until_free()
                 return False
-        return True
+            return True
 
     async def until_free(self) -> None:
         await workflow.execute_activity(
