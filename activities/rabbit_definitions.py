@@ -146,12 +146,14 @@ async def import_definitions(order: MoveOrder) -> Definitions:
 
     DefinitionsDiffer when something is still missing, or another one there. What only the target has is left alone.
     """
+    async with beating("definitions"):
+        return await bring_definitions(order)
+
+
+async def bring_definitions(order: MoveOrder) -> Definitions:
+    """As `import_definitions`, without its heartbeats."""
     service = order.service
-    async with (
-        beating("definitions"),
-        cluster_api(service, order.region) as source,
-        cluster_api(service, order.target) as target,
-    ):
+    async with cluster_api(service, order.region) as source, cluster_api(service, order.target) as target:
         await stamp(target, order)
         raw = await export(source)
         wanted = essence(raw, service)

@@ -12,11 +12,12 @@ from typing import Any
 
 from temporalio import activity
 
+from activities.beating import beating
 from activities.rabbit_amqp import counts, uri
 from activities.rabbit_api import Api, cluster_api, path, stamp
 from activities.rabbit_definitions import OURS
 from schemas.failures import DrainStalled, QueueUnreachable
-from schemas.queue_facts import PROBE_QUEUE, Drained, MoveOrder
+from schemas.queue_facts import PROBE_QUEUE, Counted, Drained, MoveOrder, QueueOrder
 
 Place = tuple[str, str]
 """Virtual host and queue."""
@@ -92,15 +93,20 @@ async def drain(order: MoveOrder) -> Drained:
     service = order.service
     began = asyncio.get_running_loop().time()
     moving: dict[str, int] = {}
-    while True:
-        try:
-            return await _drain(order, moving, began)
-        except QueueUnreachable as error:
-            # The destination may be killed in mid drain, and come back: its shovels come back with it.
-            if asyncio.get_running_loop().time() - began > service.drain.stalled_s:
-                raise
-            activity.heartbeat({"waits for": error.detail})
-            await asyncio.sleep(0.5)
+    silent_since: float | None = None
+    # Each look has limits of its own, which add up to more than a heartbeat's where nodes are gone.
+    async with beating("draining"):
+        while True:
+            try:
+                return await _drain(order, moving, began)
+            except QueueUnreachable as error:
+                # The destination may be killed in mid drain, and come back: its shovels come back with it.
+                now = asyncio.get_running_loop().time()
+                silent_since = silent_since or now
+                if now - silent_since > service.drain.stalled_s:
+                    raise DrainStalled(f"{order.region} to {order.target}: {error.detail}") from error
+                activity.heartbeat({"waits for": error.detail})
+                await asyncio.sleep(0.5)
 
 
 async def _drain(order: MoveOrder, moving: dict[str, int], began: float) -> Drained:
@@ -127,6 +133,10 @@ async def _drain(order: MoveOrder, moving: dict[str, int], began: float) -> Drai
             if clock() - since > service.drain.stalled_s:
                 states = await _states(target)
                 await remove_shovels(target)
+                # Once more without them, since what they held is back by then.
+                await asyncio.sleep(service.drain.settle_s)
+                found = await counts(service, order.region, places)
+                left = sum(each[0] for each in found.values() if each is not None)
                 told = f"{left} messages" + (f", and {', '.join(silent)} do not answer" if silent else "")
                 raise DrainStalled(f"{order.region} still holds {told}; the shovels are {states}")
             await _shovel(order, target, [place for place, count in ready.items() if count])
@@ -159,6 +169,27 @@ async def _empty(order: MoveOrder, target: Api, places: list[Place]) -> bool:
             return True
         await asyncio.sleep(order.service.drain.settle_s)
     return False
+
+
+@activity.defn
+async def count_messages(order: QueueOrder) -> Counted:
+    """Messages ready in every durable queue; QueueUnreachable while one of them does not answer.
+
+    What clients had not acknowledged comes back a moment after they were cut off: it counts once two reads are equal.
+    """
+    found: dict[Place, tuple[int, int] | None] = {}
+    async with beating("counting"):
+        async with cluster_api(order.service, order.region) as api:
+            places = await queues_of(api)
+        for _ in range(50):
+            before, found = found, await counts(order.service, order.region, places)
+            if found == before and not any(each[1] for each in found.values() if each is not None):
+                break
+            await asyncio.sleep(0.1)
+    silent = [f"{vhost}/{name}" for (vhost, name), each in found.items() if each is None]
+    if silent:
+        raise QueueUnreachable(f"{', '.join(silent)} in {order.region} does not say how much is in it")
+    return Counted(counts={f"{vhost}/{name}": each[0] for (vhost, name), each in found.items() if each is not None})
 
 
 @activity.defn

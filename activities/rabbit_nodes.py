@@ -17,7 +17,7 @@ from schemas.orders import NodeResult
 from schemas.queue import Broker, QueueService
 from schemas.queue_facts import BrokerOrder, ClusterFacts, Grown, QueueOrder
 
-GROW_S = 20.0
+GROW_S = 45.0
 """How long a member that was added, or has come back, may take to hold what the others do."""
 
 
@@ -100,7 +100,7 @@ async def _quietly(control: NodeControl, argv: list[str]) -> str:
 
 
 @activity.defn
-async def until_elected(order: QueueOrder) -> ClusterFacts:
+async def until_queues_lead(order: QueueOrder) -> ClusterFacts:
     """Every queue of the cluster has a leader among the nodes that run, and a majority of its members is online.
 
     NoElection when that does not come within the declared time.

@@ -26,6 +26,7 @@ from cli.problems import Exit, Problem, exit_of, innermost
 from cli.words import progress_text
 from schemas.attributes import TASK_QUEUE, TASK_TIMEOUT
 from schemas.cache_requests import CacheFailoverRequest
+from schemas.queue_requests import QueueFailoverRequest
 from schemas.reports import Report
 from schemas.requests import Answer, CandidateRequest, FailoverRequest, RejoinRequest, RunRequest, Verb
 from schemas.state import RunState
@@ -38,6 +39,10 @@ PROCEDURES = {
     "cache-failover": "CacheFailover",
     "cache-switchover": "CacheSwitchover",
     "cache-failback": "CacheFailback",
+    "queue-failover": "QueueFailover",
+    "queue-drain": "QueueDrain",
+    "queue-switchover": "QueueSwitchover",
+    "queue-failback": "QueueFailback",
 }
 """Name on the command line → workflow type."""
 
@@ -49,6 +54,10 @@ REQUESTS: dict[str, type[RunRequest]] = {
     "cache-failover": CacheFailoverRequest,
     "cache-switchover": CandidateRequest,
     "cache-failback": RunRequest,
+    "queue-failover": QueueFailoverRequest,
+    "queue-drain": RunRequest,
+    "queue-switchover": CandidateRequest,
+    "queue-failback": RunRequest,
 }
 """Name on the command line → its start form."""
 

@@ -258,13 +258,14 @@ def demo(
         raise typer.Exit(Exit.FAILED)
 
 
-PART_DEMOS = ("cache",)
+PART_DEMOS = ("cache", "queue")
 """Demonstrations of a part of the lab, by its name."""
 
 
 def _demo_of_part(part: str, which: Path | None, *, loops: int, keep: bool, html: Path | None, json: bool) -> None:
     from lab import moves
     from lab.demo_cache import demonstrate_cache
+    from lab.demo_queue import demonstrate_queue
 
     there = pointer.require(which) if which else pointer.current()
     if there is not None and not which and (not life.is_running(there) or part not in there.parts):
@@ -275,7 +276,7 @@ def _demo_of_part(part: str, which: Path | None, *, loops: int, keep: bool, html
     async def show(steps: Steps) -> moves.Moves:
         lab = there or await life.up(part, say=steps)
         try:
-            return await demonstrate_cache(lab, steps, loops=loops)
+            return await (demonstrate_cache if part == "cache" else demonstrate_queue)(lab, steps, loops=loops)
         finally:
             await _leave(lab, end=there is None and not keep)
 

@@ -30,6 +30,8 @@ from lab.wire import NotConnected
 from lab.writer import CONNECT_S, RETRIES, WRITE_S, inside, is_address, resolve
 
 PREFETCH = 50
+WORK_S = 0.002
+"""What a consumer does with each message, one after another: a backlog is not gone in a moment."""
 AGAIN_S = 0.05
 """A consumer that lost its broker tries again after this."""
 _BATCH = 500
@@ -216,6 +218,7 @@ class Consumer:
     way: Route
     traffic: Traffic
     stop: asyncio.Event
+    work_s: float = WORK_S
 
     async def run(self) -> None:
         notes = Deliveries(self.traffic.deliveries)
@@ -240,10 +243,16 @@ class Consumer:
             await channel.set_qos(prefetch_count=PREFETCH)
             queue = await channel.declare_queue(self.way.queue, passive=True)
 
+            busy = asyncio.Lock()
+
             async def take(found: AbstractIncomingMessage) -> None:
-                note(notes, found, self.route, server)
-                with contextlib.suppress(*BROKEN):
-                    await found.ack()
+                async with busy:
+                    if channel.is_closed:
+                        return
+                    note(notes, found, self.route, server)
+                    await asyncio.sleep(self.work_s)
+                    with contextlib.suppress(*BROKEN):
+                        await found.ack()
 
             await queue.consume(take)
         ended = asyncio.ensure_future(self.stop.wait())
@@ -280,8 +289,8 @@ def writers(
     ]
 
 
-def consumers(traffic: Traffic, stop: asyncio.Event) -> list[Consumer]:
-    return [Consumer(name, route, traffic, stop) for name, route in traffic.routes.items()]
+def consumers(traffic: Traffic, stop: asyncio.Event, work_s: float = WORK_S) -> list[Consumer]:
+    return [Consumer(name, route, traffic, stop, work_s) for name, route in traffic.routes.items()]
 
 
 async def fill(traffic: Traffic, ledger: Ledger, name: str, count: int, publisher: str = "filler") -> float:
@@ -311,7 +320,7 @@ async def fill(traffic: Traffic, ledger: Ledger, name: str, count: int, publishe
 async def empty(traffic: Traffic, quiet_s: float = 1.0, limit: float = 60.0) -> None:
     """Consume what is in the queues of every route, until nothing has come for a while."""
     stop = asyncio.Event()
-    running = [asyncio.ensure_future(each.run()) for each in consumers(traffic, stop)]
+    running = [asyncio.ensure_future(each.run()) for each in consumers(traffic, stop, 0.0)]
     until, size, since = time.monotonic() + limit, -1, time.monotonic()
     try:
         while time.monotonic() < until and time.monotonic() - since < quiet_s:

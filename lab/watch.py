@@ -90,11 +90,11 @@ async def _pollers(client: Client, queue: str, kind: TaskQueueType.ValueType) ->
     return {poller.identity for poller in found.pollers}
 
 
-_WATCHES = {"database": "Watch", "cache": "CacheWatch"}
+_WATCHES = {"database": "Watch", "cache": "CacheWatch", "queue": "QueueWatch"}
 """Part → the workflow that watches its service."""
 
 
-_PROBING = ("watch_member", "watch_master")
+_PROBING = ("watch_member", "watch_master", "watch_brokers")
 """The activities in which a region probes."""
 
 

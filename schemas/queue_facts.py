@@ -75,6 +75,10 @@ class ClusterFacts(Fact):
     """Messages ready in all queues whose count was read; None where none was."""
     shovels: list[str] = []
     """Shovels of ours that are defined there."""
+    transient: dict[str, int] = {}
+    """Classic queue → messages in it that are not persistent, and end with the node."""
+    dropped: int = 0
+    """Messages that were published without `mandatory`, and had nowhere to go, since the nodes started."""
 
     @property
     def answering(self) -> list[BrokerFacts]:
@@ -174,6 +178,16 @@ class Drained(Fact):
     @property
     def total(self) -> int:
         return sum(self.moved.values())
+
+
+class Counted(Fact):
+    """Messages ready in each queue of a cluster: exact where nobody publishes or consumes."""
+
+    counts: dict[str, int]
+
+    @property
+    def total(self) -> int:
+        return sum(self.counts.values())
 
 
 class RouteCheck(Fact):

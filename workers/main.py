@@ -43,6 +43,13 @@ from activities import (
     privileges,
     probes,
     promotion,
+    rabbit_definitions,
+    rabbit_doors,
+    rabbit_drain,
+    rabbit_look,
+    rabbit_nodes,
+    rabbit_routes,
+    rabbit_watch,
     read_names,
     readiness,
     reads,
@@ -65,6 +72,10 @@ from workflows.database_switchover import DatabaseFailback, DatabaseSwitchover
 from workflows.keeping import KeepReport
 from workflows.lock import Lock
 from workflows.notify import Notify
+from workflows.queue_drain import QueueDrain
+from workflows.queue_failover import QueueFailover
+from workflows.queue_switchover import QueueFailback, QueueSwitchover
+from workflows.queue_watch import QueueWatch
 from workflows.watch import Watch
 
 log = logging.getLogger("lifeboat.worker")
@@ -82,6 +93,11 @@ WORKFLOWS: list[type] = [
     KeepReport,
     Lock,
     Notify,
+    QueueDrain,
+    QueueFailback,
+    QueueFailover,
+    QueueSwitchover,
+    QueueWatch,
     Watch,
 ]
 ACTIVITIES: list[Any] = [
@@ -156,6 +172,21 @@ ACTIVITIES: list[Any] = [
     promotion.prepare_candidate,
     promotion.prepare_primary,
     promotion.promote_candidate,
+    rabbit_definitions.compare_with_mirror,
+    rabbit_definitions.import_definitions,
+    rabbit_doors.close_cluster,
+    rabbit_doors.open_cluster,
+    rabbit_drain.count_messages,
+    rabbit_drain.drain,
+    rabbit_drain.stop_drain,
+    rabbit_look.observe_queue,
+    rabbit_nodes.regrow,
+    rabbit_nodes.start_broker,
+    rabbit_nodes.stop_broker,
+    rabbit_nodes.until_queues_lead,
+    rabbit_routes.verify_queue_routes,
+    rabbit_watch.keep_standbys,
+    rabbit_watch.watch_brokers,
     readiness.list_services,
     readiness.look_at_engine,
     readiness.look_from_region,
@@ -185,8 +216,10 @@ SANDBOX = SandboxedWorkflowRunner(
         "workflows.reasons",
         "workflows.runbook",
         "workflows.telling",
+        "workflows.by_name",
         "workflows.cache",
         "workflows.cache_return",
+        "workflows.queue",
         "workflows.cache_warming",
         "workflows.database",
         "workflows.database_fence",

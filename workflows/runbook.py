@@ -327,11 +327,12 @@ class Runbook(Telling):
         action: Callable[[], Awaitable[object]],
         *,
         undo: tuple[str, Callable[[], Awaitable[object]]] | None = None,
+        parks: bool = True,
     ) -> None:
         """Begin a step that the next ones do not wait for; `all_done` does, and so does every end of the run."""
         if undo is not None:
             self._undos.append(undo)
-        self._beside.append(asyncio.ensure_future(self.step(title, action)))
+        self._beside.append(asyncio.ensure_future(self.step(title, action, parks=parks)))
 
     async def together(self, *works: Awaitable[Any]) -> list[Any]:
         """All of them to their end, then the first failure: nothing may go on beside an undo."""

@@ -59,3 +59,13 @@ def cache_lab() -> Iterator[Lab]:
         yield lab
     finally:
         asyncio.run(life.down(lab))
+
+
+@pytest.fixture(scope="session")
+def queue_lab() -> Iterator[Lab]:
+    """A lab of the queue alone, in which nothing of the product runs. Its tests reset it."""
+    lab = asyncio.run(life.up("queue", workers=False, make_current=False))
+    try:
+        yield lab
+    finally:
+        asyncio.run(life.down(lab))

@@ -12,6 +12,9 @@ from workflows.cache_switchover import CacheFailback, CacheSwitchover
 from workflows.database_failover import DatabaseFailover
 from workflows.database_rejoin import DatabaseRejoin
 from workflows.database_switchover import DatabaseFailback, DatabaseSwitchover
+from workflows.queue_drain import QueueDrain
+from workflows.queue_failover import QueueFailover
+from workflows.queue_switchover import QueueFailback, QueueSwitchover
 
 ROOT = Path(__file__).parents[2]
 RUNBOOKS: list[tuple[str, Any]] = [
@@ -22,6 +25,10 @@ RUNBOOKS: list[tuple[str, Any]] = [
     ("database_rejoin", DatabaseRejoin),
     ("database_switchover", DatabaseSwitchover),
     ("database_switchover", DatabaseFailback),
+    ("queue_drain", QueueDrain),
+    ("queue_failover", QueueFailover),
+    ("queue_switchover", QueueSwitchover),
+    ("queue_switchover", QueueFailback),
 ]
 
 
