@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 
 from temporalio import workflow
-from temporalio.exceptions import ActivityError, ApplicationError, FailureError
+from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
-    from activities import cache_elections, cache_fencing, cache_moves, cache_probes, cache_survey, dns, epoch
-    from schemas.attributes import watch_id
+    from activities import cache_elections, cache_fencing, cache_moves, cache_probes, cache_survey
     from schemas.cache_facts import CacheSeen
     from schemas.cache_orders import (
         CacheVerifyOrder,
@@ -25,25 +23,22 @@ with workflow.unsafe.imports_passed_through():
         UnfenceOrder,
     )
     from schemas.decisions import Assessment
-    from schemas.facts import EpochRecord, RouteWrite
+    from schemas.facts import RouteWrite
     from schemas.failures import EpochUnavailable, NotYet
-    from schemas.orders import CacheEstate, DnsOrder, EstablishOrder, RecordOrder
+    from schemas.orders import CacheEstate
     from schemas.routes import DnsRoute
+    from workflows.by_name import LeadingByName
     from workflows.policy.cache_seen import merge_seen
-    from workflows.procedure import Procedure
     from workflows.reasons import kind_of, reason_of
-    from workflows.reporting import build_report
-    from workflows.runbook import Ended
 
 
-class CacheRunbook(Procedure):
+class CacheRunbook(LeadingByName):
     """A runbook on one cache under Sentinel, behind its epoch."""
 
     estate: CacheEstate
     estate_type = CacheEstate
     kind = "cache"
     assessment: Assessment
-    record: EpochRecord
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,7 +46,6 @@ class CacheRunbook(Procedure):
         self.elected: Elected | None = None
         self.recorded = True
         """False: the epoch store is out of reach in the middle of a run that undoes, and nobody was promoted."""
-        self._undo_claimed = False
         self.asked_sentinels = False
         """One was, or may have been, told to elect."""
 
@@ -76,16 +70,6 @@ class CacheRunbook(Procedure):
         if views:
             return merge_seen(list(views.values()))
         return await self.do(cache_survey.observe_cache, self.estate, limit=4, total=20, heartbeat=None)
-
-    async def record_of(self, seen: CacheSeen, leader: str) -> EpochRecord:
-        """The record; a first one where a cache has none yet."""
-        if seen.record is not None:
-            return seen.record
-        if seen.epoch_error:
-            raise Ended("refused", f"the epoch store can't be read: {seen.epoch_error}")
-        first = EpochRecord(epoch=0, run="none", leader=leader, w=0, voters=[])
-        order = EstablishOrder(service=self.estate.service, zone=self.estate.zone, first=first)
-        return await self.do(epoch.establish_epoch, order)
 
     def region_of(self, member: str) -> str:
         return self.estate.service.member(member).region
@@ -115,31 +99,6 @@ class CacheRunbook(Procedure):
             limit_s=limit,
         )
         return await self.do(cache_elections.until_calm, order, limit=limit + 10, total=2 * limit + 20)
-
-    async def choose_and_lead(self, target: str, verdict: str, *, total: float = 60.0) -> EpochRecord:
-        """The choice stands in the record, and every name leads to it, in one change."""
-        wanted = self.record.model_copy(update={"candidate": target, "candidate_voters": [], "verdict": verdict})
-        return await self._lead(target, wanted, total)
-
-    async def lead_back(self) -> None:
-        """Nobody is chosen any more, and the names lead back."""
-        cleared = self.record.model_copy(update={"candidate": None, "verdict": ""})
-        self.record = await self._lead(self.suspect, cleared, 300.0)
-
-    async def _lead(self, target: str, wanted: EpochRecord, total: float) -> EpochRecord:
-        service, zone = self.estate.service, self.estate.zone
-        order = DnsOrder(service=service, zone=zone, target=target, seen=self.record, wanted=wanted)
-        record = await self.do(dns.choose_and_lead, order, limit=4, total=total, heartbeat=None)
-        if zone.epochs is not None and service.routes:
-            led = order.model_copy(update={"seen": record, "wanted": record})
-            await self.do(dns.lead_names, led, limit=10, total=60, heartbeat=None)
-        return record
-
-    async def confirm_names(self, leader: str) -> str:
-        order = DnsOrder(
-            service=self.estate.service, zone=self.estate.zone, target=leader, seen=self.record, wanted=self.record
-        )
-        return (await self.do(dns.confirm_names, order, limit=4, total=30, heartbeat=None)).evidence
 
     async def claim_once(self) -> None:
         """Whatever is undone is done behind a newer epoch than what was done: late attempts change nothing.
@@ -192,22 +151,13 @@ class CacheRunbook(Procedure):
         order = UnfenceOrder.model_validate({**self.within_epoch(), "member": member, "asked": self.asked_sentinels})
         return (await self.do(cache_fencing.unfence_master, order, limit=10, total=None, heartbeat=None)).evidence
 
-    async def tell_watch(self) -> None:
-        """Its probes would call the planned move an outage."""
-        try:
-            await workflow.get_external_workflow_handle(watch_id(self.service_name)).signal(
-                "stand_back", workflow.info().workflow_id
-            )
-        except FailureError:
-            self.note("no watch runs")
-
     # Routes
 
     async def write_through_routes(self, leader: str, *, by_sentinels: bool = True) -> list[RouteWrite]:
         """Every region that has a worker writes through every name, and asks the Sentinels."""
 
-        async def from_region(region: str) -> list[RouteWrite]:
-            order = CacheVerifyOrder(
+        def order_of(region: str) -> CacheVerifyOrder:
+            return CacheVerifyOrder(
                 service=self.estate.service,
                 zone=self.estate.zone,
                 region=region,
@@ -215,21 +165,8 @@ class CacheRunbook(Procedure):
                 expected=leader,
                 by_sentinels=by_sentinels,
             )
-            try:
-                return await self.do(
-                    cache_probes.verify_cache_routes,
-                    order,
-                    region=region,
-                    limit=15,
-                    total=25,
-                    attempts=2,
-                    waits_for_worker=5.0,
-                )
-            except ActivityError as error:
-                self.note(f"{region} could not verify: {reason_of(error)}")
-                return []
 
-        return [write for found in await asyncio.gather(*map(from_region, self.estate.vantages)) for write in found]
+        return await self.written_from_everywhere(cache_probes.verify_cache_routes, order_of, limit=15)
 
     async def verify_leader(self, leader: str, *, by_sentinels: bool = True) -> str:
         """Every route serves the leader: each must be seen good by a region."""
@@ -247,12 +184,6 @@ class CacheRunbook(Procedure):
         self.recovered = self.served_since()
         if self.recovered is None:
             self.tasks.append(f"clients are not served: {self.unserved()}")
-
-    async def settle(self, leader: str) -> None:
-        """The record names who leads, and nobody is about to."""
-        wanted = self.record.model_copy(update={"leader": leader, "candidate": None, "verdict": ""})
-        order = RecordOrder(zone=self.estate.zone, service=self.service_name, seen=self.record, wanted=wanted)
-        self.record = await self.do(epoch.write_record, order, limit=4, total=60, heartbeat=None)
 
     async def look_at_protection(self, leader: str) -> list[str]:
         """What keeps the cache from being as it is declared."""
@@ -276,11 +207,6 @@ class CacheRunbook(Procedure):
                 wrong = f"{facts_of.master or 'nobody'}, down after {facts_of.down_after_s:g} s"
                 missing.append(f"{sentinel.name} watches {wrong}: a procedure's run sets it")
         return missing
-
-    async def notify(self) -> str:
-        self.tell_end(build_report(self, "needs a person" if self.tasks else self.reached()))
-        await self.all_told()
-        return ", ".join(target.name for target in self.estate.service.notify) or "nobody is to be told"
 
 
 def workflow_error(text: str) -> ApplicationError:

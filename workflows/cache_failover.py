@@ -91,7 +91,7 @@ class FailingOver(Returning):
             await self.plan_rest(self.would())
             return
         self.claiming = True
-        first = await self.record_of(seen, self.suspect)
+        first = await self.record_or_first(seen.record, seen.epoch_error, self.suspect)
         self.record = await self.step(CLAIM, lambda: self.claim_after(first), told=lambda r: f"epoch {r.epoch}")
         start = ("Start the old master again", self.start_again)
         self.fence = await self.step(FENCE, self.keep_down, undo=start, told=lambda f: f.evidence)

@@ -145,7 +145,7 @@ class Moving(CacheRunbook):
             voters=[],
             digest=policy.digest_of(leader, self.candidate, NOTHING),
         )
-        return await self.record_of(seen, leader)
+        return await self.record_or_first(seen.record, seen.epoch_error, leader)
 
     async def must_be_ready(self, seen: CacheSeen) -> None:
         """What must hold besides; a failback asks for more."""
@@ -213,7 +213,7 @@ class Moving(CacheRunbook):
         await self.unfence(self.suspect)
         if self.compared:
             await self.claim_once()
-            await self.lead_back()
+            await self.lead_back(self.suspect)
 
     async def compare(self) -> EpochRecord:
         """Without this nobody is promoted. Whoever else could be elected must have everything as well."""
