@@ -13,14 +13,14 @@ from activities.cache_survey import look_around, look_at_sentinel
 from schemas.cache_facts import CacheSeen
 from schemas.cache_orders import CacheKeepOrder
 
-EVERY_S = 1.0
-LOOKS = 3
-"""One that lags behind the others catches up by itself within two seconds."""
+EVERY_S = 0.5
+LOOKS = 4
+"""One that lags behind the others catches up by itself within two seconds; all of them elect after down-after."""
 
 
 @activity.defn
 async def keep_watch_of_sentinels(order: CacheKeepOrder) -> CacheSeen:
-    """Look at the Sentinels once a second, and return what there is when some of them have watched another than the
+    """Look at the Sentinels twice a second, and return what there is when some of them have watched another than the
     leader, or in another region anybody, in LOOKS looks.
     """
     service = order.service
