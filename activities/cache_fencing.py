@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 
-from redis.exceptions import ResponseError
 from temporalio import activity
 
 from activities.beating import beating
-from activities.cache_survey import names_by_address, read_member
-from activities.redis_sessions import Talk, acting, to_member
+from activities.cache_survey import look_at_member, names_by_address, read_sentinel
+from activities.redis_sessions import ErrorReply, Talk, acting, keep_settings
 from schemas.cache import CacheMember, CacheService
-from schemas.cache_orders import FenceMasterOrder, MemberOrder, MoveOrder, Restored, RestoreOrder
+from schemas.cache_facts import CacheFacts
+from schemas.cache_orders import EqualOrder, FenceMasterOrder, Restored, RestoreOrder, UnfenceOrder
 from schemas.failures import CacheUnreachable, NotYet
 from schemas.orders import ProofResult
 
@@ -26,7 +26,6 @@ PREFERRED = 1
 """replica-priority of the one whom Sentinels shall choose: the lowest that is not 0, which means never."""
 PROBE_KEY = "lifeboat:fence"
 LOOK_S = 0.01
-CATCH_UP_S = 4.0
 
 
 async def _settings(asked: Talk, wanted: Mapping[str, str]) -> list[str]:
@@ -35,12 +34,8 @@ async def _settings(asked: Talk, wanted: Mapping[str, str]) -> list[str]:
     wrong = {name: value for name, value in wanted.items() if found.get(name) != value}
     for name, value in wrong.items():
         await asked("CONFIG", "SET", name, value)
-    if wrong:
-        try:
-            await asked("CONFIG", "REWRITE")
-        except ResponseError as error:
-            if "without a config file" not in str(error):
-                raise
+    # Also where nothing is wrong: a run may have died between the two.
+    await keep_settings(asked)
     return [f"{name} {found.get(name)} → {value}" for name, value in wrong.items()]
 
 
@@ -94,7 +89,7 @@ async def fence_master(order: FenceMasterOrder) -> ProofResult:
         await asked("CLIENT", "UNPAUSE")
         try:
             await asked("SET", PROBE_KEY, order.epoch)
-        except ResponseError as error:
+        except ErrorReply as error:
             if not str(error).startswith(("NOREPLICAS", "READONLY")):
                 raise
             refused = str(error)
@@ -105,9 +100,15 @@ async def fence_master(order: FenceMasterOrder) -> ProofResult:
 
 
 @activity.defn
-async def unfence_master(order: MemberOrder) -> ProofResult:
-    """The member takes writes again as the topology says: seen in its settings, and by a write if it is a master."""
+async def unfence_master(order: UnfenceOrder) -> ProofResult:
+    """The member takes writes again as the topology says: seen in its settings, and by a write if it is a master.
+
+    Where a Sentinel may hold an order to elect (`asked`), its connection is ended first on every one of the region, and
+    none is at a failover: it would come later, unfenced.
+    """
     member = order.service.member(order.member)
+    if order.asked:
+        await _withdraw(order, member.region)
     async with acting(order, member) as asked:
         await _settings(asked, {"min-replicas-to-write": str(order.service.master.min_replicas)})
         await asked("CLIENT", "UNPAUSE")
@@ -115,33 +116,42 @@ async def unfence_master(order: MemberOrder) -> ProofResult:
         if role == "master":
             try:
                 await asked("SET", PROBE_KEY, order.epoch)
-            except ResponseError as error:
+            except ErrorReply as error:
                 raise NotYet(f"{order.member} takes no write yet: {error}") from error
     return ProofResult(acknowledged=role == "master", evidence=f"{order.member} is as declared, and a {role}")
 
 
-@activity.defn
-async def until_equal(order: MoveOrder) -> int:
-    """Wait until the new member has processed all that the old one wrote; the offset. NotYet within CATCH_UP_S.
-
-    Seen twice, since what was written before the fence may still be on its way into the stream.
-    """
+async def _withdraw(order: UnfenceOrder, region: str) -> None:
     names = await names_by_address(order.service)
-    loop = asyncio.get_running_loop()
-    end = loop.time() + CATCH_UP_S
-    before: tuple[int, int] | None = None
-    async with (
-        beating("waiting for the candidate to have everything"),
-        to_member(order.service, order.old) as old,
-        to_member(order.service, order.new) as new,
-    ):
+    for sentinel in order.service.sentinels_of(region):
+        async with acting(order, sentinel) as asked:
+            if (await read_sentinel(asked, order.service.monitor.name, names)).failing_over:
+                raise NotYet(f"{sentinel.name} is at a failover")
+
+
+@activity.defn
+async def until_equal(order: EqualOrder) -> int:
+    """Wait until the new member has processed all that the old one wrote, and so has whoever else could be elected; the
+    offset. NotYet within the limit. Seen twice, since what was written before the fence may still be on its way.
+    """
+    service, loop = order.service, asyncio.get_running_loop()
+    end = loop.time() + order.limit_s
+    before: list[int] = []
+    async with beating("waiting for the candidate to have everything"):
         while True:
-            theirs, ours = await read_member(old, names), await read_member(new, names)
-            same = theirs.history == ours.history and ours.link_up and theirs.offset == ours.offset
-            if same and before == (theirs.offset, ours.offset):
-                return ours.offset
-            before = (theirs.offset, ours.offset)
+            looked = await asyncio.gather(*(look_at_member(service, service.member(n)) for n in order.everybody()))
+            theirs, ours, others = looked[0], looked[1], [each for each in looked[2:] if each.reachable]
+            late = [each for each in (ours, *others) if not _has_all(each, theirs)]
+            offsets = [each.offset for each in looked]
+            if theirs.reachable and not late and before == offsets:
+                return theirs.offset
+            before = offsets
             if loop.time() > end:
-                why = f"{order.new} has {ours.offset} of {theirs.offset} bytes of {order.old}"
-                raise NotYet(f"{why}; its link is {'up' if ours.link_up else 'down'}")
+                told = "; ".join(f"{each.member} has {each.offset} of {theirs.offset} bytes" for each in late)
+                raise NotYet(told or f"{order.old} does not stand still: {theirs.error or theirs.offset}")
             await asyncio.sleep(LOOK_S)
+
+
+def _has_all(facts: CacheFacts, master: CacheFacts) -> bool:
+    same = facts.reachable and facts.role == "replica" and facts.link_up and facts.history == master.history
+    return same and facts.offset == master.offset

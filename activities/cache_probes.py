@@ -7,14 +7,13 @@ import contextlib
 import uuid
 from datetime import UTC, datetime, timedelta
 
-from redis.exceptions import ResponseError
 from temporalio import activity
 
 from activities.addresses import address_of
 from activities.beating import beating
 from activities.cache_survey import Names, look_around, look_at_sentinel, names_by_address, read_member
 from activities.names import ask
-from activities.redis_sessions import Talk, talk, to_member
+from activities.redis_sessions import ErrorReply, Talk, talk, to_member
 from activities.secrets import resolve
 from activities.zones import names_of
 from schemas.cache import CacheMember, CacheService
@@ -48,6 +47,9 @@ class Prober:
         except TimeoutError:
             await self.drop()
             return self._result(at, "timeout", f"no answer within {limit} s")
+        except ErrorReply as error:  # -BUSY, for instance: it answers, and serves nobody
+            await self.drop()
+            return self._result(at, "refused", str(error))
         except (CacheUnreachable, SecretUnavailable) as error:
             await self.drop()
             silent = isinstance(error.__cause__, TimeoutError) or "imeout" in error.detail
@@ -115,7 +117,7 @@ async def watch_master(order: CacheWatchOrder) -> CacheSighting:
     prober = Prober(order.service, order.service.member(order.member), order.region)
     loop = asyncio.get_running_loop()
     count, first_failure = 0, None
-    moved = 0
+    moved, turned = 0, None
     looking: asyncio.Task[CacheSeen] | None = None
     try:
         while True:
@@ -124,6 +126,7 @@ async def watch_master(order: CacheWatchOrder) -> CacheSighting:
             failed: bool | None = result.outcome != "alive"
             replica = not failed and prober.facts is not None and prober.facts.role != "master"
             moved = moved + 1 if replica else 0
+            turned = (turned or result.at) if replica else None
             if failed and not await sees_anything(order.service, order.member):
                 count, first_failure, failed = 0, None, None
             elif failed != (order.until == "down"):
@@ -131,14 +134,14 @@ async def watch_master(order: CacheWatchOrder) -> CacheSighting:
             else:
                 first_failure = first_failure or result.at
                 count += 1
-            if count == detection.failures - 1 and order.until == "down":
+            if failed and count == max(detection.failures - 1, 1) and order.until == "down":
                 looking = asyncio.create_task(look_around(order.service, order.zone, limit=0.7 * detection.interval_s))
             if count >= detection.failures or moved >= detection.failures:
                 return CacheSighting(
                     region=order.region,
                     member=order.member,
                     state="moved" if moved >= detection.failures else order.until,
-                    first_failure=first_failure,
+                    first_failure=first_failure or turned,
                     at=datetime.now(UTC),
                     last=result,
                     last_seen=prober.facts,
@@ -176,7 +179,7 @@ async def write_through(order: CacheVerifyOrder, route: DnsRoute) -> RouteWrite:
         expected = service.member(order.expected)
         if not error and server != f"{await address_of(expected.host)}:{expected.port}":
             error = f"answered by {server}, not by {order.expected}"
-    except (CacheUnreachable, RouteUnavailable, EpochUnavailable, SecretUnavailable, ResponseError) as failure:
+    except (CacheUnreachable, RouteUnavailable, EpochUnavailable, SecretUnavailable, ErrorReply) as failure:
         error = str(failure)
     return RouteWrite(route=route.name, region=order.region, at=at, ok=not error, server=server, error=error)
 

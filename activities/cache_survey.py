@@ -7,12 +7,11 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
-from redis.exceptions import ResponseError
 from temporalio import activity
 
 from activities import epoch
 from activities.addresses import address_of
-from activities.redis_sessions import Talk, fields_of, talk, to_member, to_sentinel
+from activities.redis_sessions import ErrorReply, Talk, fields_of, talk, to_member, to_sentinel
 from schemas.cache import CacheMember, CacheService, Sentinel
 from schemas.cache_facts import CacheFacts, CacheSeen, ReplicaSeen, SentinelFacts
 from schemas.facts import EpochRecord
@@ -43,6 +42,11 @@ async def names_by_address(service: CacheService) -> Names:
         with contextlib.suppress(RouteUnavailable):
             found[await address_of(member.host), member.port] = member.name
     return found
+
+
+def _history(text: str) -> str:
+    """Redis writes 40 zeros for none."""
+    return text if text.strip("0") else ""
 
 
 def _name(names: Names, host: str, port: str) -> str:
@@ -81,7 +85,7 @@ def facts_of(name: str, at: datetime, info: Mapping[str, str], config: Mapping[s
         run_id=info.get("run_id", ""),
         version=info.get("redis_version", ""),
         history=info.get("master_replid", ""),
-        history_before=info.get("master_replid2", "").strip("0"),
+        history_before=_history(info.get("master_replid2", "")),
         before_until=int(info.get("second_repl_offset", -1)),
         offset=int(info.get("master_repl_offset" if master else "slave_repl_offset", 0)),
         follows="" if master else _name(names, info.get("master_host", ""), info.get("master_port", "0")),
@@ -131,7 +135,7 @@ async def read_sentinel(asked: Talk, name: str, names: Names, at: datetime | Non
     facts = SentinelFacts(sentinel=asked.name, at=at or datetime.now(UTC), reachable=True)
     try:
         master = _pairs(await asked("SENTINEL", "MASTER", name))
-    except ResponseError as error:
+    except ErrorReply as error:
         if "No such master" in str(error):
             return facts
         raise
@@ -139,7 +143,7 @@ async def read_sentinel(asked: Talk, name: str, names: Names, at: datetime | Non
     quorum_error = ""
     try:
         await asked("SENTINEL", "CKQUORUM", name)
-    except ResponseError as error:
+    except ErrorReply as error:
         quorum_error = str(error)
     flags = master.get("flags", "").split(",")
 

@@ -12,12 +12,11 @@ from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
-from redis.exceptions import ResponseError
 from temporalio import activity
 
 from activities.cache_survey import look_at_member, names_by_address, read_member
 from activities.commands import TOLD, run_command
-from activities.redis_sessions import Talk, acting, to_member
+from activities.redis_sessions import ErrorReply, Talk, acting, to_member
 from schemas.cache import Warming
 from schemas.cache_orders import LostKeys, LostOrder, Warmed, WarmOrder
 from schemas.failures import CacheUnreachable
@@ -29,6 +28,8 @@ COMMAND_S = 600.0
 LOST_S = 5.0
 """Sentinel makes the old master a replica 8 s after it is back (sentinel.c, +convert-to-slave): no later than that."""
 SAMPLE = 10
+RESERVED = 8
+"""Keys of Lifeboat's own, which are not counted."""
 
 
 class Progress:
@@ -71,7 +72,7 @@ async def warm_cache(order: WarmOrder) -> Warmed:
         code, output = await _command(warming.command)
         if code:
             raise CacheUnreachable(f"{warming.command[0]} … exited {code}: {output[-TOLD:]}")
-    if order.source is None:
+    if order.source is None or not (warming.from_old or warming.access_list):
         told = f"{warming.command[0]} has run" if warming.command else "nobody has the old keys"
         return progress.result(told)
     async with (
@@ -138,7 +139,7 @@ async def _fill(source: Talk, to: Talk, keys: Sequence[str], warming: Warming, p
         ttl = max(int(left * (1 - random.uniform(0, warming.ttl_jitter))), 1) if left > 0 else 0
         try:
             await to("RESTORE", key, ttl, payload)
-        except ResponseError as error:
+        except ErrorReply as error:
             if "BUSYKEY" not in str(error):
                 raise
         else:
@@ -152,9 +153,16 @@ async def count_lost_keys(order: LostOrder) -> LostKeys:
     """
     names = await names_by_address(order.service)
     looked, only_there, sample = 0, 0, list[str]()
+
+    def result(keys: int, *, whole: bool) -> LostKeys:
+        return LostKeys(looked=looked, only_there=only_there, whole=whole, sample=sample, keys=keys)
+
     async with to_member(order.service, order.old) as old, to_member(order.service, order.leader) as leader:
-        if (await read_member(old, names)).role != "master":
-            return LostKeys(looked=0, only_there=0, whole=False)
+        while (facts := await read_member(old, names)).loading:
+            activity.heartbeat({"loading": order.old})
+            await asyncio.sleep(0.2)
+        if facts.role != "master":
+            return result(0, whole=False)
         end = asyncio.get_running_loop().time() + LOST_S
         cursor = "0"
         while True:
@@ -171,7 +179,7 @@ async def count_lost_keys(order: LostOrder) -> LostKeys:
             if str(cursor) == "0":
                 break
             if asyncio.get_running_loop().time() > end:
-                return LostKeys(looked=looked, only_there=only_there, whole=False, sample=sample)
-        if (await read_member(old, names)).role != "master":
-            return LostKeys(looked=looked, only_there=only_there, whole=False, sample=sample)
-    return LostKeys(looked=looked, only_there=only_there, whole=True, sample=sample)
+                return result(facts.keys, whole=False)
+        # SCAN sees one database only.
+        ended = (await read_member(old, names)).role == "master"
+        return result(facts.keys, whole=ended and looked + RESERVED >= facts.keys)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -34,7 +35,11 @@ class Stand:
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
         self.tail = Tail(lab.ledger)
-        self.service: DatabaseService = load_topology(lab.topology).database(lab.service)
+
+    @functools.cached_property
+    def service(self) -> DatabaseService:
+        """The lab's database."""
+        return load_topology(self.lab.topology).database(self.lab.service)
 
     def target(self, member: str) -> Target:
         """A member, straight, as superuser."""
@@ -56,11 +61,15 @@ class Stand:
         await asyncio.to_thread(load.stop, self.lab)
 
     async def kill_primary(self) -> float:
-        """SIGKILL to the home primary's whole tree; the time just before, UTC seconds.
+        """SIGKILL to the home primary's whole tree; the time just before, UTC seconds."""
+        return await self.kill(self.service.home)
+
+    async def kill(self, home: str) -> float:
+        """SIGKILL to a node's whole tree; the time just before, UTC seconds.
 
         The tree is looked up first: that takes tens of milliseconds, which are not part of an outage.
         """
-        lab, home = self.lab, self.service.home
+        lab = self.lab
 
         def kill() -> float:
             tree = processes.tree(lab.paths, home, Supervisor(lab.paths).process(home).pid)
@@ -74,11 +83,11 @@ class Stand:
 
         return await asyncio.to_thread(kill)
 
-    async def report(self, *, since: float, limit: float) -> Report:
+    async def report(self, *, since: float, limit: float, procedure: str = "DatabaseFailover") -> Report:
         """The report of the failover that began after `since`; BenchFailed when it has not ended within `limit` s."""
         client = await life.connect(self.lab)
-        query = f"WorkflowType = 'DatabaseFailover' AND LifeboatService = '{self.lab.service}'"
-        seen = "no DatabaseFailover was started"
+        query = f"WorkflowType = '{procedure}'"
+        seen = f"no {procedure} was started"
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(limit):
                 while True:

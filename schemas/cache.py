@@ -73,8 +73,9 @@ class MasterPolicy(Declared):
 
 
 class CacheSwitchoverPolicy(Declared):
-    pause_s: PositiveFloat = 5.0
-    """How long clients may be kept from writing while a planned move waits; then it is called off."""
+    pause_s: PositiveFloat = 2.0
+    """How long clients wait for the replicas to have everything; then the move is called off. Half of `down_after_s` at
+    most: the pause holds the Sentinels' messages up as well, and with them their answers."""
 
 
 class Warming(Declared):
@@ -97,7 +98,7 @@ class Warming(Declared):
 
 class CacheFailoverPolicy(Declared):
     automatic: bool = True
-    max_loss_s: float = Field(default=3.0, ge=0)
+    max_loss_s: float = Field(default=4.0, ge=0)
     """The largest bounded loss, in seconds of writes, that needs no person."""
     cross_region: Literal["ask", "allowed", "never"] = "ask"
     """Whether the other region's deployment may take over when nobody in the leader's is fit."""
@@ -154,6 +155,11 @@ class CacheService(Service):
         if self.home not in names:
             problems.append(f"home: {self.home} is not a member; one of: {', '.join(names)}")
         problems += self._of_monitoring()
+        if self.switchover.pause_s > self.monitor.down_after_s / 2:
+            problems.append(
+                f"switchover.pause_s: {self.switchover.pause_s:g} s of pause may look like a dead master to Sentinels"
+                f" that wait {self.monitor.down_after_s:g} s; lower it to half of that"
+            )
         places = {route.name: index for index, route in enumerate(self.routes)}
         problems += outlives_the_rto(self.routes, self.rto_s, places)
         problems += self.problems_of_kind()

@@ -27,6 +27,12 @@ class MemberOrder(CacheOrder):
     member: str
 
 
+class UnfenceOrder(MemberOrder):
+    """`asked`: a Sentinel was, or may have been, told to elect."""
+
+    asked: bool = False
+
+
 class FenceMasterOrder(MemberOrder):
     """`pause_s`: clients' writes wait for so long at most, and are refused afterwards."""
 
@@ -64,21 +70,36 @@ class CalmOrder(Fact):
 
 
 class ElectOrder(CacheOrder):
-    """The Sentinels of `region` move the master away from `old`."""
+    """The Sentinels of `region` move the master away from `old`.
+
+    `history` is the data's line of descent before: another master than one that goes on from it is none of this
+    election's. "": not known, so that most Sentinels must name it.
+    """
 
     region: str
     old: str
+    history: str = ""
 
 
 class ElectionOrder(ElectOrder):
-    """Wait for `patience_s` until the Sentinels have elected by themselves, then help; `helps`: help at once.
+    """Wait until `help_at` for the Sentinels to elect by themselves, then help.
 
     `candidate` is whom Lifeboat promotes where no Sentinel is left.
     """
 
     candidate: str
-    helps: bool
-    patience_s: float
+    help_at: datetime
+
+
+class EqualOrder(MoveOrder):
+    """`others` could be elected as well: those of them that answer must have everything too."""
+
+    others: list[str] = []
+    limit_s: float = 2.0
+
+    def everybody(self) -> list[str]:
+        """Old, new, others: in this order."""
+        return [self.old, self.new, *(name for name in self.others if name not in (self.old, self.new))]
 
 
 class FollowMasterOrder(CacheOrder):
@@ -107,8 +128,8 @@ class Elected(Fact):
     at: datetime
     by: str
     """Who promoted it: Sentinel's name, or Lifeboat."""
-    offset: int = 0
-    """What it had when it became the master."""
+    had: int = -1
+    """The offset up to which it has the history before its promotion; -1: not known."""
 
 
 class FollowedBy(Fact):
@@ -137,6 +158,14 @@ class CacheWatchOrder(Fact):
     member: str
     region: str
     until: str = "down"
+
+
+class CacheKeepOrder(Fact):
+    """Return when Sentinels do not watch whom they should while `leader` leads."""
+
+    service: CacheService
+    zone: Zone
+    leader: str
 
 
 class CacheSighting(Fact):
@@ -196,4 +225,6 @@ class LostKeys(Fact):
     looked: int
     only_there: int
     whole: bool
+    keys: int = 0
+    """How many the old master has in all."""
     sample: list[str] = []

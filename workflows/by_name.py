@@ -36,16 +36,16 @@ class LeadingByName(Procedure):
         )
         return await self.do(epoch.establish_epoch, order)
 
-    async def choose_and_lead(self, target: str, verdict: str) -> EpochRecord:
+    async def choose_and_lead(self, target: str, verdict: str, *, total: float = 60.0) -> EpochRecord:
         """The choice stands in the record, and every name leads to it, in one change."""
         wanted = self.record.model_copy(update={"candidate": target, "candidate_voters": [], "verdict": verdict})
-        return await self._lead(target, wanted)
+        return await self._lead(target, wanted, total)
 
     async def lead_back(self, leader: str) -> None:
         """Nobody is chosen any more, and the names lead back."""
         await self.claim_once()
         cleared = self.record.model_copy(update={"candidate": None, "verdict": ""})
-        self.record = await self._lead(leader, cleared)
+        self.record = await self._lead(leader, cleared, 300.0)
 
     def _names(self, target: str, wanted: EpochRecord) -> DnsOrder:
         return DnsOrder.model_validate(
@@ -58,9 +58,9 @@ class LeadingByName(Procedure):
             }
         )
 
-    async def _lead(self, target: str, wanted: EpochRecord) -> EpochRecord:
+    async def _lead(self, target: str, wanted: EpochRecord, total: float) -> EpochRecord:
         order = self._names(target, wanted)
-        record = await self.do(dns.choose_and_lead, order, limit=4, total=60, heartbeat=None)
+        record = await self.do(dns.choose_and_lead, order, limit=4, total=total, heartbeat=None)
         if self.estate.zone.epochs is not None and self.estate.service.dns_routes():
             led = order.model_copy(update={"seen": record, "wanted": record})
             await self.do(dns.lead_names, led, limit=10, total=60, heartbeat=None)

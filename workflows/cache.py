@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 
 from temporalio import workflow
-from temporalio.exceptions import ActivityError, ApplicationError, FailureError
+from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
-    from activities import cache_fencing, cache_moves, cache_probes, cache_survey, dns, epoch
-    from schemas.attributes import watch_id
+    from activities import cache_elections, cache_fencing, cache_moves, cache_probes, cache_survey
     from schemas.cache_facts import CacheSeen
     from schemas.cache_orders import (
         CacheVerifyOrder,
@@ -18,38 +16,38 @@ with workflow.unsafe.imports_passed_through():
         Elected,
         FollowedBy,
         FollowMasterOrder,
-        MemberOrder,
         MonitorOrder,
         MoveOrder,
         Restored,
         RestoreOrder,
+        UnfenceOrder,
     )
     from schemas.decisions import Assessment
-    from schemas.facts import EpochRecord, RouteWrite
-    from schemas.failures import NotYet
-    from schemas.orders import CacheEstate, DnsOrder, EstablishOrder, RecordOrder
+    from schemas.facts import RouteWrite
+    from schemas.failures import EpochUnavailable, NotYet
+    from schemas.orders import CacheEstate
     from schemas.routes import DnsRoute
+    from workflows.by_name import LeadingByName
     from workflows.policy.cache_seen import merge_seen
-    from workflows.procedure import Procedure
-    from workflows.reasons import reason_of
-    from workflows.reporting import build_report
-    from workflows.runbook import Ended
+    from workflows.reasons import kind_of, reason_of
 
 
-class CacheRunbook(Procedure):
+class CacheRunbook(LeadingByName):
     """A runbook on one cache under Sentinel, behind its epoch."""
 
     estate: CacheEstate
     estate_type = CacheEstate
     kind = "cache"
     assessment: Assessment
-    record: EpochRecord
 
     def __init__(self) -> None:
         super().__init__()
         self.candidate = ""
         self.elected: Elected | None = None
-        self._undo_claimed = False
+        self.recorded = True
+        """False: the epoch store is out of reach in the middle of a run that undoes, and nobody was promoted."""
+        self.asked_sentinels = False
+        """One was, or may have been, told to elect."""
 
     # What a report tells
 
@@ -73,23 +71,18 @@ class CacheRunbook(Procedure):
             return merge_seen(list(views.values()))
         return await self.do(cache_survey.observe_cache, self.estate, limit=4, total=20, heartbeat=None)
 
-    async def record_of(self, seen: CacheSeen, leader: str) -> EpochRecord:
-        """The record; a first one where a cache has none yet."""
-        if seen.record is not None:
-            return seen.record
-        if seen.epoch_error:
-            raise Ended("refused", f"the epoch store can't be read: {seen.epoch_error}")
-        first = EpochRecord(epoch=0, run="none", leader=leader, w=0, voters=[])
-        order = EstablishOrder(service=self.estate.service, zone=self.estate.zone, first=first)
-        return await self.do(epoch.establish_epoch, order)
-
     def region_of(self, member: str) -> str:
         return self.estate.service.member(member).region
 
     # Acts that several runbooks have, each within the run's epoch
 
     def within_epoch(self) -> dict[str, object]:
-        return {"service": self.estate.service, "zone": self.estate.zone, "epoch": self.record.epoch}
+        return {
+            "service": self.estate.service,
+            "zone": self.estate.zone,
+            "epoch": self.record.epoch,
+            "recorded": self.recorded,
+        }
 
     async def restore(self, serving: str, *, but: Sequence[str] = (), preferred: str | None = None) -> Restored:
         order = RestoreOrder.model_validate(
@@ -105,39 +98,23 @@ class CacheRunbook(Procedure):
             preferred=preferred,
             limit_s=limit,
         )
-        return await self.do(cache_moves.until_calm, order, limit=limit + 10, total=2 * limit + 20)
-
-    async def choose_and_lead(self, target: str, verdict: str) -> EpochRecord:
-        """The choice stands in the record, and every name leads to it, in one change."""
-        wanted = self.record.model_copy(update={"candidate": target, "candidate_voters": [], "verdict": verdict})
-        return await self._lead(target, wanted)
-
-    async def lead_back(self) -> None:
-        """Nobody is chosen any more, and the names lead back."""
-        await self.claim_once()
-        cleared = self.record.model_copy(update={"candidate": None, "verdict": ""})
-        self.record = await self._lead(self.suspect, cleared)
-
-    async def _lead(self, target: str, wanted: EpochRecord) -> EpochRecord:
-        service, zone = self.estate.service, self.estate.zone
-        order = DnsOrder(service=service, zone=zone, target=target, seen=self.record, wanted=wanted)
-        record = await self.do(dns.choose_and_lead, order, limit=4, total=60, heartbeat=None)
-        if zone.epochs is not None and service.routes:
-            led = order.model_copy(update={"seen": record, "wanted": record})
-            await self.do(dns.lead_names, led, limit=10, total=60, heartbeat=None)
-        return record
-
-    async def confirm_names(self, leader: str) -> str:
-        order = DnsOrder(
-            service=self.estate.service, zone=self.estate.zone, target=leader, seen=self.record, wanted=self.record
-        )
-        return (await self.do(dns.confirm_names, order, limit=4, total=30, heartbeat=None)).evidence
+        return await self.do(cache_elections.until_calm, order, limit=limit + 10, total=2 * limit + 20)
 
     async def claim_once(self) -> None:
-        """Whatever is undone is done behind a newer epoch than what was done: late attempts change nothing."""
-        if not self._undo_claimed:
+        """Whatever is undone is done behind a newer epoch than what was done: late attempts change nothing.
+
+        Without the store it is undone all the same: clients can't take writes anywhere, and nobody was promoted.
+        """
+        if self._undo_claimed:
+            return
+        try:
             self.record = await self.claim_after(self.record, " (undo)")
-            self._undo_claimed = True
+            self._undo_claimed = self.recorded = True
+        except ActivityError as error:
+            if kind_of(error) != EpochUnavailable.__name__:
+                raise
+            self.recorded = False
+            self.note(f"undone without the epoch store: {reason_of(error)}")
 
     async def lead_members(
         self,
@@ -170,25 +147,17 @@ class CacheRunbook(Procedure):
         return await self.do(cache_moves.promote_alone, order, limit=8, total=30)
 
     async def unfence(self, member: str) -> str:
-        order = MemberOrder.model_validate({**self.within_epoch(), "member": member})
-        return (await self.do(cache_fencing.unfence_master, order, limit=8, total=300, heartbeat=None)).evidence
-
-    async def tell_watch(self) -> None:
-        """Its probes would call the planned move an outage."""
-        try:
-            await workflow.get_external_workflow_handle(watch_id(self.service_name)).signal(
-                "stand_back", workflow.info().workflow_id
-            )
-        except FailureError:
-            self.note("no watch runs")
+        """However long it takes: nobody takes writes until then."""
+        order = UnfenceOrder.model_validate({**self.within_epoch(), "member": member, "asked": self.asked_sentinels})
+        return (await self.do(cache_fencing.unfence_master, order, limit=10, total=None, heartbeat=None)).evidence
 
     # Routes
 
     async def write_through_routes(self, leader: str, *, by_sentinels: bool = True) -> list[RouteWrite]:
         """Every region that has a worker writes through every name, and asks the Sentinels."""
 
-        async def from_region(region: str) -> list[RouteWrite]:
-            order = CacheVerifyOrder(
+        def order_of(region: str) -> CacheVerifyOrder:
+            return CacheVerifyOrder(
                 service=self.estate.service,
                 zone=self.estate.zone,
                 region=region,
@@ -196,30 +165,18 @@ class CacheRunbook(Procedure):
                 expected=leader,
                 by_sentinels=by_sentinels,
             )
-            try:
-                return await self.do(
-                    cache_probes.verify_cache_routes,
-                    order,
-                    region=region,
-                    limit=15,
-                    total=25,
-                    attempts=2,
-                    waits_for_worker=5.0,
-                )
-            except ActivityError as error:
-                self.note(f"{region} could not verify: {reason_of(error)}")
-                return []
 
-        return [write for found in await asyncio.gather(*map(from_region, self.estate.vantages)) for write in found]
+        return await self.written_from_everywhere(cache_probes.verify_cache_routes, order_of, limit=15)
 
-    async def verify_leader(self, leader: str) -> str:
+    async def verify_leader(self, leader: str, *, by_sentinels: bool = True) -> str:
         """Every route serves the leader: each must be seen good by a region."""
-        self.route_writes = await self.write_through_routes(leader)
+        self.route_writes = await self.write_through_routes(leader, by_sentinels=by_sentinels)
         self.recovered = self.served_since()
         if self.recovered is None:
             raise workflow_error(f"not every route serves {leader}: {self.unserved()}")
-        names: list[DnsRoute] = self.estate.service.routes
-        return f"every route serves {leader}: {', '.join(route.name for route in names)}, Sentinels"
+        routes: list[DnsRoute] = self.estate.service.routes
+        names = [*(route.name for route in routes), *(["Sentinels"] if by_sentinels else [])]
+        return f"every route serves {leader}: {', '.join(names)}"
 
     async def after_undo(self) -> None:
         """When the old master served clients again is measured, and not assumed."""
@@ -227,12 +184,6 @@ class CacheRunbook(Procedure):
         self.recovered = self.served_since()
         if self.recovered is None:
             self.tasks.append(f"clients are not served: {self.unserved()}")
-
-    async def settle(self, leader: str) -> None:
-        """The record names who leads, and nobody is about to."""
-        wanted = self.record.model_copy(update={"leader": leader, "candidate": None, "verdict": ""})
-        order = RecordOrder(zone=self.estate.zone, service=self.service_name, seen=self.record, wanted=wanted)
-        self.record = await self.do(epoch.write_record, order, limit=4, total=60, heartbeat=None)
 
     async def look_at_protection(self, leader: str) -> list[str]:
         """What keeps the cache from being as it is declared."""
@@ -252,14 +203,10 @@ class CacheRunbook(Procedure):
             facts_of = watching[sentinel.name]
             if not facts_of.reachable:
                 missing.append(f"{sentinel.name} is not reached ({facts_of.error}): start it")
-            elif facts_of.master != leader:
-                missing.append(f"{sentinel.name} watches {facts_of.master or 'nobody'}")
+            elif facts_of.master != leader or facts_of.down_after_s != self.estate.service.monitor.down_after_s:
+                wrong = f"{facts_of.master or 'nobody'}, down after {facts_of.down_after_s:g} s"
+                missing.append(f"{sentinel.name} watches {wrong}: a procedure's run sets it")
         return missing
-
-    async def notify(self) -> str:
-        self.tell_end(build_report(self, "needs a person" if self.tasks else self.reached()))
-        await self.all_told()
-        return ", ".join(target.name for target in self.estate.service.notify) or "nobody is to be told"
 
 
 def workflow_error(text: str) -> ApplicationError:

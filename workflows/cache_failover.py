@@ -8,22 +8,22 @@ from __future__ import annotations
 import asyncio
 import types
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from temporalio import workflow
-from temporalio.exceptions import ActivityError, ApplicationError
+from temporalio.exceptions import ActivityError
 
 with workflow.unsafe.imports_passed_through():
-    from activities import cache_moves, cache_probes, cache_warming, node
-    from schemas.cache_facts import CacheFacts, CacheSeen
-    from schemas.cache_orders import CacheProbeOrder, Elected, ElectionOrder, FollowedBy, LostKeys, LostOrder
+    from activities import cache_elections, cache_probes, node
+    from activities.cache_moves import BY_HAND
+    from schemas.cache_facts import CacheSeen
+    from schemas.cache_orders import CacheProbeOrder, Elected, ElectionOrder
     from schemas.cache_requests import CacheFailoverRequest, CacheSuspicion
     from schemas.decisions import Assessment, Choice, Death, Fence, Go
     from schemas.facts import EpochRecord, Probe
-    from schemas.orders import AnyNodeOrder, NodeResult
+    from schemas.orders import NodeResult
     from schemas.reports import Outcome, Report
-    from workflows.cache import CacheRunbook, workflow_error
-    from workflows.cache_warming import Warming
+    from workflows.cache_return import Returning
     from workflows.policy import cache as policy
     from workflows.policy import cache_failover as judging
     from workflows.reasons import reason_of
@@ -44,10 +44,13 @@ PROTECT = "Return the old master as a replica"
 
 CONFIRM_S = 3.0
 """How much longer than its own down-after a Sentinel may take to say so."""
-RETURN_S = 60.0
+TURNED_S = 30.0
+"""The same where the master was turned into a replica: it asks twice more, every 10 s, before it believes that."""
+STOP_S = 8.0
+"""Limit of a stop: a host that is gone does not answer at all."""
 
 
-class FailingOver(Warming, CacheRunbook):
+class FailingOver(Returning):
     """The strategy's seven steps, and what makes them safe between them."""
 
     urgent_need = True
@@ -61,9 +64,9 @@ class FailingOver(Warming, CacheRunbook):
         super().__init__()
         self.moved = False
         """Sentinel had promoted another before this run looked."""
-        self.last: CacheFacts | None = None
-        """The master's own words when the watch saw it last."""
-        self.lost: LostKeys | None = None
+        self.seen: CacheSeen
+        self.history = ""
+        """The line of descent of what clients wrote."""
         self.helped = ""
         """Why Sentinel could not elect by itself."""
 
@@ -88,7 +91,7 @@ class FailingOver(Warming, CacheRunbook):
             await self.plan_rest(self.would())
             return
         self.claiming = True
-        first = await self.record_of(seen, self.suspect)
+        first = await self.record_or_first(seen.record, seen.epoch_error, self.suspect)
         self.record = await self.step(CLAIM, lambda: self.claim_after(first), told=lambda r: f"epoch {r.epoch}")
         start = ("Start the old master again", self.start_again)
         self.fence = await self.step(FENCE, self.keep_down, undo=start, told=lambda f: f.evidence)
@@ -100,7 +103,7 @@ class FailingOver(Warming, CacheRunbook):
         self.calm()
         # Nothing waits for it but the return of the old master, whose keys it may need.
         self.meanwhile(WARM, self.warm)
-        await self.step_or_skip(VERIFY, lambda: self.verify_leader(self.leader), told=lambda text: text)
+        await self.step_or_skip(VERIFY, self.verify, told=lambda text: text)
         await self.step_or_skip(FOLLOW, self.follow, told=self.followed_text)
         await self.step_or_skip(NOTIFY, self.notify, told=lambda names: f"told: {names}")
         await self.all_done()
@@ -144,6 +147,8 @@ class FailingOver(Warming, CacheRunbook):
                 reason = f"Sentinel has promoted {moved} already"
                 return Death(state="dead", reason=reason, votes={v.region: v.outcome for v in votes}), seen
             death = judging.judge_master(self.estate.service, self.suspect, votes, seen)
+            if seen.of(self.suspect).role == "replica":
+                end = max(end, self.detected_at() + timedelta(seconds=TURNED_S))
             if death.state != "wait" or workflow.now() > end:
                 break
             await workflow.sleep(timedelta(seconds=max(death.wait_s, 0.1)), summary="until the Sentinels say so")
@@ -169,6 +174,10 @@ class FailingOver(Warming, CacheRunbook):
         found = await asyncio.gather(*(from_one(region) for region in self.estate.vantages))
         return [probe for probe in found if probe is not None]
 
+    def detected_at(self) -> datetime:
+        assert self.detected is not None
+        return self.detected
+
     def begin_clock(self, votes: Sequence[Probe]) -> None:
         if (first := judging.first_failure(votes)) is not None:
             self.start_clock(first)
@@ -188,6 +197,7 @@ class FailingOver(Warming, CacheRunbook):
             self.helped = self.helped or f"{request.candidate} was asked for"
         verdict = judging.lost_at_most(service, seen, self.suspect, choice.candidate, self.last)
         self.candidate = choice.candidate or ""
+        self.seen, self.history = seen, judging.history_of(service, seen, self.suspect, self.last)
         self.assessment = Assessment(
             suspect=self.suspect,
             death=death,
@@ -225,7 +235,8 @@ class FailingOver(Warming, CacheRunbook):
         text = (
             f"Fail {self.service_name} over from {self.suspect} to {self.candidate}? {go.reason}."
             f" Loss: {self.assessment.verdict.text()} ({self.assessment.verdict.reason}). Approving stops"
-            f" {self.suspect}, and {self.helped or 'lets Sentinel elect'}."
+            f" {self.suspect} as far as its node answers, and"
+            f" {f'helps Sentinel: {self.helped}' if self.helped else 'lets Sentinel elect'}."
         )
         decision = await self.ask(text, self.assessment.digest, needs_override=go.action == "refuse", machine_s=10.0)
         self.decided = workflow.now()
@@ -236,25 +247,23 @@ class FailingOver(Warming, CacheRunbook):
             raise Ended("rejected" if decision.answer == "rejected" else "expired", told)
         return f"approved by {decision.by}"
 
-    def node_order(self) -> AnyNodeOrder:
-        return AnyNodeOrder(
-            service=self.estate.service,
-            member=self.suspect,
-            zone=self.estate.zone,
-            run=self.record.run,
-            epoch=self.record.epoch,
-        )
-
     async def keep_down(self) -> Fence:
         """One that restarts empty within down-after would wipe its replicas; one that thaws would acknowledge."""
-        if self.moved and self.assessment.death.state == "dead" and self.candidate:
-            # Sentinel turns it into a replica as soon as it is back, which a stop would only delay.
-            return Fence(strength="disconnected", evidence=f"no replica follows {self.suspect} any more")
-        found: NodeResult = await self.do(node.stop_node, self.node_order(), limit=35, total=40, attempts=1)
+        facts = self.seen.of(self.suspect)
+        if self.moved and facts.reachable:
+            if facts.role == "replica":
+                return Fence(strength="disconnected", evidence=f"{self.suspect} is a replica of {facts.follows}")
+            return Fence(strength="none", evidence=f"{self.suspect} is a master still, until Sentinel turns it")
+        try:
+            found: NodeResult = await self.do(node.stop_node, self.node_order(), limit=STOP_S, total=STOP_S, attempts=1)
+        except ActivityError as error:
+            found = NodeResult(done=False, evidence=f"{self.suspect} was not stopped: {reason_of(error)}")
         if found.done:
             return Fence(strength="stopped", evidence=found.evidence, proved=True)
-        lag = self.estate.service.master
-        stops = f"it stops {lag.max_lag_s + 1} s after its last replica by itself" if lag.min_replicas else "nothing"
+        policy_of = self.estate.service.master
+        if not policy_of.min_replicas:
+            return Fence(strength="none", evidence=found.evidence)
+        stops = f"it takes no write {policy_of.max_lag_s + 2} s after its last replica has left it"
         return Fence(strength="disconnected", evidence=f"{found.evidence}; {stops}")
 
     async def start_again(self) -> None:
@@ -262,29 +271,39 @@ class FailingOver(Warming, CacheRunbook):
         await self.do(node.start_node, self.node_order(), limit=45, total=90, attempts=2)
 
     async def elect(self) -> Elected:
-        """Sentinel, as long as it can; else one of them is made to, and where none is left Lifeboat promotes."""
+        """Sentinel, as long as it can; else one of them is made to, and where none is left Lifeboat promotes.
+
+        Beside it what earlier runs left is put right: a master that was fenced once would take no write.
+        """
+        if self.region_of(self.candidate) != self.region_of(self.suspect):
+            return await self.take_over_elsewhere()
+        service = self.estate.service
+        patience = 0.0 if self.helped else service.monitor.down_after_s + service.failover.patience_s
         order = ElectionOrder.model_validate(
             {
                 **self.within_epoch(),
                 "region": self.region_of(self.suspect),
                 "old": self.suspect,
+                "history": self.history,
                 "candidate": self.candidate,
-                "helps": bool(self.helped),
-                "patience_s": self.estate.service.monitor.down_after_s + self.estate.service.failover.patience_s,
+                "help_at": max(workflow.now(), (self.outage_started or workflow.now()) + timedelta(seconds=patience)),
             }
         )
-        if self.region_of(self.candidate) != self.region_of(self.suspect):
-            return await self.take_over_elsewhere()
-        return await self.do(cache_moves.until_elected, order, limit=60, total=120)
+        limit = patience + 2 * service.monitor.failover_timeout_s + 30
+        electing = self.do(cache_elections.until_elected, order, limit=limit, total=2 * limit)
+        elected: Elected
+        elected, _ = await self.together(electing, self.restore(order.region, but=[self.suspect]))
+        worse = judging.after_election(service, self.seen, self.suspect, elected.member, elected.had)
+        if worse is not None:
+            self.note(f"worse than was thought: {worse.reason}")
+            self.assessment = self.assessment.model_copy(update={"verdict": worse})
+        return elected
 
     async def take_over_elsewhere(self) -> Elected:
         """The other region's deployment: whoever of the old Sentinels answers must have forgotten the name first."""
         forgotten = await self.monitor(self.region_of(self.suspect), None)
         if forgotten.missing:
-            self.tasks.append(
-                f"before {self.region_of(self.suspect)} comes back, its Sentinels must forget"
-                f" {self.estate.service.monitor.name} (SENTINEL REMOVE): {', '.join(forgotten.missing)}"
-            )
+            self.note(f"these Sentinels have not forgotten the name: {', '.join(forgotten.missing)}")
         elected = await self.promote_alone(self.suspect, self.candidate)
         await self.restore(self.region_of(self.candidate))
         await self.monitor(self.region_of(self.candidate), self.candidate)
@@ -292,11 +311,6 @@ class FailingOver(Warming, CacheRunbook):
 
     def elected_text(self, elected: Elected) -> str:
         return f"{elected.member} leads, promoted by {elected.by}"
-
-    @property
-    def leader(self) -> str:
-        assert self.elected is not None
-        return self.elected.member
 
     async def route(self) -> str:
         """The names, and enough replicas behind the new master, without which it takes no write."""
@@ -315,62 +329,11 @@ class FailingOver(Warming, CacheRunbook):
         evidence = await self.confirm_names(self.leader)
         return f"{evidence}; {', '.join(found.following) or 'nobody'} follow {self.leader}"
 
-    async def follow(self) -> FollowedBy:
-        await self.settle(self.leader)
-        away = [self.suspect]
-        restored = await self.restore(self.region_of(self.leader), but=away)
-        away += list(restored.unreachable)
-        wanted = policy.upstreams(self.estate.service, self.leader, away)
-        found = await self.lead_members(self.leader, wanted, enough=None, limit=20.0)
-        try:
-            await self.until_calm(self.leader, limit=20.0)
-        except ActivityError as error:
-            watching = await self.monitor(self.region_of(self.leader), self.leader)
-            self.note(f"the Sentinels did not agree ({reason_of(error)}), and were told: {watching.following}")
-        self.unprotected = await self.look_at_protection(self.leader)
-        return found
-
-    def followed_text(self, found: FollowedBy) -> str:
-        late = "".join(f"; {name} not yet: {why}" for name, why in found.missing.items())
-        return f"{', '.join(found.following) or 'nobody'} follow {self.leader}{late}"
-
-    async def protect(self) -> str:
-        """The old master starts again, fenced by having no replicas, and follows: what only it has is lost then."""
-        service = self.estate.service
-        if service.member(self.suspect).control is None:
-            return f"left to its owner: {self.suspect} has no node control"
-        try:
-            await self.do(node.start_node, self.node_order(), limit=45, total=RETURN_S, attempts=3)
-        except (ActivityError, ApplicationError) as error:
-            self.unprotected = await self.look_at_protection(self.leader)
-            return f"{self.suspect} does not start: {reason_of(error)}"
-        await self.count_lost()
-        wanted = policy.upstreams(service, self.leader)
-        found = await self.lead_members(self.leader, wanted, cut=[self.suspect], enough=None, limit=20.0)
-        if self.suspect in found.missing:
-            raise workflow_error(f"{self.suspect}: {found.missing[self.suspect]}")
-        await self.restore(self.region_of(self.leader))
-        self.unprotected = await self.look_at_protection(self.leader)
-        return f"{self.suspect} follows {wanted[self.suspect]}; lost: {self.lost_text()}"
-
-    async def count_lost(self) -> None:
-        """The receipt, before the old master forgets: what only it has."""
-        order = LostOrder.model_validate({**self.within_epoch(), "old": self.suspect, "leader": self.leader})
-        try:
-            found = await self.do(cache_warming.count_lost_keys, order, limit=15, total=15, attempts=1)
-        except ActivityError as error:
-            self.note(f"what only {self.suspect} has was not counted: {reason_of(error)}")
-            return
-        self.lost = found if found.looked or found.whole else None
-
-    def lost_text(self) -> str:
-        if self.lost is None:
-            return super().lost_text()
-        keys = self.lost.only_there
-        if not self.lost.whole:
-            return f"{keys} keys at least, of {self.lost.looked} of {self.suspect} that were looked at"
-        told = f"{keys} keys that only {self.suspect} had" if keys else f"no key of {self.suspect} is missing"
-        return f"{told}; values that were overwritten are not counted"
+    async def verify(self) -> str:
+        """Sentinels that promoted nobody still name the old one: they are told in the next step."""
+        by_hand = self.elected is not None and self.elected.by == BY_HAND
+        across = self.region_of(self.leader) != self.region_of(self.suspect)
+        return await self.verify_leader(self.leader, by_sentinels=across or not by_hand)
 
 
 @workflow.defn(name="CacheFailover", failure_exception_types=[Exception])

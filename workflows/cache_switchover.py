@@ -12,17 +12,16 @@ from temporalio import workflow
 from temporalio.exceptions import ActivityError
 
 with workflow.unsafe.imports_passed_through():
-    from activities import cache_fencing, cache_moves
+    from activities import cache_elections, cache_fencing
     from schemas.cache_facts import CacheSeen
-    from schemas.cache_orders import Elected, ElectOrder, FenceMasterOrder, FollowedBy, MoveOrder, Restored
+    from schemas.cache_orders import Elected, ElectOrder, EqualOrder, FenceMasterOrder, FollowedBy, Restored
     from schemas.decisions import Assessment, Death, Fence, Verdict
     from schemas.facts import EpochRecord
-    from schemas.failures import NotElected
     from schemas.reports import Outcome, Report
     from schemas.requests import CandidateRequest, RunRequest
     from workflows.cache import CacheRunbook, workflow_error
     from workflows.policy import cache as policy
-    from workflows.reasons import kind_of, reason_of
+    from workflows.reasons import reason_of
     from workflows.runbook import Ended
 
 CONFIRM = "Confirm who leads, and choose the candidate"
@@ -50,6 +49,10 @@ class Moving(CacheRunbook):
     def __init__(self) -> None:
         super().__init__()
         self.asked: str | None = None
+        self.history = ""
+        """The line of descent of what clients wrote."""
+        self.offset, self.compared = 0, False
+        """What the old master had when everybody had it."""
 
     def wanted(self) -> str | None:
         """The candidate that is asked for; None leaves the choice."""
@@ -76,17 +79,14 @@ class Moving(CacheRunbook):
             return
         self.claiming = True
         self.record = await self.step(CLAIM, lambda: self.claim_after(seen), told=lambda r: f"epoch {r.epoch}")
-        as_before = ("Restore the priorities", self.prefer_nobody)
+        as_before = ("Let the Sentinels watch as before", self.watch_again)
         await self.step(PREPARE, self.prepare, undo=as_before, told=lambda text: text, parks=False)
 
         self.urgent = True
         # From here clients wait: what fails is undone at once, and asks nobody.
-        unfence = ("Let the old master take writes again", self.let_write)
+        unfence = ("Let the old master take writes again, and lead the names back", self.let_write)
         self.fence = await self.step(FENCE, self.fence_master, undo=unfence, told=lambda f: f.evidence, parks=False)
-        back = ("Lead the names back", self.lead_back)
-        self.record = await self.step(
-            COMPARE, self.compare, undo=back, told=lambda r: f"{r.candidate} has all of it", parks=False
-        )
+        self.record = await self.step(COMPARE, self.compare, told=lambda r: f"{r.candidate} has all of it", parks=False)
 
         self.point_of_no_return()
         self.elected = await self.step(PROMOTE, self.promote, told=lambda e: f"{e.member} leads, promoted by {e.by}")
@@ -131,6 +131,7 @@ class Moving(CacheRunbook):
         if choice.candidate is None:
             raise Ended("refused", choice.reason)
         self.candidate = choice.candidate
+        self.history = seen.of(leader).history
         blocked = policy.why_not_move(self.estate.service, seen, leader, self.candidate)
         if blocked is not None:
             raise Ended("refused", blocked)
@@ -144,7 +145,7 @@ class Moving(CacheRunbook):
             voters=[],
             digest=policy.digest_of(leader, self.candidate, NOTHING),
         )
-        return await self.record_of(seen, leader)
+        return await self.record_or_first(seen.record, seen.epoch_error, leader)
 
     async def must_be_ready(self, seen: CacheSeen) -> None:
         """What must hold besides; a failback asks for more."""
@@ -173,16 +174,27 @@ class Moving(CacheRunbook):
         return f"approved by {decision.by}"
 
     async def prepare(self) -> str:
-        """What can be done while clients are served."""
+        """What can be done while clients are served. Between regions the Sentinels that serve forget the name now: for
+        a while nobody would elect, and the watch stands back; what fails has them watch again.
+        """
         await self.tell_watch()
-        restored = await self.restore(self.region_of(self.suspect), preferred=self.candidate)
+        here = self.region_of(self.suspect)
+        restored = await self.restore(here, preferred=None if self.across else self.candidate)
         if self.candidate in restored.unreachable or self.suspect in restored.unreachable:
             raise Ended("undone", f"not reached: {restored.unreachable}")
-        preferred = None if self.across else self.candidate
-        return await self.until_calm(self.suspect, preferred)
+        told = await self.until_calm(self.suspect, None if self.across else self.candidate)
+        if not self.across:
+            return told
+        forgotten = await self.monitor(here, None)
+        if forgotten.missing:
+            raise Ended("undone", f"these must forget the name first, and can't be told: {forgotten.missing}")
+        return f"{told}, and have forgotten it: they would turn {self.candidate} into its replica again"
 
-    async def prefer_nobody(self) -> None:
+    async def watch_again(self) -> None:
+        """Sentinels and priorities as before."""
         await self.claim_once()
+        if self.across:
+            await self.monitor(self.region_of(self.suspect), self.suspect)
         await self.restore(self.region_of(self.suspect))
 
     async def fence_master(self) -> Fence:
@@ -196,36 +208,75 @@ class Moving(CacheRunbook):
         return Fence(strength="stalled", evidence=proof.evidence, proved=True)
 
     async def let_write(self) -> None:
+        """The fence first: the names may take long, and clients that still know the old master are served meanwhile."""
         await self.claim_once()
         await self.unfence(self.suspect)
+        if self.compared:
+            await self.claim_once()
+            await self.lead_back(self.suspect)
 
     async def compare(self) -> EpochRecord:
-        """Without this nobody is promoted. Between regions, nobody watches the old master from here on."""
-        order = MoveOrder.model_validate({**self.within_epoch(), "old": self.suspect, "new": self.candidate})
-        await self.do(cache_fencing.until_equal, order, limit=6, total=8, attempts=2)
-        return await self.choose_and_lead(self.candidate, "none")
+        """Without this nobody is promoted. Whoever else could be elected must have everything as well."""
+        service = self.estate.service
+        others = [each.name for each in service.members_of(self.region_of(self.suspect)) if each.priority]
+        order = EqualOrder.model_validate(
+            {
+                **self.within_epoch(),
+                "old": self.suspect,
+                "new": self.candidate,
+                "others": [] if self.across else others,
+                "limit_s": service.switchover.pause_s,
+            }
+        )
+        limit = service.switchover.pause_s + 2
+        self.offset = await self.do(cache_fencing.until_equal, order, limit=limit, total=limit, attempts=2)
+        self.compared = True
+        return await self.choose_and_lead(self.candidate, "none", total=5.0)
 
     async def promote(self) -> Elected:
-        if self.across:
-            return await self.promote_elsewhere()
-        order = ElectOrder.model_validate(
-            {**self.within_epoch(), "region": self.region_of(self.suspect), "old": self.suspect}
-        )
         try:
-            return await self.do(cache_moves.let_sentinel_elect, order, limit=20, total=40)
+            if self.across:
+                elected = await self.promote_alone(self.suspect, self.candidate)
+            else:
+                self.asked_sentinels = True
+                elected = await self.do(cache_elections.let_sentinel_elect, self.election(), limit=20, total=30)
         except ActivityError as error:
-            if kind_of(error) != NotElected.__name__:
-                raise
-            # Nothing has moved, and nobody works on it: the old master, which has everything, serves on.
-            self.past_no_return = False
-            raise Ended("undone", f"nobody was promoted: {reason_of(error)}") from error
+            await self.call_off(error)
+            raise
+        if 0 <= elected.had < self.offset:
+            # Nothing is led after it: the old master has the rest.
+            raise workflow_error(f"{elected.member} was promoted with {elected.had} of {self.offset} bytes")
+        return elected
 
-    async def promote_elsewhere(self) -> Elected:
-        """The Sentinels that know the old master would turn the new one into its replica again: they forget first."""
-        forgotten = await self.monitor(self.region_of(self.suspect), None)
-        if forgotten.missing:
-            raise workflow_error(f"these must forget the name first: {forgotten.missing}")
-        return await self.promote_alone(self.suspect, self.candidate)
+    def election(self) -> ElectOrder:
+        return ElectOrder.model_validate(
+            {
+                **self.within_epoch(),
+                "region": self.region_of(self.suspect),
+                "old": self.suspect,
+                "history": self.history,
+            }
+        )
+
+    async def call_off(self, error: ActivityError) -> None:
+        """Where nothing has moved, and nobody is at it, the old master, which has everything, takes writes again.
+
+        Whatever was ordered finds a newer epoch, or its connection gone.
+        """
+        seen = await self.look()
+        here = {each.name for each in self.estate.service.sentinels_of(self.region_of(self.suspect))}
+        unsure = [each.sentinel for each in seen.sentinels if each.sentinel in here and not each.reachable]
+        busy = [each.sentinel for each in seen.sentinels if each.failing_over]
+        moved = [each.member for each in seen.masters() if each.member != self.suspect]
+        if busy or moved or (unsure and not self.across) or seen.of(self.suspect).role != "master":
+            return
+        await self.claim_once()
+        await self.restore(self.region_of(self.suspect), but=[self.suspect])
+        seen = await self.look()
+        if seen.of(self.candidate).role != "replica":
+            return
+        self.past_no_return = False
+        raise Ended("undone", f"nobody was promoted: {reason_of(error)}") from error
 
     @property
     def leader(self) -> str:

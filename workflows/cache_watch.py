@@ -5,86 +5,54 @@ Sentinel may also move the master by itself, or at somebody's order: the clients
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Awaitable, Sequence
 from datetime import datetime, timedelta
-from typing import Any
 
 from temporalio import workflow
-from temporalio.common import SearchAttributeKey
 from temporalio.exceptions import FailureError
 
 with workflow.unsafe.imports_passed_through():
-    from activities import cache_probes, cache_survey, epoch, estate
-    from schemas.attributes import TASK_QUEUE, TASK_TIMEOUT, region_queue
+    from activities import cache_keeper, cache_moves, cache_probes, cache_survey, epoch, estate
     from schemas.cache_facts import CacheFacts, CacheSeen
-    from schemas.cache_orders import CacheSighting, CacheWatchOrder
+    from schemas.cache_orders import CacheKeepOrder, CacheSighting, CacheWatchOrder, MonitorOrder
     from schemas.cache_requests import CacheFailoverRequest, CacheSuspicion
     from schemas.facts import EpochRecord
-    from schemas.failures import ServiceLocked
     from schemas.orders import CacheEstate, EstablishOrder, LockQuestion
     from schemas.reports import Report
     from schemas.requests import WatchRequest
     from workflows.policy.cache import leader_of
+    from workflows.policy.cache_seen import astray
     from workflows.policy.sightings import agreeing, began, goes_on, outage_of
-    from workflows.reasons import kind_of, reason_of
-    from workflows.runbook import RETRY
-    from workflows.watching import AGAIN, FOR_EVER, HEARTBEAT
+    from workflows.reasons import reason_of
+    from workflows.watching import AGAIN, FOR_EVER, HEARTBEAT, SHORT, Watching
+
+
+MOVED = timedelta(seconds=5)
+"""How long a region's word counts that the master is a replica: it says so again as long as it is one."""
 
 
 @workflow.defn(name="CacheWatch", failure_exception_types=[Exception])
-class CacheWatch:
+class CacheWatch(Watching):
     """Runs until it is cancelled; continues as new after each run that it started."""
 
+    procedure, run_prefix = "CacheFailover", "cache-failover"
+    estate: CacheEstate
+
     def __init__(self) -> None:
-        self.estate: CacheEstate
-        self.record: EpochRecord
-        self.down: dict[str, CacheSighting] = {}
+        super().__init__()
         self.moved: dict[str, CacheSighting] = {}
-        self.standing_back = ""
-        """The planned run that asked for it."""
+        """Regions that saw the master to be a replica."""
         self.probing_since: datetime
-        self.recovered = False
-
-    @workflow.signal(description="A planned run moves the master: the watch waits for its end.")
-    def stand_back(self, run: str) -> None:
-        self.standing_back = run
-
-    @workflow.query(description="Who leads, and which regions see it down.")
-    def state(self) -> dict[str, Any]:
-        return {"leader": self.record.leader, "epoch": self.record.epoch, "down": sorted(self.down)}
 
     @workflow.run
     async def run(self, request: WatchRequest) -> None:
-        workflow.upsert_search_attributes(
-            [SearchAttributeKey.for_keyword("LifeboatService").value_set(request.service)]
-        )
-        found = await workflow.execute_local_activity(
-            estate.describe_estate,
-            request.service,
-            start_to_close_timeout=timedelta(seconds=5),
-            schedule_to_close_timeout=timedelta(seconds=30),
-            retry_policy=RETRY,
-        )
+        found = await self.describe(request.service)
         if not isinstance(found, CacheEstate):
             workflow.continue_as_new(workflow="Watch", args=[request])
         self.estate = found
         self.record = await self.establish()
-        blocked = request.blocked_until
         self.probing_since = workflow.now()
-        regions = [asyncio.ensure_future(self.region(name)) for name in self.estate.vantages]
-        try:
-            if blocked is not None and blocked > workflow.now():
-                await workflow.sleep(blocked - workflow.now(), summary="block period after a run")
-            await workflow.wait_condition(
-                lambda: self.quorum() or bool(self.standing_back) or workflow.info().is_continue_as_new_suggested()
-            )
-            if self.standing_back:
-                await self.until_free()
-            elif self.quorum() and await self.fail_over(self.outage_before(request)):
-                blocked = workflow.now() + timedelta(seconds=self.estate.service.detection.block_s)
-        finally:
-            for task in regions:
-                task.cancel()
+        blocked = await self.watch_until_something(request.blocked_until, lambda: self.suspicion(request))
         workflow.continue_as_new(
             WatchRequest(
                 service=request.service,
@@ -95,8 +63,12 @@ class CacheWatch:
         )
 
     def quorum(self) -> bool:
-        quorum = self.estate.service.detection.quorum
-        return len(self.down) >= quorum or len(self.moved) >= quorum
+        recent = [each for each in self.moved.values() if workflow.now() - each.at < MOVED]
+        return super().quorum() or len(recent) >= self.estate.service.detection.quorum
+
+    def blocks_after(self, report: Report) -> bool:
+        """What was not needed may be a moment later."""
+        return report.outcome != "not needed"
 
     def outage_before(self, request: WatchRequest) -> datetime | None:
         before = request.down_since if request.down_leader == self.record.leader else None
@@ -104,86 +76,88 @@ class CacheWatch:
 
     def down_since(self, request: WatchRequest) -> datetime | None:
         """Since when whoever leads is down, as long as it is."""
-        if len(self.down) < self.estate.service.detection.quorum or self.recovered:
+        if not super().quorum() or self.recovered:
             return None
         return self.outage_before(request) or outage_of(list(self.down.values()), self.estate.service.detection)
 
-    async def fail_over(self, outage_began: datetime | None) -> bool:
-        """Start the runbook, which confirms before it acts, and wait for its end; whether it had the service."""
-        sightings = list((self.down or self.moved).values())
+    def suspicion(self, request: WatchRequest) -> CacheFailoverRequest:
+        """What the runbook is started with."""
+        sightings: list[CacheSighting] = list((self.down or self.moved).values())
         recent = agreeing(sightings, self.estate.service.detection) if self.down else sightings
         seen_last = [each.last_seen for each in sightings if each.last_seen is not None and self.down]
         last: CacheFacts | None = max(seen_last, key=lambda facts: facts.at, default=None)
-        where = ", ".join(sorted(self.down or self.moved))
         what = "fails the probes of" if self.down else "is a replica now, as seen from"
-        request = CacheFailoverRequest(
+        return CacheFailoverRequest(
             service=self.estate.service.name,
-            reason=f"{self.record.leader} {what} {where}",
+            reason=f"{self.record.leader} {what} {', '.join(sorted(self.down or self.moved))}",
             suspicion=CacheSuspicion(
                 member=self.record.leader,
                 first_failure=min(began(sighting) for sighting in recent),
-                outage_began=outage_began,
+                outage_began=self.outage_before(request),
                 regions=sorted(self.down or self.moved),
                 votes=[sighting.last for sighting in recent],
                 seen=next((sighting.seen for sighting in recent if sighting.seen), None),
                 last_seen=last,
             ),
         )
-        try:
-            report: Report = await workflow.execute_child_workflow(
-                "CacheFailover",
-                request,
-                result_type=Report,
-                id=f"cache-failover/{request.service}/{workflow.now():%Y%m%dT%H%M%S}",
-                task_queue=TASK_QUEUE,
-                task_timeout=TASK_TIMEOUT,
-                parent_close_policy=workflow.ParentClosePolicy.ABANDON,
-                cancellation_type=workflow.ChildWorkflowCancellationType.ABANDON,
-            )
-            self.recovered = report.recovered is not None
-        except FailureError as error:
-            workflow.logger.warning("the failover did not run: %s", reason_of(error))
-            if kind_of(error) == ServiceLocked.__name__:
-                await self.until_free()
-                return False
-        return True
 
-    async def until_free(self) -> None:
-        await workflow.execute_activity(
-            estate.until_free,
-            LockQuestion(service=self.estate.service.name),
-            start_to_close_timeout=FOR_EVER,
-            heartbeat_timeout=HEARTBEAT * 2,
-            retry_policy=AGAIN,
-            summary="until the other run ends",
+    async def look_from(self, region: str, until: str) -> tuple[str, CacheSighting]:
+        order = CacheWatchOrder(
+            service=self.estate.service, zone=self.estate.zone, member=self.record.leader, region=region, until=until
         )
+        sighting: CacheSighting = await self.probing(cache_probes.watch_master, order, region, until)
+        return sighting.state, sighting
 
-    async def region(self, region: str) -> None:
-        """One region's view: down, up again, down …"""
+    def seen_down(self, region: str, state: str, sighting: CacheSighting) -> None:
+        (self.moved if state == "moved" else self.down)[region] = sighting
+
+    def keepers(self) -> Sequence[Awaitable[None]]:
+        return [self.keep_sentinels()]
+
+    async def keep_sentinels(self) -> None:
+        """Those that come back with what they knew are told who leads, where that is beyond doubt."""
+        wait = 1.0
         while True:
-            until = "up" if region in self.down else "down"
-            order = CacheWatchOrder(
-                service=self.estate.service,
-                zone=self.estate.zone,
-                member=self.record.leader,
-                region=region,
-                until=until,
-            )
-            sighting = await workflow.execute_activity(
-                cache_probes.watch_master,
-                order,
-                task_queue=region_queue(region),
+            seen: CacheSeen = await workflow.execute_activity(
+                cache_keeper.keep_watch_of_sentinels,
+                CacheKeepOrder(service=self.estate.service, zone=self.estate.zone, leader=self.record.leader),
                 start_to_close_timeout=FOR_EVER,
-                heartbeat_timeout=HEARTBEAT,
+                heartbeat_timeout=HEARTBEAT * 2,
                 retry_policy=AGAIN,
-                summary=f"{region} until {until}",
+                summary="whom the Sentinels watch",
             )
-            if sighting.state == "up":
-                self.down.pop(region, None)
-                continue
-            (self.moved if sighting.state == "moved" else self.down)[region] = sighting
-            # The next second belongs to the failover, if there is one.
-            await workflow.sleep(1, summary=f"before {region} looks again")
+            told = False
+            try:
+                told = await self.tell_sentinels(seen)
+            except FailureError as error:
+                workflow.logger.warning("the Sentinels were not told: %s", reason_of(error))
+            wait = 1.0 if told else min(wait * 2, 60.0)
+            await workflow.sleep(wait, summary="before the Sentinels are looked at again")
+
+    async def tell_sentinels(self, seen: CacheSeen) -> bool:
+        """Whether any had to be told. Never while a run is under way, which has them do other things."""
+        service = self.estate.service
+        busy = await workflow.execute_activity(
+            estate.lock_holder,
+            LockQuestion(service=service.name),
+            start_to_close_timeout=SHORT,
+            schedule_to_close_timeout=SHORT,
+        )
+        wrong = {} if busy or seen.record is None else astray(service, seen)
+        for region, leader in wrong.items():
+            assert seen.record is not None
+            # Within the epoch that was seen: a run that begins meanwhile has a later one.
+            order = MonitorOrder(
+                service=service, zone=self.estate.zone, epoch=seen.record.epoch, region=region, leader=leader
+            )
+            await workflow.execute_activity(
+                cache_moves.set_monitor,
+                order,
+                start_to_close_timeout=SHORT,
+                schedule_to_close_timeout=SHORT,
+                summary=f"the Sentinels of {region} watch {leader or 'nobody'}",
+            )
+        return bool(wrong)
 
     async def establish(self) -> EpochRecord:
         """The service's record; where there is none, a first one of whom roles and Sentinels agree on."""

@@ -105,29 +105,16 @@ class Routing(Gating):
     async def write_through_routes(self, leader: str) -> list[RouteWrite]:
         """Every region that has a worker writes through every route."""
 
-        async def from_region(region: str) -> list[RouteWrite]:
-            order = VerifyOrder(
+        def order_of(region: str) -> VerifyOrder:
+            return VerifyOrder(
                 service=self.estate.service,
                 zone=self.estate.zone,
                 region=region,
                 run=workflow.info().workflow_id,
                 expected=leader,
             )
-            try:
-                return await self.do(
-                    probes.verify_routes,
-                    order,
-                    region=region,
-                    limit=12,
-                    total=20,
-                    attempts=2,
-                    waits_for_worker=5.0,
-                )
-            except ActivityError as error:
-                self.note(f"{region} could not verify: {reason_of(error)}")
-                return []
 
-        return [write for found in await asyncio.gather(*map(from_region, self.estate.vantages)) for write in found]
+        return await self.written_from_everywhere(probes.verify_routes, order_of, limit=12)
 
     async def after_undo(self) -> None:
         """Clients were cut off for a while: when the old primary served them again is measured, and not assumed."""

@@ -231,6 +231,28 @@ class Procedure(Runbook):
 
     # Routes, as regions wrote through them
 
+    async def written_from_everywhere(
+        self, act: Callable[[Order], Awaitable[list[RouteWrite]]], order_of: Callable[[str], Order], *, limit: float
+    ) -> list[RouteWrite]:
+        """What each region that has a worker wrote through every route; `order_of` makes its order."""
+
+        async def from_region(region: str) -> list[RouteWrite]:
+            try:
+                return await self.do(
+                    act,
+                    order_of(region),
+                    region=region,
+                    limit=limit,
+                    total=limit + 10,
+                    attempts=2,
+                    waits_for_worker=5.0,
+                )
+            except ActivityError as error:
+                self.note(f"{region} could not verify: {reason_of(error)}")
+                return []
+
+        return [write for found in await asyncio.gather(*map(from_region, self.estate.vantages)) for write in found]
+
     def served_since(self) -> datetime | None:
         """Since when the slowest route serves; None while one of them does not, or no region could look."""
         times = [self.first_good(route) for route in {write.route for write in self.route_writes}]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from temporalio import workflow
-from temporalio.exceptions import ActivityError, ApplicationError
+from temporalio.exceptions import ApplicationError
 
 with workflow.unsafe.imports_passed_through():
     from activities import rabbit_definitions, rabbit_doors, rabbit_drain, rabbit_look, rabbit_routes
@@ -26,7 +24,6 @@ with workflow.unsafe.imports_passed_through():
     )
     from workflows.by_name import LeadingByName
     from workflows.policy import queue as policy
-    from workflows.reasons import reason_of
     from workflows.runbook import Ended
 
 
@@ -105,23 +102,10 @@ class QueueRunbook(LeadingByName):
     async def write_through_routes(self, leader: str) -> list[RouteWrite]:
         """Every region that has a worker publishes through every name, into every virtual host."""
 
-        async def from_region(region: str) -> list[RouteWrite]:
-            order = RouteCheck(service=self.estate.service, zone=self.estate.zone, region=region, expected=leader)
-            try:
-                return await self.do(
-                    rabbit_routes.verify_queue_routes,
-                    order,
-                    region=region,
-                    limit=20,
-                    total=30,
-                    attempts=2,
-                    waits_for_worker=5.0,
-                )
-            except ActivityError as error:
-                self.note(f"{region} could not verify: {reason_of(error)}")
-                return []
+        def order_of(region: str) -> RouteCheck:
+            return RouteCheck(service=self.estate.service, zone=self.estate.zone, region=region, expected=leader)
 
-        return [write for found in await asyncio.gather(*map(from_region, self.estate.vantages)) for write in found]
+        return await self.written_from_everywhere(rabbit_routes.verify_queue_routes, order_of, limit=20)
 
     async def verify_leader(self, leader: str) -> str:
         """Every route serves the leader: each must be seen good by a region."""

@@ -9,6 +9,7 @@ import pytest_asyncio
 
 from lab import lab as labs
 from lab.model import Lab
+from tests.faults.cache_scene import CacheScene
 from tests.faults.scene import Scene
 
 
@@ -28,3 +29,20 @@ async def scene(shared_lab: Lab, request: pytest.FixtureRequest) -> Scene:
     watch = options.pop("watch", True)
     lab = await labs.reset(shared_lab, overrides=options, watch=watch)
     return Scene(lab, await labs.connect(lab))
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def shared_cache_lab() -> AsyncIterator[Lab]:
+    lab = await labs.up("cache", make_current=False)
+    yield lab
+    await labs.down(lab)
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def cache_scene(shared_cache_lab: Lab, request: pytest.FixtureRequest) -> CacheScene:
+    """The cache as new. `@pytest.mark.estate(watch=False, warming={…})` says what is different in this scenario."""
+    marker = request.node.get_closest_marker("estate")
+    options = dict(marker.kwargs) if marker else {}
+    watch = options.pop("watch", True)
+    lab = await labs.reset(shared_cache_lab, cache_overrides=options, watch=watch)
+    return CacheScene(lab, await labs.connect(lab))

@@ -86,7 +86,7 @@ def test_the_current_lab_comes_before_a_profile(monkeypatch: pytest.MonkeyPatch)
 def test_a_topology_that_can_be_used_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert call(["topology", "check", "topology.yaml", "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
-    assert (answer["valid"], answer["services"]) == (True, ["counting-db"])
+    assert (answer["valid"], answer["services"]) == (True, ["counting-db", "counting-cache", "counting-queue"])
 
 
 def test_a_topology_that_can_not_names_the_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,9 @@ from typer.testing import CliRunner
 
 from activities.topology import load_topology
 from cli.main import app
-from schemas.topology import Topology
+from schemas.cache import CacheService
+from schemas.queue import QueueService
+from schemas.topology import DatabaseService, Topology
 
 ROOT = Path(__file__).parents[2]
 ESTATE = ROOT / "topology.yaml"
@@ -39,7 +41,26 @@ def test_every_service_has_the_objectives_of_its_kind(file: Path) -> None:
         assert service.rto_s < SYSTEM_RTO_S
         assert service.rpo_s < SYSTEM_RPO_S
         assert service.error_budget_s == pytest.approx(MONTH_S * (1 - UPTIME))
-        assert service.failover.max_loss_bytes == 0
+        if isinstance(service, DatabaseService):
+            assert service.failover.max_loss_bytes == 0
+
+
+def test_the_cache_is_the_estates() -> None:
+    (cache,) = [each for each in load_topology(ESTATE).services if isinstance(each, CacheService)]
+    for region in ("us-east-1", "us-west-2"):
+        assert (len(cache.members_of(region)), len(cache.sentinels_of(region))) == (4, 4)
+    monitor = cache.monitor
+    assert (monitor.name, monitor.quorum, monitor.down_after_s, monitor.failover_timeout_s, monitor.parallel_syncs) == (
+        *("mymaster", 2, 5.0, 10.0),
+        1,
+    )
+    assert cache.access.sentinel_password
+    assert cache.master.min_replicas > 0
+
+
+def test_the_queue_is_the_estates() -> None:
+    (queue,) = [each for each in load_topology(ESTATE).services if isinstance(each, QueueService)]
+    assert (len(queue.cluster("us-east-1")), len(queue.cluster("us-west-2"))) == (3, 1)
 
 
 def test_the_regions_of_the_estate() -> None:

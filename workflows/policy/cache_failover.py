@@ -36,6 +36,11 @@ def judge_master(service: CacheService, suspect: str, votes: Sequence[Probe], se
     sentinels = [each for each in seen.sentinels if each.watches and each.sentinel in there]
     down = [each.sentinel for each in sentinels if {"s_down", "o_down"} & set(each.flags)]
     given = {"votes": told, "testimony": testimony | {name: "says that it is down" for name in down}}
+    itself = seen.of(suspect)
+    if itself.reachable and itself.role == "replica":
+        # Somebody has ordered it: the Sentinels call it down, and elect, once they have seen it for long enough.
+        reason = f"{suspect} is a replica of {itself.follows or 'nobody'}, and nobody leads"
+        return Death(state="wait", reason=reason, wait_s=0.5, **given)
     if len(failed) < detection.quorum:
         alive = any(vote.outcome == "alive" for vote in votes)
         reason = f"{len(failed)} of {len(votes)} regions fail at it, and a quorum is {detection.quorum}"
@@ -44,7 +49,8 @@ def judge_master(service: CacheService, suspect: str, votes: Sequence[Probe], se
     if followers and not any(each.link_up for each in followers):
         reason = f"{len(failed)} regions fail at it, and all {len(followers)} replicas have lost it"
         return Death(state="dead", reason=reason, **given)
-    if len(down) >= service.monitor.quorum:
+    fresh = [each.member for each in followers if each.link_up and 0 <= each.silent_s <= service.master.max_lag_s]
+    if len(down) >= service.monitor.quorum and not fresh:
         return Death(state="dead", reason=f"{len(failed)} regions and {len(down)} Sentinels say so", **given)
     if sentinels:
         left = service.monitor.down_after_s
@@ -69,10 +75,11 @@ def choose_next(service: CacheService, seen: CacheSeen, suspect: str, requested:
     passed: dict[str, str] = {}
     able: dict[bool, list[CacheFacts]] = {True: [], False: []}
     most = max((each.keys for each in seen.members if each.reachable and each.member != suspect), default=0)
+    history = history_of(service, seen, suspect)
     for facts in seen.members:
         if facts.member == suspect:
             continue
-        why = _unfit(service, facts, most)
+        why = _unfit(service, facts, most, history)
         if requested is not None and facts.member != requested:
             continue
         if why is None:
@@ -81,7 +88,8 @@ def choose_next(service: CacheService, seen: CacheSeen, suspect: str, requested:
             passed[facts.member] = why
     for here in (True, False):
         if able[here] and (here or service.failover.cross_region != "never"):
-            best = max(able[here], key=lambda each: (each.offset, service.member(each.member).priority))
+            # As Sentinel chooses (sentinel.c, compareSlavesForPromotion): priority, what it has, the lower run id.
+            best = min(able[here], key=lambda each: (service.member(each.member).priority, -each.offset, each.run_id))
             where = "" if here else f", in {service.member(best.member).region}"
             return Choice(
                 candidate=best.member,
@@ -93,9 +101,24 @@ def choose_next(service: CacheService, seen: CacheSeen, suspect: str, requested:
     return Choice(candidate=None, reason=told or "there is no other member", passed_over=passed)
 
 
-def _unfit(service: CacheService, facts: CacheFacts, most_keys: int) -> str | None:
+def history_of(service: CacheService, seen: CacheSeen, suspect: str, last: CacheFacts | None = None) -> str:
+    """The line of descent of what the suspect wrote: by itself, else that of most replicas that followed it."""
+    if last is not None and last.history:
+        return last.history
+    itself = seen.of(suspect)
+    if itself.reachable and itself.role == "master":
+        return itself.history
+    told = [each.history for each in seen.members if each.reachable and each.role == "replica" and each.history]
+    return max(sorted(set(told)), key=told.count, default="")
+
+
+def _unfit(service: CacheService, facts: CacheFacts, most_keys: int, history: str) -> str | None:
     if not facts.reachable:
         return f"is not reached: {facts.error}"
+    if facts.role != "replica":
+        return "is a master of its own, and nobody knows what it has"
+    if history and facts.history != history:
+        return "has another history"
     if service.member(facts.member).priority == 0:
         return "is never promoted (priority 0)"
     if facts.loading or facts.syncing:
@@ -116,29 +139,59 @@ def lost_at_most(
     """
     policy = service.master
     if candidate is None:
-        return Verdict(kind="unknown", reason="nobody would take over")
+        return _unknown("nobody would take over")
     if policy.min_replicas == 0:
-        return Verdict(kind="unknown", reason="masters take writes without any replica (master.min_replicas is 0)")
+        return _unknown("masters take writes without any replica (master.min_replicas is 0)")
     if last is not None and (last.min_replicas, last.max_lag_s) != (policy.min_replicas, policy.max_lag_s):
         told = f"{suspect} ran with min-replicas-to-write {last.min_replicas}, max-lag {last.max_lag_s}"
-        return Verdict(kind="unknown", reason=f"{told}, and not as declared")
-    others = [each for each in seen.members if each.member not in (suspect, candidate)]
+        return _unknown(f"{told}, and not as declared")
+    if seen.of(suspect).reachable and seen.of(suspect).role == "master":
+        return _unknown(f"{suspect} lives, and may acknowledge until its last replica has left it")
+    if seen.of(suspect).reachable:
+        return _unknown(f"{suspect} took writes beside {candidate} until it was turned around")
+    ours = seen.of(candidate)
     direct = {each.member for each in last.replicas} if last is not None else set(_near(service, suspect))
-    away = [each.member for each in others if not each.reachable and each.member in direct]
-    if len(away) >= policy.min_replicas:
-        reason = f"{', '.join(away)} may have what {candidate} has not, and can't be asked"
-        return Verdict(kind="unknown", reason=reason)
-    behind = [each.member for each in others if each.reachable and each.offset > seen.of(candidate).offset]
-    if behind and service.member(candidate).region == service.member(suspect).region:
-        return Verdict(kind="unknown", reason=f"{', '.join(behind)} has more than {candidate}")
-    seconds = float(policy.max_lag_s + 1)
-    most = max(last.offset - seen.of(candidate).offset, 0) if last is not None else None
+    strangers = direct - set(service.member_names())
+    others = [each for each in seen.members if each.member not in (suspect, candidate)]
+    away = [each.member for each in others if each.member in direct and not _comparable(each, ours)]
+    if len(away) + len(strangers) >= policy.min_replicas:
+        who = ", ".join([*away, *sorted(strangers)])
+        return _unknown(f"{who} may have what {candidate} has not, and can't be asked")
+    # One that was promoted already may be ahead by what it has written since.
+    behind = [each.member for each in others if each.offset > ours.offset and ours.role == "replica"]
+    if [name for name in behind if name not in away]:
+        return _unknown(f"{', '.join(behind)} has more than {candidate}")
+    # Redis counts a replica's silence in whole seconds, and looks once a second (tried: up to 3.2 s with max-lag 2).
+    seconds = float(policy.max_lag_s + 2)
+    most = max(last.offset - ours.offset, 0) if last is not None and ours.role == "replica" else None
     known = f"; {most} bytes of what it had when it was last seen are missing" if most is not None else ""
     return Verdict(
         kind="bounded",
         at_most_s=seconds,
         reason=f"a master stops {seconds:g} s after its last replica; writes acknowledged by WAIT are on one{known}",
     )
+
+
+def after_election(service: CacheService, seen: CacheSeen, suspect: str, elected: str, had: int) -> Verdict | None:
+    """What is known worse once somebody was elected: "unknown" where another of those that were asked had more.
+
+    `had`: the offset up to which the new master has the old history; -1: not known. None: as it was.
+    """
+    others = [each for each in seen.members if each.reachable and each.member not in (suspect, elected)]
+    more = [each.member for each in others if each.offset > had >= 0]
+    if more:
+        return _unknown(f"{elected} was elected, and {', '.join(more)} had more")
+    return None
+
+
+def _unknown(reason: str) -> Verdict:
+    return Verdict(kind="unknown", reason=reason)
+
+
+def _comparable(facts: CacheFacts, candidate: CacheFacts) -> bool:
+    """Whether what this member has can be compared with what the candidate has."""
+    ours = {candidate.history, candidate.history_before} - {""}
+    return facts.reachable and not facts.loading and not facts.syncing and facts.history in ours
 
 
 def _near(service: CacheService, suspect: str) -> list[str]:
