@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import aio_pika
 import httpx
 
 from lab.errors import LabError
@@ -281,6 +282,24 @@ async def _define(lab: Lab, api: Management, nodes: Sequence[Node], *, serves: b
         if not found:
             arguments = {"x-queue-type": "quorum", "x-quorum-initial-group-size": 3} if kind == "quorum" else {}
             await api.call("PUT", "queues", vhost, QUEUES[vhost], body={"durable": True, "arguments": arguments})
+
+
+async def ready(lab: Lab, node: Node, vhost: str) -> int:
+    """Messages ready in the virtual host's queue, as the queue itself says: the API's figures are seconds old."""
+    connection = await aio_pika.connect(
+        host=node.host,
+        port=node.port,
+        login="referee",
+        password=lab.secret("queue-referee"),
+        virtualhost=vhost,
+        timeout=5,
+    )
+    try:
+        channel = await connection.channel(publisher_confirms=False)
+        queue = await channel.declare_queue(QUEUES[vhost], passive=True)
+        return int(queue.declaration_result.message_count or 0)
+    finally:
+        await connection.close()
 
 
 async def until_defined(lab: Lab) -> None:
