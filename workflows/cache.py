@@ -32,6 +32,10 @@ with workflow.unsafe.imports_passed_through():
     from workflows.reasons import kind_of, reason_of
 
 
+UNFENCE_S = 10.0
+"""Two Sentinels' `down-after`: a master that can't be told for so long is no master any more."""
+
+
 class CacheRunbook(LeadingByName):
     """A runbook on one cache under Sentinel, behind its epoch."""
 
@@ -147,9 +151,19 @@ class CacheRunbook(LeadingByName):
         return await self.do(cache_moves.promote_alone, order, limit=8, total=30)
 
     async def unfence(self, member: str) -> str:
-        """However long it takes: nobody takes writes until then."""
+        """However long it takes while it is a master that can be told: nobody takes writes until then. One that is gone
+        is a failover's, which waits for the end of this run.
+        """
         order = UnfenceOrder.model_validate({**self.within_epoch(), "member": member, "asked": self.asked_sentinels})
-        return (await self.do(cache_fencing.unfence_master, order, limit=10, total=None, heartbeat=None)).evidence
+        while True:
+            try:
+                found = await self.do(cache_fencing.unfence_master, order, limit=10, total=UNFENCE_S, heartbeat=None)
+                return found.evidence
+            except ActivityError as error:
+                facts = (await self.look()).of(member)
+                if not facts.reachable or facts.role != "master":
+                    raise
+                self.note(f"{member} is told again: {reason_of(error)}")
 
     # Routes
 
