@@ -245,16 +245,17 @@ async def _clear(api: Management) -> None:
     its name is empty after its node is killed, whatever was confirmed since [T, RabbitMQ 3.10.8]."""
     for each in await api.call("GET", "parameters", "shovel") or []:
         await api.call("DELETE", "parameters", "shovel", each["vhost"], each["name"])
-    for each in await api.call("GET", "vhosts") or []:
-        if each["name"] not in ("/", *QUEUES):
-            await api.call("DELETE", "vhosts", each["name"])
+    there = [each["name"] for each in await api.call("GET", "vhosts") or []]
+    for name in there:
+        if name not in ("/", *QUEUES):
+            await api.call("DELETE", "vhosts", name)
     for each in await api.call("GET", "users") or []:
         if each["name"] != "referee":
             await api.call("DELETE", "users", each["name"])
     for each in await api.call("GET", "global-parameters") or []:
         if each["name"].startswith("lifeboat"):
             await api.call("DELETE", "global-parameters", each["name"])
-    for vhost in QUEUES:
+    for vhost in [each for each in QUEUES if each in there]:
         for each in await api.call("GET", "policies", vhost) or []:
             await api.call("DELETE", "policies", vhost, each["name"])
         await api.call("DELETE", "vhost-limits", vhost, "max-connections")
