@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import aio_pika
 import httpx
 
 from lab.errors import LabError
@@ -244,16 +245,17 @@ async def _clear(api: Management) -> None:
     its name is empty after its node is killed, whatever was confirmed since [T, RabbitMQ 3.10.8]."""
     for each in await api.call("GET", "parameters", "shovel") or []:
         await api.call("DELETE", "parameters", "shovel", each["vhost"], each["name"])
-    for each in await api.call("GET", "vhosts") or []:
-        if each["name"] not in ("/", *QUEUES):
-            await api.call("DELETE", "vhosts", each["name"])
+    there = [each["name"] for each in await api.call("GET", "vhosts") or []]
+    for name in there:
+        if name not in ("/", *QUEUES):
+            await api.call("DELETE", "vhosts", name)
     for each in await api.call("GET", "users") or []:
         if each["name"] != "referee":
             await api.call("DELETE", "users", each["name"])
     for each in await api.call("GET", "global-parameters") or []:
         if each["name"].startswith("lifeboat"):
             await api.call("DELETE", "global-parameters", each["name"])
-    for vhost in QUEUES:
+    for vhost in [each for each in QUEUES if each in there]:
         for each in await api.call("GET", "policies", vhost) or []:
             await api.call("DELETE", "policies", vhost, each["name"])
         await api.call("DELETE", "vhost-limits", vhost, "max-connections")
@@ -281,6 +283,24 @@ async def _define(lab: Lab, api: Management, nodes: Sequence[Node], *, serves: b
         if not found:
             arguments = {"x-queue-type": "quorum", "x-quorum-initial-group-size": 3} if kind == "quorum" else {}
             await api.call("PUT", "queues", vhost, QUEUES[vhost], body={"durable": True, "arguments": arguments})
+
+
+async def ready(lab: Lab, node: Node, vhost: str) -> int:
+    """Messages ready in the virtual host's queue, as the queue itself says: the API's figures are seconds old."""
+    connection = await aio_pika.connect(
+        host=node.host,
+        port=node.port,
+        login="referee",
+        password=lab.secret("queue-referee"),
+        virtualhost=vhost,
+        timeout=5,
+    )
+    try:
+        channel = await connection.channel(publisher_confirms=False)
+        queue = await channel.declare_queue(QUEUES[vhost], passive=True)
+        return int(queue.declaration_result.message_count or 0)
+    finally:
+        await connection.close()
 
 
 async def until_defined(lab: Lab) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 
 from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError
@@ -33,6 +34,9 @@ with workflow.unsafe.imports_passed_through():
 
 UNFENCE_S = 10.0
 """Two Sentinels' `down-after`: a master that can't be told for so long is no master any more."""
+
+
+LOOKS = 3
 
 
 class CacheRunbook(LeadingByName):
@@ -68,10 +72,19 @@ class CacheRunbook(LeadingByName):
     # Looking
 
     async def look(self) -> CacheSeen:
-        """From every region: a worker that is cut off from a part of the estate would call it dead."""
-        views = await self.from_everywhere(cache_survey.observe_cache, self.estate, limit=4)
-        if views:
-            return merge_seen(list(views.values()))
+        """From every region: a worker that is cut off from a part of the estate would call it dead.
+
+        An epoch store that nobody could read is asked again: a name server may lie on a change for a second.
+        """
+        seen: CacheSeen | None = None
+        for _ in range(LOOKS):
+            views = await self.from_everywhere(cache_survey.observe_cache, self.estate, limit=4)
+            seen = merge_seen(list(views.values())) if views else None
+            if seen is not None and not seen.epoch_error:
+                return seen
+            await workflow.sleep(timedelta(seconds=0.5), summary="before the epoch store is asked again")
+        if seen is not None:
+            return seen
         return await self.do(cache_survey.observe_cache, self.estate, limit=4, total=20, heartbeat=None)
 
     def region_of(self, member: str) -> str:
