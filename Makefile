@@ -34,8 +34,8 @@ test: WHERE := --where-possible
 test: setup-all lint types compose-check ## everything that must pass before a change lands (under 20 minutes)
 	@$(RUN) $(LIMIT) 1080 $(PYTEST) tests -m "not matrix and not campaign"
 
-campaign: setup-all ## long tests that `make test` leaves out and CI has (40 minutes)
-	@$(RUN) $(LIMIT) 2700 $(PYTEST) tests -m "campaign and not matrix"
+campaign: setup-all ## long tests that `make test` leaves out and CI has (50 minutes)
+	@$(RUN) $(LIMIT) 3300 $(PYTEST) tests -m "campaign and not matrix"
 
 lint: setup
 	@$(RUN) $(LIMIT) 60 $(VENV)/ruff check .

@@ -11,13 +11,12 @@ import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from redis.exceptions import ResponseError
 from temporalio import activity
 
 from activities.beating import beating
 from activities.cache_moves import promote_alone
 from activities.cache_survey import look_at_member, look_at_sentinel
-from activities.redis_sessions import acting
+from activities.redis_sessions import ErrorReply, acting
 from schemas.cache import CacheService
 from schemas.cache_facts import CacheFacts, SentinelFacts
 from schemas.cache_orders import CalmOrder, Elected, ElectionOrder, ElectOrder, MoveOrder
@@ -119,7 +118,7 @@ class _Refused(Exception):
 async def _order_failover(asked: object, name: str) -> None:
     try:
         await asked("SENTINEL", "FAILOVER", name)  # type: ignore[operator]
-    except ResponseError as error:
+    except ErrorReply as error:
         if "INPROG" in str(error):
             return  # It is at it already, by itself or at an earlier order.
         raise _Refused(str(error)) from error

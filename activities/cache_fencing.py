@@ -9,12 +9,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 
-from redis.exceptions import ResponseError
 from temporalio import activity
 
 from activities.beating import beating
 from activities.cache_survey import look_at_member, names_by_address, read_sentinel
-from activities.redis_sessions import Talk, acting, keep_settings
+from activities.redis_sessions import ErrorReply, Talk, acting, keep_settings
 from schemas.cache import CacheMember, CacheService
 from schemas.cache_facts import CacheFacts
 from schemas.cache_orders import EqualOrder, FenceMasterOrder, Restored, RestoreOrder, UnfenceOrder
@@ -90,7 +89,7 @@ async def fence_master(order: FenceMasterOrder) -> ProofResult:
         await asked("CLIENT", "UNPAUSE")
         try:
             await asked("SET", PROBE_KEY, order.epoch)
-        except ResponseError as error:
+        except ErrorReply as error:
             if not str(error).startswith(("NOREPLICAS", "READONLY")):
                 raise
             refused = str(error)
@@ -117,7 +116,7 @@ async def unfence_master(order: UnfenceOrder) -> ProofResult:
         if role == "master":
             try:
                 await asked("SET", PROBE_KEY, order.epoch)
-            except ResponseError as error:
+            except ErrorReply as error:
                 raise NotYet(f"{order.member} takes no write yet: {error}") from error
     return ProofResult(acknowledged=role == "master", evidence=f"{order.member} is as declared, and a {role}")
 

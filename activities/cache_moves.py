@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from datetime import UTC, datetime
 
-from redis.exceptions import ResponseError
 from temporalio import activity
 
 from activities.beating import beating
@@ -15,7 +14,7 @@ from activities.cache_survey import (
     read_member,
     read_sentinel,
 )
-from activities.redis_sessions import Talk, acting, keep_settings
+from activities.redis_sessions import ErrorReply, Talk, acting, keep_settings
 from activities.secrets import resolve
 from schemas.cache import Sentinel
 from schemas.cache_facts import CacheFacts
@@ -167,6 +166,6 @@ async def _monitor(order: MonitorOrder, asked: Talk) -> None:
     for name, value in settings.items():
         try:
             await asked("SENTINEL", "SET", monitor.name, name, value)
-        except ResponseError as error:
+        except ErrorReply as error:
             # Never the password in an error's text.
             raise CacheUnreachable(f"{asked.name} does not take `{name}`") from error

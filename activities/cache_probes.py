@@ -7,14 +7,13 @@ import contextlib
 import uuid
 from datetime import UTC, datetime, timedelta
 
-from redis.exceptions import ResponseError
 from temporalio import activity
 
 from activities.addresses import address_of
 from activities.beating import beating
 from activities.cache_survey import Names, look_around, look_at_sentinel, names_by_address, read_member
 from activities.names import ask
-from activities.redis_sessions import Talk, talk, to_member
+from activities.redis_sessions import ErrorReply, Talk, talk, to_member
 from activities.secrets import resolve
 from activities.zones import names_of
 from schemas.cache import CacheMember, CacheService
@@ -48,7 +47,7 @@ class Prober:
         except TimeoutError:
             await self.drop()
             return self._result(at, "timeout", f"no answer within {limit} s")
-        except ResponseError as error:  # -BUSY, for instance: it answers, and serves nobody
+        except ErrorReply as error:  # -BUSY, for instance: it answers, and serves nobody
             await self.drop()
             return self._result(at, "refused", str(error))
         except (CacheUnreachable, SecretUnavailable) as error:
@@ -180,7 +179,7 @@ async def write_through(order: CacheVerifyOrder, route: DnsRoute) -> RouteWrite:
         expected = service.member(order.expected)
         if not error and server != f"{await address_of(expected.host)}:{expected.port}":
             error = f"answered by {server}, not by {order.expected}"
-    except (CacheUnreachable, RouteUnavailable, EpochUnavailable, SecretUnavailable, ResponseError) as failure:
+    except (CacheUnreachable, RouteUnavailable, EpochUnavailable, SecretUnavailable, ErrorReply) as failure:
         error = str(failure)
     return RouteWrite(route=route.name, region=order.region, at=at, ok=not error, server=server, error=error)
 

@@ -7,12 +7,11 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
-from redis.exceptions import ResponseError
 from temporalio import activity
 
 from activities import epoch
 from activities.addresses import address_of
-from activities.redis_sessions import Talk, fields_of, talk, to_member, to_sentinel
+from activities.redis_sessions import ErrorReply, Talk, fields_of, talk, to_member, to_sentinel
 from schemas.cache import CacheMember, CacheService, Sentinel
 from schemas.cache_facts import CacheFacts, CacheSeen, ReplicaSeen, SentinelFacts
 from schemas.facts import EpochRecord
@@ -136,7 +135,7 @@ async def read_sentinel(asked: Talk, name: str, names: Names, at: datetime | Non
     facts = SentinelFacts(sentinel=asked.name, at=at or datetime.now(UTC), reachable=True)
     try:
         master = _pairs(await asked("SENTINEL", "MASTER", name))
-    except ResponseError as error:
+    except ErrorReply as error:
         if "No such master" in str(error):
             return facts
         raise
@@ -144,7 +143,7 @@ async def read_sentinel(asked: Talk, name: str, names: Names, at: datetime | Non
     quorum_error = ""
     try:
         await asked("SENTINEL", "CKQUORUM", name)
-    except ResponseError as error:
+    except ErrorReply as error:
         quorum_error = str(error)
     flags = master.get("flags", "").split(",")
 

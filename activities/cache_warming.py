@@ -12,12 +12,11 @@ from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
-from redis.exceptions import ResponseError
 from temporalio import activity
 
 from activities.cache_survey import look_at_member, names_by_address, read_member
 from activities.commands import TOLD, run_command
-from activities.redis_sessions import Talk, acting, to_member
+from activities.redis_sessions import ErrorReply, Talk, acting, to_member
 from schemas.cache import Warming
 from schemas.cache_orders import LostKeys, LostOrder, Warmed, WarmOrder
 from schemas.failures import CacheUnreachable
@@ -140,7 +139,7 @@ async def _fill(source: Talk, to: Talk, keys: Sequence[str], warming: Warming, p
         ttl = max(int(left * (1 - random.uniform(0, warming.ttl_jitter))), 1) if left > 0 else 0
         try:
             await to("RESTORE", key, ttl, payload)
-        except ResponseError as error:
+        except ErrorReply as error:
             if "BUSYKEY" not in str(error):
                 raise
         else:

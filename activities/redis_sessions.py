@@ -11,12 +11,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Mapping
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from redis.asyncio.connection import Connection, SSLConnection
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import RedisError, ResponseError
 from temporalio import activity
 
 from activities import epoch as epochs
@@ -26,10 +22,16 @@ from schemas.cache_orders import CacheOrder
 from schemas.failures import CacheUnreachable, EpochSuperseded
 from schemas.service import Place
 
+if TYPE_CHECKING:
+    from redis.asyncio.connection import Connection
+
 LIMIT_S = 1.5
 """Limit of one command and of a connection's beginning."""
 PREFIX = "lifeboat-epoch-"
-GONE = (RedisError, OSError, TimeoutError)
+
+
+class ErrorReply(Exception):
+    """The server answered with an error: its text begins with a word such as NOREPLICAS or READONLY."""
 
 
 class Token(NamedTuple):
@@ -67,7 +69,9 @@ class Talk:
         self.name, self._connection, self._limit = name, connection, limit
 
     async def __call__(self, *command: str | int | float, limit: float | None = None) -> Any:
-        """The answer, decoded; ResponseError for an error reply, CacheUnreachable when there is none in time."""
+        """The answer, decoded; ErrorReply for an error, CacheUnreachable when there is no answer in time."""
+        from redis.exceptions import RedisError, ResponseError
+
         if not self._connection.is_connected:
             raise CacheUnreachable(f"{self.name}: the connection was ended")
         try:
@@ -75,9 +79,9 @@ class Talk:
             if limit is not None:
                 self._connection.socket_timeout = limit
             return await self._connection.read_response()
-        except ResponseError:
-            raise
-        except GONE as error:
+        except ResponseError as error:
+            raise ErrorReply(str(error)) from error
+        except (RedisError, OSError, TimeoutError) as error:
             raise CacheUnreachable(f"{self.name}: {_words(error)}") from error
         finally:
             self._connection.socket_timeout = self._limit
@@ -102,6 +106,12 @@ async def talk(
     place: Place, user: str | None, password: str | None, *, tls: str | bool = False, limit: float = LIMIT_S
 ) -> AsyncIterator[Talk]:
     """A connection, authenticated; CacheUnreachable within `limit` seconds. `tls`: True, or the authority's file."""
+    # A fifth of a second, which every worker would pay at its start, whatever it works on.
+    from redis.asyncio.connection import Connection, SSLConnection
+    from redis.asyncio.retry import Retry
+    from redis.backoff import NoBackoff
+    from redis.exceptions import RedisError
+
     given: dict[str, Any] = {
         "host": place.host,
         "port": place.port,
@@ -118,12 +128,12 @@ async def talk(
     made = SSLConnection(**given, ssl_ca_certs=tls if isinstance(tls, str) else None) if tls else Connection(**given)
     try:
         await made.connect()  # type: ignore[no-untyped-call]
-    except GONE as error:
+    except (RedisError, OSError, TimeoutError) as error:
         await made.disconnect(nowait=True)
         raise CacheUnreachable(f"{place.name} at {place.host}:{place.port}: {_words(error)}") from error
     try:
         yield Talk(place.name, made, limit)
-    except ResponseError as error:
+    except ErrorReply as error:
         raise CacheUnreachable(f"{place.name} refuses: {error}") from error
     finally:
         await made.disconnect(nowait=True)
@@ -180,7 +190,7 @@ async def _end_older(asked: Talk, ours: Token, what: str) -> None:
         if other.epoch > ours.epoch:
             raise EpochSuperseded(f"epoch {other.epoch} acts on the {what} {asked.name}")
         if other.is_older_than(ours):
-            with contextlib.suppress(ResponseError):  # it has ended meanwhile
+            with contextlib.suppress(ErrorReply):  # it has ended meanwhile
                 await asked("CLIENT", "KILL", "ID", fields["id"])
 
 
@@ -193,6 +203,6 @@ async def keep_settings(asked: Talk) -> None:
     """CONFIG REWRITE: what was set or ordered outlives a restart. A server without a file keeps nothing anyway."""
     try:
         await asked("CONFIG", "REWRITE")
-    except ResponseError as error:
+    except ErrorReply as error:
         if "without a config file" not in str(error):
             raise

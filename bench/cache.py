@@ -32,6 +32,7 @@ AFTER_S = 1.0
 """Targets: the longest gap of a planned move; writes again after Sentinel's own promotion [issue 6]."""
 RUN_S = 90.0
 WRITING_S = 20.0
+STOCK_S = 5.0
 SENTINEL = "sentinel-east-1"
 
 
@@ -81,6 +82,8 @@ async def stock(stand: Stand, measured: Measured) -> None:
     await asyncio.sleep(2)
     await cache.ask(stand.lab, SENTINEL, "SENTINEL", "FAILOVER", MONITORED)
     await until_another(stand, CACHE_HOME)
+    # Sentinel turns the old master last, and clients stay on it until then.
+    await asyncio.sleep(STOCK_S)
     found = await audited(stand)
     measured.stock_lost, measured.stock_acknowledged = _number(found.missing), float(found.acknowledged)
 

@@ -160,6 +160,14 @@ class CacheWatchOrder(Fact):
     until: str = "down"
 
 
+class CacheKeepOrder(Fact):
+    """Return when Sentinels do not watch whom they should while `leader` leads."""
+
+    service: CacheService
+    zone: Zone
+    leader: str
+
+
 class CacheSighting(Fact):
     """Why a region's watch returned. `last_seen`: the master's own facts at its last good probe."""
 

@@ -5,22 +5,26 @@ Sentinel may also move the master by itself, or at somebody's order: the clients
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Sequence
 from datetime import datetime, timedelta
 
 from temporalio import workflow
+from temporalio.exceptions import FailureError
 
 with workflow.unsafe.imports_passed_through():
-    from activities import cache_probes, cache_survey, epoch
+    from activities import cache_keeper, cache_moves, cache_probes, cache_survey, epoch, estate
     from schemas.cache_facts import CacheFacts, CacheSeen
-    from schemas.cache_orders import CacheSighting, CacheWatchOrder
+    from schemas.cache_orders import CacheKeepOrder, CacheSighting, CacheWatchOrder, MonitorOrder
     from schemas.cache_requests import CacheFailoverRequest, CacheSuspicion
     from schemas.facts import EpochRecord
-    from schemas.orders import CacheEstate, EstablishOrder
+    from schemas.orders import CacheEstate, EstablishOrder, LockQuestion
     from schemas.reports import Report
     from schemas.requests import WatchRequest
     from workflows.policy.cache import leader_of
+    from workflows.policy.cache_seen import astray
     from workflows.policy.sightings import agreeing, began, goes_on, outage_of
-    from workflows.watching import AGAIN, Watching
+    from workflows.reasons import reason_of
+    from workflows.watching import AGAIN, FOR_EVER, HEARTBEAT, SHORT, Watching
 
 
 MOVED = timedelta(seconds=5)
@@ -106,6 +110,54 @@ class CacheWatch(Watching):
 
     def seen_down(self, region: str, state: str, sighting: CacheSighting) -> None:
         (self.moved if state == "moved" else self.down)[region] = sighting
+
+    def keepers(self) -> Sequence[Awaitable[None]]:
+        return [self.keep_sentinels()]
+
+    async def keep_sentinels(self) -> None:
+        """Those that come back with what they knew are told who leads, where that is beyond doubt."""
+        wait = 1.0
+        while True:
+            seen: CacheSeen = await workflow.execute_activity(
+                cache_keeper.keep_watch_of_sentinels,
+                CacheKeepOrder(service=self.estate.service, zone=self.estate.zone, leader=self.record.leader),
+                start_to_close_timeout=FOR_EVER,
+                heartbeat_timeout=HEARTBEAT * 2,
+                retry_policy=AGAIN,
+                summary="whom the Sentinels watch",
+            )
+            told = False
+            try:
+                told = await self.tell_sentinels(seen)
+            except FailureError as error:
+                workflow.logger.warning("the Sentinels were not told: %s", reason_of(error))
+            wait = 1.0 if told else min(wait * 2, 60.0)
+            await workflow.sleep(wait, summary="before the Sentinels are looked at again")
+
+    async def tell_sentinels(self, seen: CacheSeen) -> bool:
+        """Whether any had to be told. Never while a run is under way, which has them do other things."""
+        service = self.estate.service
+        busy = await workflow.execute_activity(
+            estate.lock_holder,
+            LockQuestion(service=service.name),
+            start_to_close_timeout=SHORT,
+            schedule_to_close_timeout=SHORT,
+        )
+        wrong = {} if busy or seen.record is None else astray(service, seen)
+        for region, leader in wrong.items():
+            assert seen.record is not None
+            # Within the epoch that was seen: a run that begins meanwhile has a later one.
+            order = MonitorOrder(
+                service=service, zone=self.estate.zone, epoch=seen.record.epoch, region=region, leader=leader
+            )
+            await workflow.execute_activity(
+                cache_moves.set_monitor,
+                order,
+                start_to_close_timeout=SHORT,
+                schedule_to_close_timeout=SHORT,
+                summary=f"the Sentinels of {region} watch {leader or 'nobody'}",
+            )
+        return bool(wrong)
 
     async def establish(self) -> EpochRecord:
         """The service's record; where there is none, a first one of whom roles and Sentinels agree on."""

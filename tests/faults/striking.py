@@ -13,10 +13,13 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from temporalio.client import Client
+
 from lab import lab as labs
 from lab.model import Lab
 from lab.watch import until_temporal
 from lab.world import worker_env
+from tests.faults.cache_scene import CacheScene
 from tests.faults.scene import Scene
 
 ROOT = Path(__file__).parents[2]
@@ -31,6 +34,25 @@ async def striking_scene(
     `env` comes on top of what the lab's own workers are given. Their log is beside that file.
     """
     lab = await labs.reset(lab, overrides={"rejoin": {"when": "by-hand"}}, watch=False)
+    async with _striking(lab, env, plan) as (client, done):
+        yield Scene(lab, client), done
+
+
+@contextlib.asynccontextmanager
+async def striking_cache(
+    lab: Lab, overrides: Mapping[str, Any] | None = None, **plan: Any
+) -> AsyncIterator[tuple[CacheScene, Path]]:
+    """The same of the cache; `overrides` are fields of it to declare otherwise."""
+    lab = await labs.reset(lab, cache_overrides=overrides, watch=False)
+    async with _striking(lab, None, plan) as (client, done):
+        yield CacheScene(lab, client), done
+
+
+@contextlib.asynccontextmanager
+async def _striking(
+    lab: Lab, env: Mapping[str, str] | None, plan: dict[str, Any]
+) -> AsyncIterator[tuple[Client, Path]]:
+    """The lab's workers are replaced by those that strike, and the watch runs on them."""
     for region in lab.regions:
         await labs.fault(lab, "stop", f"worker-{region}")
     folder = Path(tempfile.mkdtemp(prefix="lifeboat-plan-"))
@@ -44,12 +66,12 @@ async def striking_scene(
         for region in lab.regions:
             argv = [sys.executable, "-m", "tests.faults.worker", "--plan", str(folder / "plan.json")]
             argv += ["--region", region, "--topology", str(lab.topology)]
-            env = worker_env(lab, lab.node(f"worker-{region}")) | {"PYTHONPATH": str(ROOT)} | dict(env or {})
-            workers.append(await asyncio.create_subprocess_exec(*argv, env=env, cwd=folder, stdout=log, stderr=log))
+            given = worker_env(lab, lab.node(f"worker-{region}")) | {"PYTHONPATH": str(ROOT)} | dict(env or {})
+            workers.append(await asyncio.create_subprocess_exec(*argv, env=given, cwd=folder, stdout=log, stderr=log))
         try:
             client = await until_temporal(lab)
             await labs.start_watch(lab, client)
-            yield Scene(lab, client), done
+            yield client, done
         finally:
             for each in workers:
                 if each.returncode is None:

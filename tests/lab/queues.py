@@ -42,13 +42,7 @@ async def judged(lab: Lab) -> QueueAudit:
 
 async def ready(lab: Lab, name: str, vhost: str = "counting") -> int:
     """Messages ready in the virtual host's queue, as the node's queue itself says."""
-    connection = await session(lab, name, vhost)
-    try:
-        channel = await connection.channel(publisher_confirms=False)
-        queue = await channel.declare_queue(rabbit.QUEUES[vhost], passive=True)
-        return int(queue.declaration_result.message_count or 0)
-    finally:
-        await leave(connection)
+    return await rabbit.ready(lab, lab.node(name), vhost)
 
 
 async def session(lab: Lab, name: str, vhost: str = "counting", user: str = "referee") -> Any:

@@ -82,14 +82,18 @@ async def test_importing_definitions(desk: Desk) -> None:
 
 
 async def test_definitions_that_differ_are_named(desk: Desk) -> None:
+    quorum = {"durable": True, "arguments": {"x-queue-type": "quorum"}}
+    async with rabbit.Management(desk.lab, desk.lab.node(QUEUE_HOME)) as api:
+        await api.call("PUT", "queues", "counting", "more", body=quorum)
     await desk.do(rabbit_definitions.import_definitions, desk.move())
     async with rabbit.Management(desk.lab, desk.lab.node(WEST)) as api:
-        await api.call("DELETE", "queues", "counting", "counts")
-        await api.call("PUT", "queues", "counting", "counts", body={"durable": True})
-    with pytest.raises(DefinitionsDiffer, match="queue counting counts"):
+        assert (await api.call("GET", "queues", "counting", "more"))["type"] == "quorum"
+        await api.call("DELETE", "queues", "counting", "more")
+        await api.call("PUT", "queues", "counting", "more", body={"durable": True})
+    with pytest.raises(DefinitionsDiffer, match="queue counting more"):
         await desk.do(rabbit_definitions.import_definitions, desk.move())
     found = await desk.do(rabbit_definitions.compare_with_mirror, desk.move())
-    assert "queue counting counts is another" in found.differ[0]
+    assert "queue counting more is another" in found.differ[0]
 
 
 async def test_closing_and_opening(desk: Desk) -> None:
@@ -188,7 +192,8 @@ async def test_a_node_that_is_lost_is_started_and_regrown(desk: Desk) -> None:
     assert all(QUEUE_HOME not in each.leader for each in facts.queues)
     order = BrokerOrder(service=desk.service, member=QUEUE_HOME)
     assert all(found.done for found in await desk.twice(rabbit_nodes.start_broker, order))
-    assert all(found.whole for found in await desk.twice(rabbit_nodes.regrow, desk.at(EAST_REGION)))
+    for found in await desk.twice(rabbit_nodes.regrow, desk.at(EAST_REGION)):
+        assert found.whole, found
 
 
 async def test_a_member_that_was_taken_away_is_added(desk: Desk) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from schemas.cache import CacheService
 from schemas.cache_facts import CacheFacts, CacheSeen, ReplicaSeen, SentinelFacts
-from schemas.facts import EpochRecord
+from schemas.facts import EpochRecord, Probe
 from schemas.orders import CacheEstate
 from schemas.zones import Rfc2136Zone
 
@@ -115,3 +115,64 @@ class Picture:
         return CacheSeen(
             record=self.record, members=list(self.members.values()), sentinels=list(self.sentinels.values())
         )
+
+
+# What differs from that picture, for tables.
+
+
+def facts(name: str, **changed: Any) -> CacheFacts:
+    return Picture().members[name].model_copy(update=changed)
+
+
+def master(name: str, **changed: Any) -> CacheFacts:
+    """A member that leads, beside or instead of the home master."""
+    replicas = [ReplicaSeen(member=E4, state="online", offset=1000, lag_s=0)]
+    return facts(name, **{"role": "master", "follows": "", "link_up": False, "replicas": replicas, **changed})
+
+
+def away(name: str) -> CacheFacts:
+    return CacheFacts(member=name, at=AT, reachable=False, error="refused")
+
+
+def sentinel(name: str, of: str = E1, **changed: Any) -> SentinelFacts:
+    """A Sentinel that watches `of`."""
+    watching = Picture().sentinels["sentinel-east-1"].model_copy(update={"sentinel": name, "master": of})
+    return watching.model_copy(update=changed)
+
+
+def silent(name: str) -> SentinelFacts:
+    return SentinelFacts(sentinel=name, at=AT, reachable=False, error="refused")
+
+
+def idle(name: str) -> SentinelFacts:
+    """One that knows no master."""
+    return SentinelFacts(sentinel=name, at=AT, reachable=True)
+
+
+def record(**changed: Any) -> EpochRecord:
+    return EpochRecord.model_validate({"epoch": 3, "run": "r", "leader": E1, "w": 0, "voters": []} | changed)
+
+
+def seen(*odd: CacheFacts | SentinelFacts, **changed: Any) -> CacheSeen:
+    """The picture, but for those that are given."""
+    picture = Picture()
+    for each in odd:
+        if isinstance(each, CacheFacts):
+            picture.members[each.member] = each
+        else:
+            picture.sentinels[each.sentinel] = each
+    return picture.seen().model_copy(update=changed)
+
+
+def votes(*outcomes: str) -> list[Probe]:
+    """One probe of the home master a region."""
+    return [
+        Probe.model_validate({"region": region, "member": E1, "at": AT, "outcome": outcome})
+        for region, outcome in zip((EAST, WEST, "eu-west-1"), outcomes, strict=False)
+    ]
+
+
+def priorities(declared: dict[str, int]) -> CacheService:
+    """The cache with these members' priorities declared otherwise."""
+    members = [each.model_copy(update={"priority": declared.get(each.name, 100)}) for each in cache_service().members]
+    return cache_service(members=[each.model_dump() for each in members])

@@ -147,6 +147,8 @@ def lost_at_most(
         return _unknown(f"{told}, and not as declared")
     if seen.of(suspect).reachable and seen.of(suspect).role == "master":
         return _unknown(f"{suspect} lives, and may acknowledge until its last replica has left it")
+    if seen.of(suspect).reachable:
+        return _unknown(f"{suspect} took writes beside {candidate} until it was turned around")
     ours = seen.of(candidate)
     direct = {each.member for each in last.replicas} if last is not None else set(_near(service, suspect))
     strangers = direct - set(service.member_names())

@@ -1,9 +1,10 @@
-"""Several regions' views of a cache as one: whoever was reached from anywhere is there."""
+"""Several regions' views of a cache as one, and which Sentinels watch somebody of the past."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from schemas.cache import CacheService
 from schemas.cache_facts import CacheSeen
 
 
@@ -26,3 +27,34 @@ def merge_seen(views: Sequence[CacheSeen]) -> CacheSeen:
         members=members,
         sentinels=sentinels,
     )
+
+
+def astray(service: CacheService, seen: CacheSeen) -> dict[str, str | None]:
+    """Region → whom its Sentinels must be told to watch (None: nobody), where some that answer watch another.
+
+    Only while it is beyond doubt who leads: by the record, by its role, and with no election under way. Sentinels that
+    have moved the master by themselves are followed (cache_failover.py), and never turned back.
+    """
+    record = seen.record
+    if record is None or record.candidate is not None or record.leader not in service.member_names():
+        return {}
+    leader = seen.of(record.leader)
+    if not leader.reachable or leader.role != "master":
+        return {}
+    watching = {each.sentinel: each for each in seen.sentinels if each.reachable}
+    if any(each.failing_over for each in watching.values()):
+        return {}
+    named = {each.master for each in watching.values() if each.watches}
+    if any(facts.member in named for facts in seen.masters() if facts.member != record.leader):
+        return {}
+    found: dict[str, str | None] = {}
+    home = service.member(record.leader).region
+    for sentinel in service.sentinels:
+        told = watching.get(sentinel.name)
+        if told is None:
+            continue
+        if sentinel.region == home and told.master != record.leader:
+            found[home] = record.leader
+        elif sentinel.region != home and told.watches:
+            found[sentinel.region] = None
+    return found
