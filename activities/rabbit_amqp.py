@@ -140,9 +140,9 @@ async def holds_nothing(connection: AbstractConnection, name: str) -> bool:
     """Whether the queue's leader, asked for a message, has none.
 
     A passive declaration is no proof of that: a quorum queue whose leader does not answer within 250 ms is said to hold
-    0 messages (`rabbit_quorum_queue:stat`), as if it were empty, and so is one right after a restart, until its member has
-    applied its log [T]. False where it has one, or nobody could say. A quorum
-    queue with a single active consumer gives none to anybody who asks, and its count must do.
+    0 messages (`rabbit_quorum_queue:stat`), as if it were empty, and so is one right after a restart, until its member
+    has applied its log [T]. False where it has one, or nobody could say. A quorum queue with a single active consumer
+    gives none to anybody who asks, and its count must do.
     """
     channel: AbstractChannel | None = None
     try:
