@@ -114,6 +114,9 @@ async def _drain(order: MoveOrder, moving: dict[str, int], began: float) -> Drai
     async with cluster_api(service, order.target) as target:
         async with cluster_api(service, order.region) as source:
             await stamp(source, order)
+            # Of a move the other way, whose destination died before they could be taken away: they come back with it,
+            # and messages would go round for ever.
+            await remove_shovels(source)
             places = await queues_of(source)
         await stamp(target, order)
         last, since = -1, clock()

@@ -95,7 +95,7 @@ class QueueRunbook(LeadingByName):
 
     async def stop_drain(self, source: str, target: str) -> list[str]:
         order = self.move(source, target)
-        return await self.do(rabbit_drain.stop_drain, order, limit=10, total=60, heartbeat=None)
+        return await self.do(rabbit_drain.stop_drain, order, limit=10, total=15, heartbeat=None)
 
     # Routes and the end
 
