@@ -20,6 +20,7 @@ from schemas.queue_requests import QueueFailoverRequest
 from schemas.reports import Report
 from schemas.requests import Answer, CandidateRequest, RunRequest, Verb
 from schemas.state import RunState
+from tests.faults.scene import record
 from tests.lab import queues
 
 Run = WorkflowHandle[Any, Any]
@@ -113,6 +114,9 @@ class QueueScene:
 
     async def say(self, run: Run, verb: str) -> None:
         await run.execute_update(verb, Verb(by="ana", reason="a test"), result_type=str)
+
+    async def record(self, run: Run, branch: str) -> None:
+        await record(self.lab, run, branch)
 
     # What must hold
 

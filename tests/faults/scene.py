@@ -64,6 +64,18 @@ def _payload(data: Any, places: dict[str, str]) -> Any:
     return base64.b64encode(without_places(plain, places).encode()).decode()
 
 
+async def record(lab: Lab, run: Run, branch: str) -> None:
+    """Keep the run's history for the replay tests, when LIFEBOAT_RECORD names a folder."""
+    folder = os.environ.get("LIFEBOAT_RECORD")
+    if folder:
+        history = json.loads((await run.fetch_history()).to_json())
+        places = {str(lab.folder): "/var/tmp/lifeboat-lab", str(ROOT): "lifeboat", sys.base_prefix: "python"}
+        places[f"@{socket.gethostname()}"] = "@host"
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        text = json.dumps(without_places(history, places), indent=1)
+        (Path(folder) / f"{branch}.json").write_text(text + "\n", encoding="utf-8")
+
+
 class Scene:
     """A lab under test, its Temporal client, and the moment from which runs count as this scenario's."""
 
@@ -206,14 +218,7 @@ class Scene:
 
     async def record(self, run: Run, branch: str) -> None:
         """Keep the run's history for the replay tests, when LIFEBOAT_RECORD names a folder."""
-        folder = os.environ.get("LIFEBOAT_RECORD")
-        if folder:
-            history = json.loads((await run.fetch_history()).to_json())
-            places = {str(self.lab.folder): "/var/tmp/lifeboat-lab", str(ROOT): "lifeboat", sys.base_prefix: "python"}
-            places[f"@{socket.gethostname()}"] = "@host"
-            Path(folder).mkdir(parents=True, exist_ok=True)
-            text = json.dumps(without_places(history, places), indent=1)
-            (Path(folder) / f"{branch}.json").write_text(text + "\n", encoding="utf-8")
+        await record(self.lab, run, branch)
 
     async def epoch(self) -> EpochRecord | None:
         """The service's epoch record, as it stands in the zone."""

@@ -39,14 +39,18 @@ async def scene(queue_lab: Lab, request: pytest.FixtureRequest) -> QueueScene:
 async def test_out_and_home_under_load(scene: QueueScene) -> None:
     await scene.traffic()
     await scene.fill(2000)
-    out = await scene.report(await scene.switch())
+    run = await scene.switch()
+    out = await scene.report(run)
+    await scene.record(run, "queue-moved")
     assert (out.outcome, out.new_primary) == ("done, unprotected", WEST)
     assert out.rto_met
     assert out.fence is not None
     assert out.fence.proved
     assert "nothing confirmed was lost" in out.receipt
     await scene.served()
-    back = await scene.report(await scene.home())
+    run = await scene.home()
+    back = await scene.report(run)
+    await scene.record(run, "queue-moved-home")
     assert (back.outcome, back.new_primary) == ("done", QUEUE_HOME)
     await scene.served()
     await scene.safe()
@@ -112,7 +116,9 @@ async def test_a_destination_that_refuses_messages_calls_the_move_off(scene: Que
         body = {"pattern": "counts", "apply-to": "queues", "definition": limit}
         await api.call("PUT", "policies", "counting", "small", body=body)
     await scene.fill(5000)
-    report = await scene.report(await scene.switch(), 200)
+    run = await scene.switch()
+    report = await scene.report(run, 200)
+    await scene.record(run, "queue-move-undone")
     assert report.outcome in ("undone", "needs a person"), report
     await scene.fill(1)
     await queues.empty(scene.lab)
@@ -193,7 +199,9 @@ async def test_a_node_that_is_killed_is_noticed_and_left_in_a_second_or_so(scene
     await scene.traffic()
     await asyncio.sleep(2)
     await scene.fault("kill", QUEUE_HOME)
-    report = await scene.report(await scene.run_of_watch())
+    run = await scene.run_of_watch()
+    report = await scene.report(run)
+    await scene.record(run, "queue-node-lost")
     assert report.outcome == "recovered", report
     assert report.new_primary in scene.east
     await scene.served()
@@ -210,12 +218,15 @@ async def test_a_cluster_that_is_lost_is_taken_over_from_and_drained_when_it_ret
     run = await scene.run_of_watch()
     await scene.approve(run)
     report = await scene.report(run)
+    await scene.record(run, "queue-cluster-lost")
     assert report.outcome == "recovered, unprotected", report
     assert report.new_primary == WEST
     assert "us-east-1 holds" in report.receipt
     assert report.assessment is not None
     assert report.assessment.verdict.kind == "unknown"
-    drained = await scene.report(await scene.drain())
+    run = await scene.drain()
+    drained = await scene.report(run)
+    await scene.record(run, "queue-drained")
     assert drained.outcome == "done, unprotected", drained
     await scene.served()
     await scene.safe()
