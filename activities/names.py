@@ -16,6 +16,8 @@ from schemas.failures import RouteUnavailable
 
 LIMIT_S = 1.0
 """Limit of one exchange with a server, which is in another region at most."""
+AGAIN_S = 0.4
+"""A question that was not answered by then is sent once more: one datagram may be lost."""
 
 
 class Record(NamedTuple):
@@ -77,7 +79,10 @@ async def ask_with_ttl(server: str, name: str, kind: str) -> tuple[list[str], in
     host, port = await where(server)
     query = dns.message.make_query(absolute(name), kind)
     try:
-        answer, _ = await dns.asyncquery.udp_with_fallback(query, host, timeout=LIMIT_S, port=port)
+        try:
+            answer, _ = await dns.asyncquery.udp_with_fallback(query, host, timeout=AGAIN_S, port=port)
+        except dns.exception.Timeout:
+            answer, _ = await dns.asyncquery.udp_with_fallback(query, host, timeout=LIMIT_S - AGAIN_S, port=port)
     except (OSError, EOFError, dns.exception.DNSException) as error:
         raise RouteUnavailable(f"DNS server {server}: {type(error).__name__}: {error}") from error
     if answer.rcode() not in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):

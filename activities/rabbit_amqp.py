@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Iterable
 from urllib.parse import quote, urlencode
 
 import aio_pika
-from aio_pika.abc import AbstractChannel, AbstractConnection
+from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractQueue
 from aiormq.exceptions import (
     AMQPConnectionError,
     AMQPError,
@@ -21,9 +21,12 @@ from aiormq.exceptions import (
 from activities.secrets import resolve
 from schemas.failures import QueueRefused, QueueUnreachable
 from schemas.queue import Broker, QueueService
+from schemas.queue_facts import PROBE_QUEUE
 
 CONNECT_S = 2.0
 CALL_S = 2.0
+HEADER = b"AMQP\x00\x00\x09\x01"
+"""Of AMQP 0-9-1 (§4.2.2): a broker answers with Connection.Start; a frozen one takes the connection, and is silent."""
 
 REFUSALS = (InvalidFrameError, ProbableAuthenticationError)
 """What aiormq makes of a broker that closes a connection while it is opened: a virtual host that the user may not see,
@@ -33,6 +36,25 @@ BROKEN = (AMQPError, AMQPConnectionError, ChannelInvalidStateError, ConnectionEr
 
 def tls_of(service: QueueService) -> ssl.SSLContext | None:
     return ssl.create_default_context(cafile=service.access.tls_ca) if service.access.tls else None
+
+
+async def speaks(member: Broker, limit: float, *, tls: bool | ssl.SSLContext = False) -> bool:
+    """Whether the node speaks AMQP within `limit` seconds; with `tls` True only that it takes connections."""
+    writer: asyncio.StreamWriter | None = None
+    context = tls if isinstance(tls, ssl.SSLContext) else None
+    try:
+        async with asyncio.timeout(limit):
+            reader, writer = await asyncio.open_connection(member.host, member.port, ssl=context)
+            if tls is True:
+                return True
+            writer.write(HEADER)
+            # A method frame on channel 0.
+            return (await reader.readexactly(3)) == b"\x01\x00\x00"
+    except (OSError, TimeoutError, asyncio.IncompleteReadError):
+        return False
+    finally:
+        if writer is not None:
+            writer.close()
 
 
 async def connect(
@@ -114,23 +136,24 @@ async def count(connection: AbstractConnection, name: str) -> tuple[int, int] | 
                     await channel.close()
 
 
-async def shows_nothing(connection: AbstractConnection, name: str) -> bool:
-    """Whether a `basic.get` finds the queue empty; a message that it gets goes back.
+async def holds_nothing(connection: AbstractConnection, name: str) -> bool:
+    """Whether the queue's leader, asked for a message, has none.
 
-    A count is what a member of a quorum queue has applied by then, and right after a restart that is 0 for a second
-    [T]; a get is a command of its log, and sees all that came before it.
+    A passive declaration is no proof of that: a quorum queue whose leader does not answer within 250 ms is said to hold
+    0 messages (`rabbit_quorum_queue:stat`), as if it were empty. False where it has one, or nobody could say. A quorum
+    queue with a single active consumer gives none to anybody who asks, and its count must do.
     """
     channel: AbstractChannel | None = None
     try:
         async with asyncio.timeout(CALL_S):
             channel = await connection.channel(publisher_confirms=False)
-            queue = await channel.declare_queue(name, passive=True)
+            queue = await channel.get_queue(name, ensure=False)
             found = await queue.get(no_ack=False, fail=False, timeout=CALL_S)
             if found is not None:
-                await found.reject(requeue=True)
+                await found.nack(requeue=True)
             return found is None
-    except (*BROKEN, aio_pika.exceptions.ChannelClosed):
-        return False
+    except (*BROKEN, aio_pika.exceptions.ChannelClosed) as error:
+        return "single active consumer" in str(error)
     finally:
         if channel is not None and not channel.is_closed:
             with contextlib.suppress(*BROKEN):
@@ -138,25 +161,13 @@ async def shows_nothing(connection: AbstractConnection, name: str) -> bool:
                     await channel.close()
 
 
-async def all_empty(service: QueueService, region: str, places: Iterable[tuple[str, str]]) -> bool:
-    """Whether every one of these queues shows nothing."""
-    by_vhost: dict[str, list[str]] = {}
-    for vhost, name in places:
-        by_vhost.setdefault(vhost, []).append(name)
-    for vhost, names in by_vhost.items():
-        try:
-            async with session(service, region, vhost) as connection:
-                if not all(await asyncio.gather(*(shows_nothing(connection, name) for name in names))):
-                    return False
-        except (QueueUnreachable, QueueRefused):
-            return False
-    return True
-
-
 async def counts(
-    service: QueueService, region: str, names: Iterable[tuple[str, str]]
+    service: QueueService, region: str, names: Iterable[tuple[str, str]], *, proved: bool = False
 ) -> dict[tuple[str, str], tuple[int, int] | None]:
-    """(virtual host, queue) → messages ready and consumers, all of them at once; None where nobody could say."""
+    """(virtual host, queue) → messages ready and consumers, all of them at once; None where nobody could say.
+
+    `proved`: a queue counts as empty only if its leader says so when it is asked for a message.
+    """
     by_vhost: dict[str, list[str]] = {}
     for vhost, name in names:
         by_vhost.setdefault(vhost, []).append(name)
@@ -165,12 +176,25 @@ async def counts(
         try:
             async with session(service, region, vhost) as connection:
                 found = await asyncio.gather(*(count(connection, name) for name in wanted))
+                empty = [name for name, each in zip(wanted, found, strict=True) if each == (0, 0)] if proved else []
+                sure = await asyncio.gather(*(holds_nothing(connection, name) for name in empty))
+                doubtful = {name for name, each in zip(empty, sure, strict=True) if not each}
+                found = [None if name in doubtful else each for name, each in zip(wanted, found, strict=True)]
         except (QueueUnreachable, QueueRefused):
             found = [None] * len(wanted)
         return {(vhost, name): each for name, each in zip(wanted, found, strict=True)}
 
     answers = await asyncio.gather(*(of(vhost, wanted) for vhost, wanted in by_vhost.items()))
     return {place: each for answer in answers for place, each in answer.items()}
+
+
+async def declare_probe(channel: AbstractChannel) -> AbstractQueue:
+    """Lifeboat's own queue of the virtual host."""
+    return await channel.declare_queue(PROBE_QUEUE, durable=True, arguments={"x-queue-type": "quorum"})
+
+
+def probe(token: str) -> aio_pika.Message:
+    return aio_pika.Message(b"", message_id=token, delivery_mode=aio_pika.DeliveryMode.PERSISTENT)
 
 
 def uri(service: QueueService, member: Broker, vhost: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator
@@ -10,13 +11,16 @@ from urllib.parse import quote
 
 import httpx
 
+from activities import epoch as epochs
 from activities.secrets import resolve
-from schemas.failures import EpochSuperseded, QueueRefused, QueueUnreachable
+from schemas.failures import EpochSuperseded, EpochUnavailable, QueueRefused, QueueUnreachable
 from schemas.queue import Broker, QueueService
 from schemas.queue_facts import QueueOrder
 
 CALL_S = 3.0
 CONNECT_S = 1.0
+RECORD_S = 1.0
+"""How long an act waits for the epoch's record. A store that is out of reach keeps nobody from it."""
 _FAILED = (httpx.TransportError, httpx.TimeoutException, OSError)
 
 
@@ -26,10 +30,18 @@ def path(*parts: str) -> str:
 
 
 class Api:
-    """One node's API. QueueUnreachable when it does not answer, QueueRefused when it says no."""
+    """One node's API. QueueUnreachable when it does not answer, QueueRefused when it says no.
+
+    With `order` nothing is changed through it once a newer run has been there: EpochSuperseded.
+    """
 
     def __init__(self, service: QueueService, member: Broker, client: httpx.AsyncClient) -> None:
         self.service, self.member, self._client = service, member, client
+        self.order: QueueOrder | None = None
+
+    async def _may_act(self) -> None:
+        if self.order is not None:
+            await must_be_newest(self, self.order)
 
     async def ask(self, method: str, where: str, body: object = None, *, limit: float = CALL_S) -> httpx.Response:
         try:
@@ -53,13 +65,16 @@ class Api:
             raise QueueUnreachable(f"{self.member.name}: GET {where} gave no JSON") from error
 
     async def put(self, where: str, body: object, *, limit: float = CALL_S) -> None:
+        await self._may_act()
         self._must_be_done(await self.ask("PUT", where, body, limit=limit))
 
     async def post(self, where: str, body: object, *, limit: float = CALL_S) -> None:
+        await self._may_act()
         self._must_be_done(await self.ask("POST", where, body, limit=limit))
 
     async def delete(self, where: str) -> bool:
         """Whether it was there."""
+        await self._may_act()
         answer = await self.ask("DELETE", where)
         if answer.status_code == 404:
             return False
@@ -70,7 +85,10 @@ class Api:
         if answer.is_success:
             return
         said = f"{self.member.name}: {answer.request.method} {answer.request.url.path} was answered"
-        said += f" {answer.status_code}: {answer.text[:300]}"
+        said += f" {answer.status_code}"
+        # What is wrong with a shovel is told with its addresses, and these hold a password.
+        if "/parameters/shovel" not in answer.request.url.path:
+            said += f": {answer.text[:300]}"
         if answer.status_code >= 500:
             raise QueueUnreachable(said)
         raise QueueRefused(said)
@@ -124,8 +142,30 @@ async def stamp(api: Api, order: QueueOrder) -> None:
     Read and written in two calls: what it keeps out is a late attempt of a run that is long over, and not two runs at
     once, between which the epoch's own record has decided.
     """
+    if await must_be_newest(api, order) < order.epoch:
+        await api.put(stamp_path(api.service), {"value": {"epoch": order.epoch}})
+
+
+async def must_be_newest(api: Api, order: QueueOrder) -> int:
+    """The epoch that the cluster carries; EpochSuperseded when it, or the record, is a newer run's."""
     found = await read_stamp(api)
     if found > order.epoch:
         raise EpochSuperseded(f"{api.member.name} carries epoch {found}, this run has {order.epoch}")
-    if found < order.epoch:
-        await api.put(stamp_path(api.service), {"value": {"epoch": order.epoch}})
+    if order.zone is not None:
+        with contextlib.suppress(EpochUnavailable, TimeoutError):
+            async with asyncio.timeout(RECORD_S):
+                held = await epochs.read(order.zone, order.service.name)
+            if held is not None and held.epoch > order.epoch and held.run != order.run:
+                raise EpochSuperseded(f"epoch {held.epoch} is held by {held.run}, this run has {order.epoch}")
+    return found
+
+
+@contextlib.asynccontextmanager
+async def acting(order: QueueOrder, region: str | None = None) -> AsyncIterator[Api]:
+    """The API of the order's cluster, or another region's, behind the order's epoch: looked at before each call that
+    changes something, and once more at the end, since a worker may have been frozen in between."""
+    async with cluster_api(order.service, region or order.region) as api:
+        await stamp(api, order)
+        api.order = order
+        yield api
+        await must_be_newest(api, order)

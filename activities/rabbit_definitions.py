@@ -12,7 +12,7 @@ from temporalio import activity
 
 from activities.beating import beating
 from activities.rabbit_amqp import counts
-from activities.rabbit_api import Api, cluster_api, path, stamp
+from activities.rabbit_api import Api, acting, cluster_api, path
 from schemas.failures import DefinitionsDiffer, QueueUnreachable
 from schemas.queue import QueueService
 from schemas.queue_facts import PROBE_QUEUE, Definitions, Mirror, MoveOrder
@@ -109,12 +109,18 @@ async def digest(api: Api) -> str:
 
 
 async def let_ours_in(api: Api) -> None:
-    """Lifeboat's own users may do everything on the service's virtual hosts, wherever these came from."""
+    """Lifeboat's own user may do everything on the service's virtual hosts, wherever these came from; its shovels'
+    user gets in, and what it may take out stays as it is (activities/rabbit_shovels.py)."""
     access = api.service.access
     everything = {"configure": ".*", "write": ".*", "read": ".*"}
     for vhost in api.service.vhosts:
-        for user in (access.user, access.shovel_user):
-            await api.put(path("permissions", vhost, user), everything)
+        ours = path("permissions", vhost, access.user)
+        found = await api.get(ours) or {}
+        if {key: found.get(key) for key in everything} != everything:
+            await api.put(ours, everything)
+        shovels = path("permissions", vhost, access.shovel_user)
+        if await api.get(shovels) is None:
+            await api.put(shovels, {**everything, "read": "^$"})
 
 
 def mirror_path(service: QueueService) -> str:
@@ -153,8 +159,7 @@ async def import_definitions(order: MoveOrder) -> Definitions:
 async def bring_definitions(order: MoveOrder) -> Definitions:
     """As `import_definitions`, without its heartbeats."""
     service = order.service
-    async with cluster_api(service, order.region) as source, cluster_api(service, order.target) as target:
-        await stamp(target, order)
+    async with cluster_api(service, order.region) as source, acting(order, order.target) as target:
         raw = await export(source)
         wanted = essence(raw, service)
         found = essence(await export(target), service)

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 
-import aio_pika
+from aiormq.exceptions import ProbableAuthenticationError
 from temporalio import activity
 
 from activities.beating import beating
-from activities.rabbit_amqp import BROKEN, connect, end
-from activities.rabbit_api import Api, cluster_api, path, stamp
+from activities.rabbit_amqp import connect, end
+from activities.rabbit_api import Api, acting, path
 from activities.rabbit_definitions import let_ours_in
+from activities.rabbit_shovels import keep_shovels_out
 from activities.secrets import resolve
 from schemas.failures import QueueRefused, QueueUnreachable, StillOpen
 from schemas.queue import Broker, ClientUser, QueueService
@@ -62,10 +63,15 @@ async def close_cluster(order: QueueOrder) -> Closed:
 
     StillOpen when somebody gets in all the same, or a user that the topology does not name has permissions there.
     """
+    async with beating("closing"):
+        return await shut(order)
+
+
+async def shut(order: QueueOrder) -> Closed:
+    """As `close_cluster`, without its heartbeats."""
     service = order.service
     names = [each.name for each in service.clients]
-    async with beating("closing"), cluster_api(service, order.region) as api:
-        await stamp(api, order)
+    async with acting(order) as api:
         await let_ours_in(api)
         held = await granted(api)
         strangers = sorted({user for _, user in held if user not in names})
@@ -108,45 +114,47 @@ async def _end_all(api: Api, names: list[str]) -> int:
 
 
 async def _attempt(service: QueueService, region: str, vhost: str, client: ClientUser) -> str:
-    """A client's own attempt at a publish, on each node that listens; StillOpen when one is confirmed."""
+    """A client's own attempt to connect, at each node that listens; StillOpen when it is let in."""
     told: list[str] = []
     for member in service.cluster(region):
         try:
             told.append(await _refusal(service, member, vhost, client))
         except QueueUnreachable:
-            continue
+            continue  # One that does not answer proves nothing.
     if not told:
         raise QueueUnreachable(f"no node in {region} could be tried as {client.name}")
     return told[0]
 
 
 async def _refusal(service: QueueService, member: Broker, vhost: str, client: ClientUser) -> str:
+    """Refused as it connects, since it has no permission in the virtual host: anything later has let it in."""
     try:
         connection = await connect(
             service, member.host, member.port, vhost, user=client.name, password=resolve(client.password)
         )
-    except QueueRefused:
+    except QueueRefused as error:
+        if isinstance(error.__cause__, ProbableAuthenticationError):
+            # Its real password may well be accepted.
+            raise StillOpen(
+                f"{member.name} does not take the topology's password of {client.name}, so that nothing shows that it"
+                " is kept out: declare the one that it uses"
+            ) from error
         return f"{member.name} lets {client.name} not into {vhost}"
-    try:
-        async with asyncio.timeout(2.0):
-            channel = await connection.channel(publisher_confirms=True)
-            message = aio_pika.Message(b"", delivery_mode=aio_pika.DeliveryMode.NOT_PERSISTENT)
-            # Without `mandatory`, to a queue that is not there: were it confirmed, nothing would lie anywhere.
-            await channel.default_exchange.publish(message, "lifeboat.nowhere", mandatory=False)
-    except BROKEN as error:
-        return f"{member.name} refuses {client.name} a publish in {vhost}: {type(error).__name__}"
-    finally:
-        await end(connection)
-    raise StillOpen(f"{member.name} confirmed a publish of {client.name} in {vhost}")
+    await end(connection)
+    raise StillOpen(f"{member.name} lets {client.name} into {vhost}")
 
 
 @activity.defn
 async def open_cluster(order: DoorOrder) -> list[str]:
-    """Clients have the permissions that the topology declares: to read alone, or to write as well."""
+    """Clients have the permissions that the topology declares: to read alone, or to write as well.
+
+    Before they may write, no shovel takes anything out of the cluster any more.
+    """
     service = order.service
-    async with cluster_api(service, order.region) as api:
-        await stamp(api, order)
+    async with beating("opening"), acting(order) as api:
         await let_ours_in(api)
+        if order.write:
+            await keep_shovels_out(api, at_once=True)
         wanted = {
             (vhost, client.name): {
                 "configure": client.configure,

@@ -9,11 +9,11 @@ from typing import Any
 from temporalio import activity
 
 from activities import epoch as epochs
-from activities.rabbit_amqp import counts
+from activities.rabbit_amqp import counts, speaks, tls_of
 from activities.rabbit_api import Api, api_of, path, read_stamp
 from activities.rabbit_definitions import digest, read_mirror
 from activities.rabbit_doors import granted
-from activities.rabbit_drain import our_shovels
+from activities.rabbit_shovels import our_shovels
 from schemas.facts import EpochRecord
 from schemas.failures import EpochUnavailable, QueueRefused, QueueUnreachable
 from schemas.queue import Broker, QueueService
@@ -29,6 +29,8 @@ from schemas.queue_facts import (
 
 LOOK_S = 1.5
 """Limit of one node's answer: a frozen node takes connections and never answers."""
+_AT_ONCE = 16
+"""Queues that are asked about at the same time."""
 _UNHEARD = (QueueUnreachable, QueueRefused)
 
 
@@ -44,7 +46,7 @@ async def listens(host: str, port: int) -> bool:
 
 async def look_at_broker(service: QueueService, member: Broker) -> BrokerFacts:
     """One node; never an exception."""
-    open_port = asyncio.ensure_future(listens(member.host, member.port))
+    open_port = asyncio.ensure_future(speaks(member, LOOK_S, tls=tls_of(service) or False))
     try:
         async with asyncio.timeout(2 * LOOK_S), api_of(service, member) as api:
             nodes = await api.get("/api/nodes", limit=LOOK_S)
@@ -77,6 +79,7 @@ def _queue(found: dict[str, Any]) -> QueueFacts:
         kind = "mirrored"
     leader = found.get("leader") or found.get("node") or ""
     synchronised = found.get("synchronised_slave_nodes") or []
+    arguments = found.get("arguments") or {}
     return QueueFacts(
         vhost=found["vhost"],
         name=found["name"],
@@ -85,6 +88,8 @@ def _queue(found: dict[str, Any]) -> QueueFacts:
         leader=leader,
         members=found.get("members") or [leader, *(mirrors or [])],
         online=found.get("online") or [leader, *synchronised],
+        auto_delete=bool(found.get("auto_delete")),
+        expires="x-expires" in arguments,
     )
 
 
@@ -93,8 +98,13 @@ async def _one_by_one(api: Api, queues: list[QueueFacts]) -> tuple[list[QueueFac
     not. And how many messages in each are not persistent; quorum queues keep every message on disk."""
     told: list[QueueFacts] = []
     transient: dict[str, int] = {}
-    for each in queues:
-        found = await api.get(path("queues", each.vhost, each.name)) if each.kind != "quorum" else None
+    some = asyncio.Semaphore(_AT_ONCE)
+
+    async def of(each: QueueFacts) -> Any:
+        async with some:
+            return await api.get(path("queues", each.vhost, each.name)) if each.kind != "quorum" else None
+
+    for each, found in zip(queues, await asyncio.gather(*map(of, queues)), strict=True):
         if not found:
             told.append(each)
             continue
@@ -109,13 +119,15 @@ async def _of_cluster(api: Api) -> dict[str, Any]:
     queues: list[QueueFacts] = []
     for vhost in api.service.vhosts:
         listed = await api.get(path("queues", vhost) + "?disable_stats=true&enable_queue_totals=true") or []
-        queues += [_queue(each) for each in listed if each["name"] != PROBE_QUEUE]
+        # An exclusive one answers its own connection alone, and ends with it.
+        queues += [_queue(each) for each in listed if each["name"] != PROBE_QUEUE and not each.get("exclusive")]
     queues, transient = await _one_by_one(api, queues)
     held = await granted(api)
     clients = {each.name for each in api.service.clients}
     told = await read_mirror(api)
     overview = await api.get("/api/overview") or {}
     return {
+        "read": True,
         "transient": transient,
         "dropped": int((overview.get("message_stats") or {}).get("drop_unroutable", 0)),
         "queues": queues,
@@ -158,6 +170,12 @@ async def look_at_cluster(service: QueueService, region: str) -> tuple[ClusterFa
         **found,
     )
     return facts, mirror
+
+
+@activity.defn
+async def read_queue_record(estate: QueueEstate) -> EpochRecord | None:
+    """The service's record as it stands."""
+    return await epochs.read(estate.zone, estate.service.name)
 
 
 @activity.defn

@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 
 from temporalio import activity
 
 from activities.beating import beating
 from activities.commands import TOLD
-from activities.node import run_on, transport
-from activities.rabbit_api import api_of, cluster_api, path, stamp
+from activities.node import must_be_ours, run_on, transport
+from activities.rabbit_api import acting, api_of, cluster_api, must_be_newest, path
 from activities.rabbit_look import listens, look_at_cluster
 from schemas.control import CommandControl, NodeControl
 from schemas.failures import NodeControlFailed, NoElection, QueueUnreachable
 from schemas.orders import NodeResult
 from schemas.queue import Broker, QueueService
-from schemas.queue_facts import BrokerOrder, ClusterFacts, Grown, QueueOrder
+from schemas.queue_facts import BrokerOrder, ClusterFacts, Grown, QueueFacts, QueueOrder
 
 GROW_S = 45.0
 """How long a member that was added, or has come back, may take to hold what the others do."""
 
 
-async def _tell(control: NodeControl, argv: list[str]) -> str:
-    """Have one command carried out; "", or why it failed."""
+async def _tell(control: NodeControl, argv: list[str], order: BrokerOrder | None = None) -> str:
+    """Have one command carried out, if the order's run still holds the epoch; "", or why it failed."""
+    if order is not None:
+        # Before each: the one before may have taken its whole limit.
+        await must_be_ours(order)
     async with beating(argv[0]):
         code, output = await run_on(control, argv)
     return "" if code == 0 else f"{argv[0]} … exited {code}: {output[-TOLD:]}"
@@ -34,9 +39,17 @@ async def critical(service: QueueService, member: Broker) -> str:
     async with api_of(service, member) as api:
         for check in ("node-is-quorum-critical", "node-is-mirror-sync-critical"):
             answer = await api.ask("GET", path("health", "checks", check))
-            if answer.status_code == 503:
-                reasons.append(f"{check}: {answer.json().get('reason', '')}")
+            if not answer.is_success:
+                reasons.append(f"{check}: {why_critical(answer.status_code, answer.text)}")
     return "; ".join(reasons)
+
+
+def why_critical(code: int, body: str) -> str:
+    """Anything but a 200 is: a check that could not be made clears no node."""
+    with contextlib.suppress(ValueError, AttributeError):
+        if code == 503:
+            return str(json.loads(body).get("reason", "")) or body[:200]
+    return f"answered {code}"
 
 
 @activity.defn
@@ -48,7 +61,7 @@ async def start_broker(order: BrokerOrder) -> NodeResult:
         return NodeResult(done=False, evidence=f"{member.name} has no node control in the topology")
     there = await listens(member.host, member.port)
     for argv in [control.autostart_on] if there else [control.autostart_on, control.start]:
-        failure = "" if argv is None else await _tell(control, argv)
+        failure = "" if argv is None else await _tell(control, argv, order)
         if failure:
             raise NodeControlFailed(f"{member.name}: {failure}")
     until = asyncio.get_running_loop().time() + order.service.failover.return_s
@@ -77,11 +90,11 @@ async def stop_broker(order: BrokerOrder) -> NodeResult:
         if why:
             return NodeResult(done=False, evidence=f"{member.name} is not stopped: {why}")
     failures = []
-    if control.autostart_off is not None and (failure := await _quietly(control, control.autostart_off)):
+    if control.autostart_off is not None and (failure := await _quietly(control, control.autostart_off, order)):
         failures.append(f"may start by itself: {failure}")
-    failure = await _quietly(control, control.stop)
+    failure = await _quietly(control, control.stop, order)
     if failure and control.kill is not None:
-        failure = await _quietly(control, control.kill)
+        failure = await _quietly(control, control.kill, order)
     if failure:
         failures.append(failure)
     if await listens(member.host, member.port):
@@ -92,9 +105,9 @@ async def stop_broker(order: BrokerOrder) -> NodeResult:
     )
 
 
-async def _quietly(control: NodeControl, argv: list[str]) -> str:
+async def _quietly(control: NodeControl, argv: list[str], order: BrokerOrder) -> str:
     try:
-        return await _tell(control, argv)
+        return await _tell(control, argv, order)
     except NodeControlFailed as error:
         return error.detail
 
@@ -109,24 +122,31 @@ async def until_queues_lead(order: QueueOrder) -> ClusterFacts:
     while True:
         facts, _ = await look_at_cluster(order.service, order.region)
         headless = leaderless(facts)
-        if facts.reached and not headless:
+        if facts.read and not headless:
             return facts
         if asyncio.get_running_loop().time() > until:
-            raise NoElection(f"{order.region}: {', '.join(headless) or 'no node answers'}")
+            raise NoElection(f"{order.region}: {', '.join(headless) or 'its queues could not be read'}")
         activity.heartbeat(headless)
         await asyncio.sleep(0.1)
 
 
 def leaderless(facts: ClusterFacts) -> list[str]:
-    """Queues that nobody could use now, each with why."""
+    """Queues that nobody could use now, each with why, without those that are gone with their only node."""
     running = set(facts.running())
     found = []
     for each in facts.queues:
+        if with_its_node(each, running):
+            continue
         online = len(running & set(each.online))
         minority = each.kind == "quorum" and 2 * online <= len(each.members)
         if each.ready is None or each.leader not in running or minority:
             found.append(f"{each.place} (leader {each.leader or 'unknown'}, {online} of {len(each.members)} online)")
     return found
+
+
+def with_its_node(queue: QueueFacts, running: set[str]) -> bool:
+    """Whether it is a classic queue without mirrors on a node that doesn't run: it is there again when that is."""
+    return queue.kind == "classic" and queue.leader not in running
 
 
 @activity.defn
@@ -135,29 +155,30 @@ async def regrow(order: QueueOrder) -> Grown:
     service = order.service
     added: dict[str, list[str]] = {}
     async with beating("members of quorum queues"):
-        async with cluster_api(service, order.region) as api:
-            await stamp(api, order)
+        async with acting(order):
+            pass
+        declared = {member.node for member in service.cluster(order.region)}
         until = asyncio.get_running_loop().time() + GROW_S
         while True:
             facts, _ = await look_at_cluster(service, order.region)
             running = set(facts.running())
             missing = {
-                each.place: sorted(
-                    node for node in (m.node for m in service.cluster(order.region)) if node not in each.online
-                )
+                each.place: sorted(declared - set(each.online))
                 for each in facts.queues
                 if each.kind in ("quorum", "mirrored")
             }
             missing = {place: nodes for place, nodes in missing.items() if nodes}
             for each in facts.queues:
-                for node in sorted(running - set(each.members)) if each.kind == "quorum" else []:
+                for node in sorted((running & declared) - set(each.members)) if each.kind == "quorum" else []:
+                    async with cluster_api(service, order.region) as api:
+                        await must_be_newest(api, order)
                     await _add(service, order.region, each.vhost, each.name, node)
                     added.setdefault(each.place, []).append(node)
             waits = [node for nodes in missing.values() for node in nodes if node in running]
-            if facts.reached and not waits:
+            if facts.read and not waits:
                 return Grown(added=added, whole=not missing, missing=missing)
             if asyncio.get_running_loop().time() > until:
-                return Grown(added=added, whole=False, missing=missing)
+                return Grown(added=added, whole=False, missing=missing, waits=waits)
             await asyncio.sleep(0.2)
 
 

@@ -7,46 +7,31 @@ from datetime import UTC, datetime
 
 from temporalio import activity
 
+from activities import epoch as epochs
 from activities.beating import beating
 from activities.names import ask
+from activities.rabbit_amqp import speaks, tls_of
+from activities.rabbit_api import cluster_api
 from activities.rabbit_definitions import bring_definitions
+from activities.rabbit_doors import granted, shut
 from activities.rabbit_look import look_at_cluster
 from activities.zones import names_of
-from schemas.failures import LifeboatError, RouteUnavailable
-from schemas.queue import Broker
+from schemas.failures import EpochSuperseded, LifeboatError, RouteUnavailable
 from schemas.queue_facts import ClusterFacts, MoveOrder
 from schemas.queue_requests import QueueSighting, QueueWatchOrder, StandbyOrder
 
-HEADER = b"AMQP\x00\x00\x09\x01"
-"""Of AMQP 0-9-1 (§4.2.2): a broker answers with Connection.Start; a frozen one takes the connection, and is silent."""
 PATIENCE = 10
 """A node that nobody is led to is looked after this many times more slowly: its cluster serves without it."""
 STANDBY_S = 20.0
 _SEEN_S = 0.4
-
-
-async def answers(member: Broker, limit: float, *, tls: bool = False) -> bool:
-    """Whether the node speaks AMQP within `limit` seconds; of TLS only that it takes connections."""
-    writer: asyncio.StreamWriter | None = None
-    try:
-        async with asyncio.timeout(limit):
-            reader, writer = await asyncio.open_connection(member.host, member.port)
-            if tls:
-                return True
-            writer.write(HEADER)
-            # A method frame on channel 0.
-            return (await reader.readexactly(3)) == b"\x01\x00\x00"
-    except (OSError, TimeoutError, asyncio.IncompleteReadError):
-        return False
-    finally:
-        if writer is not None:
-            writer.close()
+BEFORE_S = 20.0
+"""How often a watch that finds all well looks at the queues: who led them, and who held all, before one is lost."""
 
 
 async def sees_anything(order: QueueWatchOrder) -> bool:
     """Whether this region reaches anything else at all; one that doesn't has no vote."""
     others = [each for each in order.service.members if each.name != order.member]
-    found = await asyncio.gather(*(answers(each, 0.5, tls=order.service.access.tls) for each in others))
+    found = await asyncio.gather(*(speaks(each, 0.5, tls=order.service.access.tls) for each in others))
     if any(found):
         return True
     try:
@@ -66,14 +51,17 @@ async def watch_brokers(order: QueueWatchOrder) -> QueueSighting:
     counts = dict.fromkeys((each.name for each in cluster), 0)
     first: datetime | None = None
     looking: asyncio.Task[tuple[ClusterFacts, object]] | None = None
-    loop = asyncio.get_running_loop()
+    loop, tls = asyncio.get_running_loop(), tls_of(service) or False
+    before: ClusterFacts | None = None
+    well: asyncio.Task[tuple[ClusterFacts, object]] | None = None
+    looked = loop.time() - BEFORE_S
     try:
         while True:
             started, at = loop.time(), datetime.now(UTC)
-            tls, limit = service.access.tls, detection.probe_timeout_s
-            probed = await asyncio.gather(*(answers(each, limit, tls=tls) for each in cluster))
-            for member, well in zip(cluster, probed, strict=True):
-                counts[member.name] = counts[member.name] + 1 if well == (order.until == "up") else 0
+            limit = detection.probe_timeout_s
+            probed = await asyncio.gather(*(speaks(each, limit, tls=tls) for each in cluster))
+            for member, spoke in zip(cluster, probed, strict=True):
+                counts[member.name] = counts[member.name] + 1 if spoke == (order.until == "up") else 0
             count = counts[order.member]
             if count == 1:
                 first = at
@@ -96,22 +84,44 @@ async def watch_brokers(order: QueueWatchOrder) -> QueueSighting:
                     first_failure=first or at,
                     at=datetime.now(UTC),
                     seen=seen,
+                    before=before,
                 )
+            if well is not None and well.done():
+                before, well = well.result()[0], None
+            if not any(counts.values()) and order.until == "down" and loop.time() - looked > BEFORE_S:
+                looked, well = loop.time(), asyncio.create_task(look_at_cluster(service, cluster[0].region))
             if not count and looking is not None:
                 looking.cancel()
                 looking = None
             activity.heartbeat({"counts": counts, "at": at.isoformat()})
             await asyncio.sleep(max(detection.interval_s - (loop.time() - started), 0))
     finally:
-        if looking is not None:
-            looking.cancel()
+        for task in (looking, well):
+            if task is not None:
+                task.cancel()
+
+
+async def _let_in(order: StandbyOrder, region: str) -> bool:
+    """Whether clients are let in where nobody should serve: a cluster that came back by itself. Where the record can't
+    be read, or a choice is not settled, nobody is kept out: who serves is for a run to say."""
+    if order.zone is None:
+        return False
+    held = await epochs.read(order.zone, order.service.name)
+    settled = held is not None and held.candidate is None and held.leader is not None
+    if held is None or not settled or order.service.member(str(held.leader)).region != order.region:
+        return False
+    clients = {each.name for each in order.service.clients}
+    async with cluster_api(order.service, order.region) as api:
+        serves = any(user in clients for _, user in await granted(api))
+    async with cluster_api(order.service, region) as api:
+        return serves and any(user in clients for _, user in await granted(api))
 
 
 @activity.defn
 async def keep_standbys(order: StandbyOrder) -> None:
-    """Every standby has the definitions, and knows how much was in the queues, not longer than 20 s ago.
+    """Every standby has the definitions, knows how much was in the queues 20 s ago at most, and lets nobody in.
 
-    Where a run has a newer epoch it is refused, and waits for the watch to begin anew.
+    It returns once a run has a newer epoch: what it was told is over.
     """
     told: dict[str, str] = {}
     async with beating(told):
@@ -119,10 +129,14 @@ async def keep_standbys(order: StandbyOrder) -> None:
             for region in order.service.clusters():
                 if region == order.region:
                     continue
-                move = MoveOrder(service=order.service, region=order.region, target=region, epoch=order.epoch)
+                move = MoveOrder(**dict(order), target=region)
                 try:
                     await bring_definitions(move)
+                    if await _let_in(order, region):
+                        await shut(order.model_copy(update={"region": region}))
                     told[region] = f"told at {datetime.now(UTC):%H:%M:%S} UTC"
+                except EpochSuperseded:
+                    return
                 except LifeboatError as error:
                     told[region] = f"{type(error).__name__}: {error.detail}"[:200]
             await asyncio.sleep(STANDBY_S)

@@ -105,6 +105,8 @@ async def until_watched(lab: Lab) -> None:
 def _queue(found: object, course: Course, phase: str) -> QueueAudit:
     assert isinstance(found, QueueAudit)
     course.notes.append(f"{phase}: {queue_referee.text_of(found)}")
+    if found.stranded:
+        course.faults.append(f"{phase}: {found.stranded} messages were left where nobody consumes")
     return found
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 
 import aio_pika
 from aio_pika.abc import AbstractIncomingMessage
@@ -15,7 +16,7 @@ from aio_pika.abc import AbstractIncomingMessage
 from lab import findings, ledger, load, rabbit
 from lab.findings import Conviction
 from lab.model import Lab, Node
-from lab.queue_findings import judge
+from lab.queue_findings import judge, overlapping
 from lab.queue_traffic import BROKEN, deliveries_of, leave, read_deliveries
 from lab.referee import SAMPLE, Audit, Seen, writers_of
 from lab.world import assert_inside
@@ -28,7 +29,9 @@ QUIET_S = 1.0
 
 
 class QueueAudit(Audit):
-    """`out_of_reach`: confirmed messages that may lie in a cluster that can't be read, so that `missing` is None."""
+    """`out_of_reach`: confirmed messages that may lie in a cluster that can't be read, so that `missing` is None.
+    `stranded`: those that lie in a region that does not lead, and were not delivered: nobody consumes there.
+    `overlapping`: those that a region confirmed beside another one."""
 
     delivered: int = 0
     in_queues: int = 0
@@ -36,6 +39,12 @@ class QueueAudit(Audit):
     redelivered: int = 0
     reordered: int = 0
     out_of_reach: int = 0
+    stranded: int = 0
+    overlapping: int = 0
+
+    @property
+    def clean(self) -> bool:
+        return super().clean and self.stranded == 0
 
 
 async def audit(lab: Lab) -> QueueAudit:
@@ -45,15 +54,19 @@ async def audit(lab: Lab) -> QueueAudit:
     spans = ledger.read_spans(lab.ledger)
     gaps = findings.routes(routes, entries, spans, now=time.time(), running=load.running(lab) is not None)
     looks = await asyncio.gather(*(_look(lab, node) for node in lab.of_kind("rabbitmq")))
-    present: set[str] = set()
+    names = {node.address: node for node in lab.of_kind("rabbitmq")}
+    letting_in = [look.address for look in looks if look.acknowledged]
+    leading = _led(entries, list(dict.fromkeys(names[address].region for address in letting_in)), names)
+    held: dict[str, set[str]] = {}
     errors: list[str] = []
     for region in rabbit.clusters(lab):
-        found, why = await _held(lab, region)
-        present |= found
+        held[region], why = await _held(lab, region)
         errors += why
+    present = set().union(*held.values())
     # After the queues: what was in one of them a moment ago may have been delivered since, and is not lost.
     deliveries = read_deliveries(deliveries_of(lab.ledger))
-    told = judge(entries, deliveries, present)
+    told = judge(entries, deliveries, present, present - held.get(leading, set()) if leading else set())
+    beside = overlapping(entries, {address: node.region for address, node in names.items()})
     result = QueueAudit(
         acknowledged=told.confirmed,
         missing=None if errors else len(told.lost),
@@ -69,11 +82,9 @@ async def audit(lab: Lab) -> QueueAudit:
         redelivered=told.redelivered,
         reordered=told.reordered,
         out_of_reach=len(told.lost) if errors else 0,
+        stranded=len(told.stranded),
+        overlapping=len(beside),
     )
-    names = {node.address: node for node in lab.of_kind("rabbitmq")}
-    letting_in = [look.address for look in looks if look.acknowledged]
-    regions = list(dict.fromkeys(names[address].region for address in letting_in))
-    leading = _led(entries, regions, names)
     convicted = [
         Conviction(
             server=address,
@@ -82,6 +93,10 @@ async def audit(lab: Lab) -> QueueAudit:
         )
         for address in letting_in
         if names[address].region != leading
+    ]
+    convicted += [
+        Conviction(server=address, timeline=0, reason=f"confirmed {count} messages beside another region")
+        for address, count in Counter(entry.server for entry in beside).items()
     ]
     result.writers = writers_of(convicted, {address: node.name for address, node in names.items()})
     result.concurrent_writers = len({names[each.server].region for each in convicted})
@@ -98,10 +113,14 @@ def _led(entries: list[ledger.Entry], regions: list[str], names: dict[str, Node]
 
 
 async def _look(lab: Lab, node: Node) -> Seen:
-    """Try a publish as a client, into a queue that ends with the session."""
+    """Try a publish as a client, into a queue that ends with the session, in every virtual host: one is enough."""
     assert_inside(lab, node.host, node.port)
+    tried = [await _try(lab, node, vhost) for vhost in rabbit.QUEUES]
+    return next((seen for seen in tried if seen.acknowledged), tried[0])
+
+
+async def _try(lab: Lab, node: Node, vhost: str) -> Seen:
     seen = Seen(name=node.name, address=node.address, state="unreachable")
-    vhost = next(iter(rabbit.QUEUES))
     connection = None
     sent = time.time()
     try:
@@ -152,10 +171,12 @@ async def peek(lab: Lab, node: Node, vhost: str) -> set[str]:
         timeout=ASK_S,
     )
     found: set[str] = set()
+    shown = 0
     came = time.monotonic()
 
     async def take(message: AbstractIncomingMessage) -> None:
-        nonlocal came
+        nonlocal came, shown
+        shown += 1
         found.add(message.message_id or "")
         came = time.monotonic()
 
@@ -172,10 +193,11 @@ async def peek(lab: Lab, node: Node, vhost: str) -> set[str]:
             # A quorum queue gives each consumer 2,000 at most that it has not acknowledged.
             for _ in range(ready // _EACH + 1):
                 await queue.consume(take)
-        while len(found) < ready and time.monotonic() - came < max(QUIET_S, 0.1 if found else ASK_S):
+        # By deliveries: of a message that lies there twice both are shown.
+        while shown < ready and time.monotonic() - came < max(QUIET_S, 0.1 if found else ASK_S):
             await asyncio.sleep(0.02)
-        if len(found) < ready:
-            raise TimeoutError(f"{len(found)} of {ready} messages in {vhost} were shown")
+        if shown < ready:
+            raise TimeoutError(f"{shown} of {ready} messages in {vhost} were shown")
         return found
     finally:
         await leave(connection)
@@ -186,5 +208,6 @@ def text_of(found: QueueAudit) -> str:
     return (
         f"delivered {found.delivered}, in queues {found.in_queues}, duplicated {found.duplicated}"
         f" ({found.redelivered} flagged as redelivered), out of order {found.reordered}"
+        f", stranded {found.stranded}, beside another region {found.overlapping}"
         + (f", out of reach {found.out_of_reach}" if found.out_of_reach else "")
     )

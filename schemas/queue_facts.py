@@ -7,7 +7,7 @@ from typing import Literal
 
 from schemas.base import Fact
 from schemas.facts import EpochRecord, RouteWrite
-from schemas.orders import AnyEstate
+from schemas.orders import AnyEstate, AnyNodeOrder
 from schemas.queue import QueueService
 from schemas.zones import Zone
 
@@ -20,13 +20,16 @@ class QueueEstate(AnyEstate):
 
 
 class BrokerFacts(Fact):
-    """One node as its own management API tells. `answers` False: only `error` and `listens` mean anything."""
+    """One node as its own management API tells. `answers` False: only `error` and `listens` mean anything.
+
+    One that listens and does not answer is not lost: its API, or Lifeboat's password there, is.
+    """
 
     member: str
     at: datetime
     answers: bool
     listens: bool = False
-    """Whether its AMQP port takes a connection."""
+    """Whether it speaks AMQP."""
     error: str = ""
     running: list[str] = []
     """Erlang names of the nodes that it sees running, itself included."""
@@ -54,6 +57,9 @@ class QueueFacts(Fact):
     online: list[str] = []
     ready: int | None = None
     consumers: int | None = None
+    auto_delete: bool = False
+    expires: bool = False
+    """Whether it ends by itself when nobody uses it (x-expires)."""
 
     @property
     def place(self) -> str:
@@ -66,6 +72,8 @@ class ClusterFacts(Fact):
     region: str
     at: datetime
     brokers: list[BrokerFacts]
+    read: bool = False
+    """Whether what follows could be read; if not, it is unknown, and not nothing."""
     queues: list[QueueFacts] = []
     clients_let_in: bool = False
     """Whether a client user has permissions on one of the virtual hosts."""
@@ -121,18 +129,20 @@ class QueueObservation(Fact):
 
 
 class QueueOrder(Fact):
-    """Do it on the cluster of `region`, behind the epoch."""
+    """Do it on the cluster of `region`, behind the epoch: that on the cluster, and with `zone` the record's as well."""
 
     service: QueueService
     region: str
     epoch: int
+    zone: Zone | None = None
+    run: str = ""
+    """As the record names the run."""
 
 
-class BrokerOrder(Fact):
+class BrokerOrder(AnyNodeOrder):
     """Start or stop one node. `whatever`: also one without which its queues have no majority."""
 
     service: QueueService
-    member: str
     whatever: bool = False
 
 
@@ -143,9 +153,10 @@ class DoorOrder(QueueOrder):
 
 
 class MoveOrder(QueueOrder):
-    """From the cluster of `region` to that of `target`."""
+    """From the cluster of `region` to that of `target`; by `until` a drain has ended, and taken its shovels away."""
 
     target: str
+    until: datetime | None = None
 
 
 class Definitions(Fact):
@@ -210,9 +221,12 @@ class Grown(Fact):
     whole: bool
     missing: dict[str, list[str]] = {}
     """Queue → nodes that are declared and no online member of it."""
+    waits: list[str] = []
+    """Of these nodes those that run, and were waited for in vain."""
 
 
-Loss = Literal["nothing", "node", "majority", "cluster"]
+Loss = Literal["nothing", "node", "majority", "cluster", "partitioned", "unclear"]
+"""`partitioned`: nodes that answer don't see each other. `unclear`: nodes speak AMQP, and can't be asked."""
 
 
 class QueueState(Fact):

@@ -7,7 +7,7 @@ from datetime import datetime
 from schemas.base import Fact
 from schemas.facts import EpochRecord
 from schemas.queue import QueueService
-from schemas.queue_facts import ClusterFacts
+from schemas.queue_facts import ClusterFacts, QueueOrder
 from schemas.requests import CandidateRequest, WatchRequest
 from schemas.zones import Zone
 
@@ -22,6 +22,8 @@ class QueueSuspicion(Fact):
     regions: list[str]
     seen: list[ClusterFacts] = []
     """The cluster that serves, as the regions saw it before their last failed probe."""
+    before: list[ClusterFacts] = []
+    """As they saw it while all was well, 20 s ago at most."""
     record: EpochRecord | None = None
     """What this watch holds in reserve: the run need not claim another epoch."""
 
@@ -59,11 +61,8 @@ class QueueSighting(Fact):
     first_failure: datetime | None
     at: datetime
     seen: ClusterFacts | None = None
+    before: ClusterFacts | None = None
 
 
-class StandbyOrder(Fact):
-    """Keep the other clusters told of what the one of `region` defines and holds."""
-
-    service: QueueService
-    region: str
-    epoch: int
+class StandbyOrder(QueueOrder):
+    """Keep the other clusters told of what the one of `region` defines and holds, and their clients out."""

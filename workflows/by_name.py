@@ -44,7 +44,7 @@ class LeadingByName(Procedure):
     async def lead_back(self, leader: str) -> None:
         """Nobody is chosen any more, and the names lead back."""
         await self.claim_once()
-        cleared = self.record.model_copy(update={"candidate": None, "verdict": ""})
+        cleared = self.record.model_copy(update={"leader": leader, "candidate": None, "verdict": ""})
         self.record = await self._lead(leader, cleared, 300.0)
 
     def _names(self, target: str, wanted: EpochRecord) -> DnsOrder:
@@ -76,11 +76,13 @@ class LeadingByName(Procedure):
             self.record = await self.claim_after(self.record, " (undo)")
             self._undo_claimed = True
 
-    async def settle(self, leader: str) -> None:
+    async def settle(self, leader: str, *, total: float = 60.0) -> None:
         """The record names who leads, and nobody is about to."""
+        if self.record.leader == leader and self.record.candidate is None:
+            return
         wanted = self.record.model_copy(update={"leader": leader, "candidate": None, "verdict": ""})
         order = RecordOrder(zone=self.estate.zone, service=self.service_name, seen=self.record, wanted=wanted)
-        self.record = await self.do(epoch.write_record, order, limit=4, total=60, heartbeat=None)
+        self.record = await self.do(epoch.write_record, order, limit=4, total=total, heartbeat=None)
 
     async def tell_watch(self) -> None:
         """Its probes would call the planned move an outage."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 
 from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError
@@ -30,6 +31,13 @@ with workflow.unsafe.imports_passed_through():
     from workflows.by_name import LeadingByName
     from workflows.policy.cache_seen import merge_seen
     from workflows.reasons import kind_of, reason_of
+
+
+UNFENCE_S = 10.0
+"""Two Sentinels' `down-after`: a master that can't be told for so long is no master any more."""
+
+
+LOOKS = 3
 
 
 class CacheRunbook(LeadingByName):
@@ -65,10 +73,19 @@ class CacheRunbook(LeadingByName):
     # Looking
 
     async def look(self) -> CacheSeen:
-        """From every region: a worker that is cut off from a part of the estate would call it dead."""
-        views = await self.from_everywhere(cache_survey.observe_cache, self.estate, limit=4)
-        if views:
-            return merge_seen(list(views.values()))
+        """From every region: a worker that is cut off from a part of the estate would call it dead.
+
+        An epoch store that nobody could read is asked again: a name server may lie on a change for a second.
+        """
+        seen: CacheSeen | None = None
+        for _ in range(LOOKS):
+            views = await self.from_everywhere(cache_survey.observe_cache, self.estate, limit=4)
+            seen = merge_seen(list(views.values())) if views else None
+            if seen is not None and not seen.epoch_error:
+                return seen
+            await workflow.sleep(timedelta(seconds=0.5), summary="before the epoch store is asked again")
+        if seen is not None:
+            return seen
         return await self.do(cache_survey.observe_cache, self.estate, limit=4, total=20, heartbeat=None)
 
     def region_of(self, member: str) -> str:
@@ -147,9 +164,19 @@ class CacheRunbook(LeadingByName):
         return await self.do(cache_moves.promote_alone, order, limit=8, total=30)
 
     async def unfence(self, member: str) -> str:
-        """However long it takes: nobody takes writes until then."""
+        """However long it takes while it is a master that can be told: nobody takes writes until then. One that is gone
+        is a failover's, which waits for the end of this run.
+        """
         order = UnfenceOrder.model_validate({**self.within_epoch(), "member": member, "asked": self.asked_sentinels})
-        return (await self.do(cache_fencing.unfence_master, order, limit=10, total=None, heartbeat=None)).evidence
+        while True:
+            try:
+                found = await self.do(cache_fencing.unfence_master, order, limit=10, total=UNFENCE_S, heartbeat=None)
+                return found.evidence
+            except ActivityError as error:
+                facts = (await self.look()).of(member)
+                if not facts.reachable or facts.role != "master":
+                    raise
+                self.note(f"{member} is told again: {reason_of(error)}")
 
     # Routes
 

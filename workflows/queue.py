@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
+
 from temporalio import workflow
-from temporalio.exceptions import ApplicationError
+from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
-    from activities import rabbit_definitions, rabbit_doors, rabbit_drain, rabbit_look, rabbit_routes
+    from activities import rabbit_definitions, rabbit_doors, rabbit_drain, rabbit_look, rabbit_nodes, rabbit_routes
     from schemas.decisions import Assessment
-    from schemas.facts import RouteWrite
+    from schemas.facts import EpochRecord, RouteWrite
     from schemas.failures import NotYet
     from schemas.queue_facts import (
+        BrokerOrder,
         Closed,
         Counted,
         Definitions,
@@ -24,6 +27,8 @@ with workflow.unsafe.imports_passed_through():
     )
     from workflows.by_name import LeadingByName
     from workflows.policy import queue as policy
+    from workflows.policy import queue_moves as moves
+    from workflows.reasons import reason_of
     from workflows.runbook import Ended
 
 
@@ -68,34 +73,83 @@ class QueueRunbook(LeadingByName):
             raise Ended("aborted", self.aborted_by())
         raise Ended("rejected" if decision.answer == "rejected" else "expired", f"{decision.answer} by {decision.by}")
 
+    async def record_now(self, known: EpochRecord) -> EpochRecord:
+        """What was known where the store can't be read: clients wait, and every act asks again."""
+        try:
+            found = await self.do(rabbit_look.read_queue_record, self.estate, limit=2, total=3, attempts=1)
+        except ActivityError as error:
+            self.note(f"the record could not be read again: {reason_of(error)}")
+            return known
+        return found or known
+
     # Acts within the run's epoch
 
     def at(self, region: str) -> QueueOrder:
-        return QueueOrder(service=self.estate.service, region=region, epoch=self.record.epoch)
+        return QueueOrder(
+            service=self.estate.service,
+            region=region,
+            epoch=self.record.epoch,
+            zone=self.estate.zone,
+            run=self.record.run,
+        )
 
-    def move(self, source: str, target: str) -> MoveOrder:
-        return MoveOrder(service=self.estate.service, region=source, target=target, epoch=self.record.epoch)
+    def on(self, member: str, *, whatever: bool = False) -> BrokerOrder:
+        """One node."""
+        return BrokerOrder(
+            service=self.estate.service,
+            member=member,
+            whatever=whatever,
+            epoch=self.record.epoch,
+            zone=self.estate.zone,
+            run=self.record.run,
+        )
 
-    async def close(self, region: str, *, total: float = 60.0, attempts: int = 0) -> Closed:
+    def move(self, source: str, target: str, until: datetime | None = None) -> MoveOrder:
+        return MoveOrder(**dict(self.at(source)), target=target, until=until)
+
+    async def close(self, region: str, *, total: float | None = 60.0, attempts: int = 0) -> Closed:
         return await self.do(rabbit_doors.close_cluster, self.at(region), limit=25, total=total, attempts=attempts)
 
-    async def open(self, region: str, *, write: bool = True) -> list[str]:
-        order = DoorOrder(service=self.estate.service, region=region, epoch=self.record.epoch, write=write)
-        return await self.do(rabbit_doors.open_cluster, order, limit=10, total=60, heartbeat=None)
+    async def open(self, region: str, *, write: bool = True, total: float | None = 60.0) -> list[str]:
+        """Without `total` for as long as it takes: clients wait for nothing else."""
+        order = DoorOrder(**dict(self.at(region)), write=write)
+        return await self.do(rabbit_doors.open_cluster, order, limit=25, total=total)
 
     async def define(self, source: str, target: str, *, total: float = 60.0) -> Definitions:
         return await self.do(rabbit_definitions.import_definitions, self.move(source, target), limit=30, total=total)
 
     async def drain(self, source: str, target: str, *, total: float) -> Drained:
-        """Lasts as long as there are messages; each attempt goes on with the shovels of the one before."""
-        return await self.do(rabbit_drain.drain, self.move(source, target), limit=total, total=total, heartbeat=5.0)
+        """Lasts as long as there are messages; each attempt goes on with the shovels of the one before.
 
-    async def count(self, region: str) -> Counted:
-        return await self.do(rabbit_drain.count_messages, self.at(region), limit=10, total=40)
+        It ends by itself, and takes its shovels away, before the engine gives it up: an attempt that is given up goes
+        on until it hears of that.
+        """
+        until = workflow.now() + timedelta(seconds=total - max(min(total / 5, 10.0), 2.0))
+        order = self.move(source, target, until)
+        return await self.do(rabbit_drain.drain, order, limit=total, total=total, heartbeat=5.0)
 
-    async def stop_drain(self, source: str, target: str) -> list[str]:
+    async def count(self, region: str, *, total: float = 40.0) -> Counted:
+        return await self.do(rabbit_drain.count_messages, self.at(region), limit=15, total=total)
+
+    async def stop_drain(self, source: str, target: str, *, total: float = 60.0) -> list[str]:
         order = self.move(source, target)
-        return await self.do(rabbit_drain.stop_drain, order, limit=10, total=15, heartbeat=None)
+        return await self.do(rabbit_drain.stop_drain, order, limit=10, total=total, heartbeat=None)
+
+    async def start(self, member: str) -> str:
+        order = self.on(member)
+        limit = self.estate.service.failover.return_s + 60
+        try:
+            return (await self.do(rabbit_nodes.start_broker, order, limit=limit, total=limit, attempts=1)).evidence
+        except ActivityError as error:
+            return f"{member} does not start: {reason_of(error)}"
+
+    async def stop(self, member: str) -> tuple[bool, str]:
+        order = self.on(member, whatever=True)
+        try:
+            found = await self.do(rabbit_nodes.stop_broker, order, limit=25, total=30, attempts=1)
+        except ActivityError as error:
+            return False, f"{member} could not be told: {reason_of(error)}"
+        return found.done, found.evidence
 
     # Routes and the end
 
@@ -125,7 +179,14 @@ class QueueRunbook(LeadingByName):
 
     async def look_at_protection(self, leader: str) -> list[str]:
         seen = await self.look()
-        return policy.unprotected(self.estate.service, seen.cluster(self.region_of(leader)))
+        region = self.region_of(leader)
+        others = [each for each in seen.clusters if each.region != region]
+        return policy.unprotected(self.estate.service, seen.cluster(region)) + moves.stray_shovels(others)
+
+
+def failed(kind: str, text: str) -> ApplicationError:
+    """What a comparison found, which trying again can't help."""
+    return ApplicationError(text, type=kind, non_retryable=True)
 
 
 def not_yet(text: str) -> ApplicationError:

@@ -5,8 +5,6 @@ docs/runbooks/queue_drain.md has the same headings as the steps here.
 
 from __future__ import annotations
 
-import asyncio
-
 from temporalio import workflow
 from temporalio.exceptions import ActivityError
 
@@ -14,10 +12,11 @@ with workflow.unsafe.imports_passed_through():
     from activities import rabbit_nodes
     from schemas.decisions import Choice, Verdict
     from schemas.facts import EpochRecord
-    from schemas.queue_facts import BrokerOrder, Closed, Drained
+    from schemas.queue_facts import Closed, Drained
     from schemas.reports import Outcome, Report
     from schemas.requests import RunRequest
     from workflows.policy import queue as policy
+    from workflows.policy import queue_moves as moves
     from workflows.queue import QueueRunbook
     from workflows.reasons import reason_of
     from workflows.runbook import Ended
@@ -82,6 +81,7 @@ class QueueDrain(QueueRunbook):
             return
         self.claiming = True
         self.record = await self.step(CLAIM, lambda: self.claim_after(first), told=lambda r: f"epoch {r.epoch}")
+        await self.tell_watch()
         await self.step(START, self.start_nodes, told="; ".join)
         await self.step(CLOSE, self.close_all, told=self.closed_text)
         await self.step(DRAIN, self.drain_all, told=lambda text: text)
@@ -97,9 +97,13 @@ class QueueDrain(QueueRunbook):
         if leader is None:
             raise Ended("refused", f"{why}: a person must look")
         self.suspect = leader
-        if not seen.cluster(self.serving).reached:
+        serves = seen.cluster(self.serving)
+        if not serves.reached:
             raise Ended("refused", f"{self.serving} should serve, and is not reached: `queue-failover` comes first")
         self.left = [region for region in service.clusters() if region != self.serving]
+        wrong = moves.why_not_close(serves, [seen.cluster(region) for region in self.left])
+        if wrong is not None:
+            raise Ended("refused", wrong)
         if not self.left:
             raise Ended("not needed", f"{service.name} has no other cluster")
         choice = Choice(candidate=leader, reason=f"{self.serving} serves; {', '.join(self.left)} is drained into it")
@@ -118,19 +122,32 @@ class QueueDrain(QueueRunbook):
 
     async def start_nodes(self) -> list[str]:
         async def one(member: str) -> str:
-            order = BrokerOrder(service=self.estate.service, member=member)
+            order = self.on(member)
             limit = self.estate.service.failover.return_s + 60
             found = await self.do(rabbit_nodes.start_broker, order, limit=limit, total=2 * limit)
             return found.evidence
 
         # Together: the last node that stopped must be there for the others to start.
         members = [each.name for region in self.left for each in self.estate.service.cluster(region)]
-        found = await asyncio.gather(*(one(name) for name in members))
+        # And as soon as one of them answers its clients are kept out, whether the others start or not.
+        found = await self.together(*(one(name) for name in members), *(self.close_early(each) for each in self.left))
         for region in self.left:
             await self.do(rabbit_nodes.until_queues_lead, self.at(region), limit=30, total=120, heartbeat=15)
-        return list(found)
+        return [text for text in found if text]
+
+    async def close_early(self, region: str) -> str:
+        try:
+            closed = await self.close(region, total=self.estate.service.failover.return_s + 60)
+        except ActivityError as error:
+            # The step after this one tries again, and says why.
+            self.note(f"{region} is not closed yet: {reason_of(error)}")
+            return ""
+        return f"{region} was closed as its first node answered: {closed.ended} connections ended"
 
     async def close_all(self) -> list[Closed]:
+        """And nothing that an earlier run left there pulls from the cluster that serves."""
+        for region in self.left:
+            await self.stop_drain(self.serving, region)
         return [await self.close(region) for region in self.left]
 
     def closed_text(self, closed: list[Closed]) -> str:
@@ -150,6 +167,7 @@ class QueueDrain(QueueRunbook):
     async def stand_by(self) -> str:
         for region in self.left:
             await self.define(self.serving, region)
+            await self.stop_drain(region, self.serving)
         self.unprotected = await self.look_at_protection(self.suspect)
         try:
             await self.settle(self.suspect)

@@ -14,12 +14,13 @@ from temporalio.exceptions import ActivityError
 
 with workflow.unsafe.imports_passed_through():
     from activities import rabbit_definitions, rabbit_nodes, rabbit_watch
-    from schemas.decisions import Choice, Fence
+    from schemas.decisions import Fence
     from schemas.facts import EpochRecord
-    from schemas.queue_facts import BrokerOrder, Grown, QueueObservation, QueueState
+    from schemas.queue_facts import Grown, QueueObservation, QueueState
     from schemas.queue_requests import QueueFailoverRequest, QueueWatchOrder
     from schemas.reports import DecisionReport, Outcome, Report
     from workflows.policy import queue as policy
+    from workflows.policy import queue_moves as moves
     from workflows.queue import QueueRunbook, not_yet
     from workflows.reasons import reason_of
     from workflows.runbook import WAIT_S, Ended
@@ -89,6 +90,8 @@ class QueueFailover(QueueRunbook):
             await self.step(DECIDE, lambda: self.decide(request), told=lambda text: text)
             self.urgent = True
             self.record = await self.step(CLAIM, lambda: self.claim(request), told=lambda r: f"epoch {r.epoch}")
+            if request.suspicion is None and not self.grown:
+                await self.tell_watch()
             if self.lost.loss != "node":
                 await self.leave_cluster()
                 break
@@ -214,6 +217,9 @@ class QueueFailover(QueueRunbook):
             before = self.lost
         if self.lost.loss == "nothing":
             raise Ended("not needed", self.lost.reason)
+        if self.lost.loss in ("partitioned", "unclear"):
+            # Neither is a loss: those who can't be asked may well be serving.
+            raise Ended("refused", self.lost.reason)
         if suspicion is None and self.detected is None:
             self.start_clock(workflow.now())
             self.detected = workflow.now()
@@ -234,10 +240,16 @@ class QueueFailover(QueueRunbook):
         suspicion = request.suspicion
         if self.grown:
             return await self.claim_after(self.seen.record or self.record)
-        if suspicion is not None and suspicion.record is not None and self.seen.record == suspicion.record:
-            self.epoch = suspicion.record.epoch
-            self.number("LifeboatEpoch", self.epoch)
-            return suspicion.record
+        reserve = suspicion.record if suspicion is not None else None
+        if reserve is not None and self.seen.record == reserve:
+            # What the watch holds may have been claimed since by a run that it did not hear of.
+            held = await self.record_now(reserve)
+            if held == reserve:
+                self._take_epoch(reserve)
+                return reserve
+            if held.leader != reserve.leader:
+                raise Ended("not needed", f"{held.leader} leads by now, by the record of {held.run}")
+            return await self.claim_after(held)
         first = await self.record_or_first(self.seen.record, self.seen.epoch_error, self.suspect)
         return await self.claim_after(first)
 
@@ -245,16 +257,15 @@ class QueueFailover(QueueRunbook):
         service, state = self.estate.service, self.lost
         facts = self.seen.cluster(self.source)
         if state.loss == "node":
-            member = request.candidate or (
-                self.suspect if self.suspect not in state.down else policy.other_node(service, facts, state.down)
-            )
-            choice = Choice(candidate=member, reason=f"{self.source} goes on, at {member}")
+            choice = policy.choose_node(service, facts, state, request.candidate)
         else:
             choice = policy.choose_region(service, self.seen, self.source, request.candidate)
         self.candidate = choice.candidate or ""
         mirror = self.seen.mirrors.get(self.region_of(self.candidate)) if self.across else None
         self.left_behind = policy.held_text(self.source, mirror, workflow.now())
-        verdict = policy.verdict_of(state, facts.queues, self.left_behind)
+        before = [queue for each in request.suspicion.before for queue in each.queues] if request.suspicion else []
+        gone = [service.member(name).node for name in state.down]
+        verdict = policy.verdict_of(state, facts.queues, self.left_behind, read=facts.read, gone=gone, before=before)
         self.attribute("LifeboatVerdict", verdict.kind)
         self.assessment = policy.assess(self.suspect, state, choice, verdict)
         return f"{choice.reason}; loss {verdict.text()}: {verdict.reason}"
@@ -281,6 +292,8 @@ class QueueFailover(QueueRunbook):
             f" {self.left_behind}. {first or 'Approving '}stops what is left in {self.source}, and lets clients in"
             " elsewhere; what it holds is drained once it returns."
         )
+        text += "".join(f" {each}." for each in moves.without_control(self.estate.service, self.source))
+        text += "".join(f" {each}." for each in moves.unproved_clients(self.estate.service))
         return await self.ask_about(text, needs_override=go.action == "refuse", machine_s=12.0)
 
     def _may_start(self) -> bool:
@@ -302,15 +315,16 @@ class QueueFailover(QueueRunbook):
                 told.append(f"{closed.ended} connections were ended")
             except ActivityError as error:
                 self.note(f"{self.source} could not be closed: {reason_of(error)}")
-        found = await asyncio.gather(*(self._stop(each.name) for each in self.estate.service.cluster(self.source)))
+        found = await asyncio.gather(*(self.stop(each.name) for each in self.estate.service.cluster(self.source)))
         whole = all(done for done, _ in found)
         self.fence = Fence(
             strength="stopped" if whole else "none", evidence="; ".join(text for _, text in found), proved=whole
         )
+        self.tasks += [f"keep it from coming back with its old clients: {text}" for done, text in found if not done]
         return "; ".join([*told, *(text for _, text in found)])
 
     async def _majority_again(self) -> bool:
-        await asyncio.gather(*(self._start(name) for name in self.lost.down))
+        await asyncio.gather(*(self.start(name) for name in self.lost.down))
         try:
             await self.do(
                 rabbit_nodes.until_queues_lead, self.at(self.source), limit=60, total=60, attempts=1, heartbeat=15
@@ -325,31 +339,19 @@ class QueueFailover(QueueRunbook):
         self.candidate = member or ""
         return bool(member)
 
-    async def _start(self, member: str) -> str:
-        order = BrokerOrder(service=self.estate.service, member=member)
-        limit = self.estate.service.failover.return_s + 60
-        try:
-            return (await self.do(rabbit_nodes.start_broker, order, limit=limit, total=limit, attempts=1)).evidence
-        except ActivityError as error:
-            return f"{member} does not start: {reason_of(error)}"
-
-    async def _stop(self, member: str) -> tuple[bool, str]:
-        order = BrokerOrder(service=self.estate.service, member=member, whatever=True)
-        try:
-            found = await self.do(rabbit_nodes.stop_broker, order, limit=25, total=30, attempts=1)
-        except ActivityError as error:
-            return False, f"{member} could not be told: {reason_of(error)}"
-        return found.done, found.evidence
-
     async def confirm_ready(self) -> str:
         """Where clients stay every queue has a leader; where they go everything is defined."""
         if not self.across:
             facts = await self.do(
                 rabbit_nodes.until_queues_lead, self.at(self.source), limit=30, total=60, heartbeat=15
             )
-            leaders = ", ".join(f"{each.place} by {each.leader}" for each in facts.queues)
-            return f"led: {leaders}"
+            running = facts.running()
+            leaders = ", ".join(f"{each.place} by {each.leader}" for each in facts.queues if each.leader in running)
+            gone = [f"{each.place} is with {each.leader}" for each in facts.queues if each.leader not in running]
+            return "; ".join([f"led: {leaders}", *gone])
         order = self.move(self.source, self.region_of(self.candidate))
+        # One that a run has left would pull from the lost cluster once that is back.
+        await self.stop_drain(self.source, self.region_of(self.candidate), total=30)
         found = await self.do(rabbit_definitions.compare_with_mirror, order, limit=10, total=60, heartbeat=None)
         if found.differ:
             raise not_yet("; ".join(found.differ[:5]))
@@ -361,7 +363,9 @@ class QueueFailover(QueueRunbook):
         if self.across or self.candidate != self.suspect:
             self.record = await self.choose_and_lead(self.candidate, self.assessment.verdict.kind)
         self.led = self.candidate
-        self.receipt = self.left_behind if self.across else "nothing confirmed was lost"
+        # At once: whatever becomes of this run, the record says who serves.
+        await self.settle(self.led)
+        self.receipt = self.left_behind if self.across else policy.receipt_of(self.assessment.verdict)
         return "; ".join([*told, await self.confirm_names(self.led)])
 
     async def regrow(self) -> str:
@@ -371,11 +375,15 @@ class QueueFailover(QueueRunbook):
             self.unprotected = await self.look_at_protection(self.led)
             self.unprotected.append(f"{self.left_behind}: start `queue-drain` once its nodes can run")
             return self.left_behind
-        started = await asyncio.gather(*(self._start(name) for name in self.lost.down))
+        started = await asyncio.gather(*(self.start(name) for name in self.lost.down))
         found: Grown = await self.do(rabbit_nodes.regrow, self.at(self.source), limit=90, total=120, heartbeat=15)
         self.unprotected = await self.look_at_protection(self.led)
         added = "; ".join(f"{place} has a new member on {', '.join(nodes)}" for place, nodes in found.added.items())
         left = "; ".join(f"{place} is not on {', '.join(nodes)}" for place, nodes in found.missing.items())
+        self.tasks += [
+            f"{node} runs and is no online member of every queue: `rabbitmq-queues delete_member`, then `add_member`"
+            for node in sorted(set(found.waits))
+        ]
         return "; ".join(text for text in (*started, added, left) if text)
 
     # The undo
@@ -385,5 +393,5 @@ class QueueFailover(QueueRunbook):
         if self.lost.loss == "node":
             return
         await self.claim_once()
-        await asyncio.gather(*(self._start(each.name) for each in self.estate.service.cluster(self.source)))
+        await asyncio.gather(*(self.start(each.name) for each in self.estate.service.cluster(self.source)))
         await self.open(self.source)

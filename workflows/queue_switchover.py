@@ -7,21 +7,24 @@ reads, consumers, publishers.
 
 from __future__ import annotations
 
-import contextlib
 import types
+from datetime import datetime, timedelta
 
 from temporalio import workflow
-from temporalio.exceptions import ActivityError, ApplicationError
+from temporalio.exceptions import ActivityError
 
 with workflow.unsafe.imports_passed_through():
+    from activities import rabbit_drain
     from schemas.decisions import Fence, Verdict
     from schemas.facts import EpochRecord
-    from schemas.queue_facts import Closed, Counted, Drained, QueueObservation
+    from schemas.failures import EpochSuperseded
+    from schemas.queue_facts import Closed, Counted, Definitions, Drained, QueueObservation
     from schemas.reports import Outcome, Report
     from schemas.requests import CandidateRequest, RunRequest
     from workflows.policy import queue as policy
-    from workflows.queue import QueueRunbook
-    from workflows.reasons import reason_of
+    from workflows.policy import queue_moves as moves
+    from workflows.queue import QueueRunbook, failed
+    from workflows.reasons import kind_of, reason_of
     from workflows.runbook import Ended
 
 CONFIRM = "Confirm who serves, and choose the region"
@@ -35,6 +38,9 @@ PUBLISHERS = "Let publishers in"
 VERIFY = "Verify through every route"
 STANDBY = "Leave the source as a standby"
 NOTIFY = "Notify"
+
+BACK_S = 3600.0
+"""Messages go back for as long as any move; with none for `drain.stalled_s` it is given up."""
 
 NOTHING = Verdict(kind="none", reason="clients are let in only once everything is there")
 
@@ -53,6 +59,10 @@ class MovingQueues(QueueRunbook):
         """What the source held once it was closed, and the target by then."""
         self.before: Counted | None = None
         self.drained: Drained | None = None
+        self.pause_ends: datetime | None = None
+        """From the closing on clients wait, and until then at most."""
+        self.stays: list[str] = []
+        """What no move takes along."""
 
     def wanted(self) -> str | None:
         """The candidate that is asked for; None leaves the choice."""
@@ -84,7 +94,7 @@ class MovingQueues(QueueRunbook):
         self.record = await self.step(CLAIM, lambda: self.claim_after(seen), told=lambda r: f"epoch {r.epoch}")
         await self.step(
             DEFINE,
-            lambda: self.define(self.source, self.target),
+            self.make_ready,
             told=lambda r: f"{r.defined} things are the same in both (digest {r.digest})",
             parks=False,
         )
@@ -100,8 +110,9 @@ class MovingQueues(QueueRunbook):
         names = ("Lead consumers back", self.lead_consumers_back)
         await self.step(CONSUMERS, self.lead_consumers, undo=names, told="; ".join, parks=False)
 
+        # Its undo is that of the steps before: the target closed, what came there brought back.
+        await self.step(PUBLISHERS, self.let_publishers_in, told="; ".join, parks=False)
         self.point_of_no_return()
-        await self.step(PUBLISHERS, self.let_publishers_in, told="; ".join)
         self.clients_wait = False
         self.calm()
         await self.step_or_skip(VERIFY, lambda: self.verify_leader(self.led), told=lambda text: text)
@@ -115,7 +126,7 @@ class MovingQueues(QueueRunbook):
         records = ", ".join(route.record for route in service.routes) or "no name"
         return {
             CLAIM: "the run takes the next epoch, and leaves it on both clusters",
-            DEFINE: f"what {self.source} defines is imported in {self.target}, and compared",
+            DEFINE: f"what {self.source} defines is imported in {self.target}, and compared; a message is shovelled",
             CLOSE: f"{users} lose their permissions in {self.source}, every connection is closed, a publish is refused",
             DRAIN: f"a shovel for each queue that holds messages, on-confirm, {service.drain.prefetch} at a time; given"
             f" up after {service.switchover.pause_s:g} s, and undone",
@@ -143,12 +154,18 @@ class MovingQueues(QueueRunbook):
         blocked = policy.why_not_drain(facts)
         if blocked is not None:
             raise Ended("refused", f"{blocked}; `queue-failover` is for a cluster that is lost")
+        apart = policy.split(service, facts)
+        bound = moves.ends_with_its_clients(facts)
+        if apart or bound:
+            raise Ended("refused", "; ".join(filter(None, [apart, *bound])))
         choice = policy.choose_region(service, seen, self.source, target)
         if choice.candidate is None:
             raise Ended("refused", choice.reason)
         self.candidate = choice.candidate
         await self.must_be_ready(seen)
-        for text in (*policy.not_moved(facts), *policy.weaker(facts.queues), *policy.careless(facts)):
+        self.stays = moves.not_moved(facts)
+        told = (*self.stays, *moves.weaker(facts.queues), *moves.careless(facts), *moves.unproved_clients(service))
+        for text in (*told, *moves.stray_shovels(seen.clusters)):
             self.note(text)
             if request.dry_run:
                 self.blockers.append(text)
@@ -170,11 +187,28 @@ class MovingQueues(QueueRunbook):
             f"Move {self.service_name} from {self.source} to {self.target}? {go.reason}. Approving keeps every client"
             f" out while messages are moved, {pause:g} s at most, and then leads them to {self.candidate}."
         )
+        text += "".join(f" {each}." for each in moves.unproved_clients(self.estate.service))
         return await self.ask_about(text, needs_override=False, machine_s=15.0)
+
+    async def make_ready(self) -> Definitions:
+        """Nothing of an earlier run pulls from either, all that the source defines is there, and a shovel gets
+        through: while clients are still served."""
+        await self.together(
+            self.stop_drain(self.source, self.target, total=20), self.stop_drain(self.target, self.source, total=20)
+        )
+        found = await self.define(self.source, self.target)
+        await self.do(rabbit_drain.try_shovel, self.move(self.source, self.target), limit=20, total=45)
+        return found
+
+    def remaining(self) -> float:
+        """Seconds that clients may still be kept waiting."""
+        assert self.pause_ends is not None
+        return max((self.pause_ends - workflow.now()).total_seconds(), 5.0)
 
     async def close_source(self) -> Closed:
         self.start_clock(workflow.now())
-        closed = await self.close(self.source, total=30, attempts=3)
+        self.pause_ends = workflow.now() + timedelta(seconds=self.estate.service.switchover.pause_s)
+        closed = await self.close(self.source, total=min(30.0, self.remaining()), attempts=3)
         # Nobody publishes or consumes any more, so that these are exact.
         self.there, self.before = await self.together(self.count(self.source), self.count(self.target))
         return closed
@@ -184,32 +218,45 @@ class MovingQueues(QueueRunbook):
 
     async def drain_source(self) -> str:
         """Empty on two reads, and as much more at the target as was at the source."""
-        found = await self.drain(self.source, self.target, total=self.estate.service.switchover.pause_s)
-        after = await self.count(self.target)
+        found = await self.drain(self.source, self.target, total=self.remaining())
+        # Nobody came in meanwhile either, after whom "empty" would mean nothing.
+        again = await self.close(self.source, total=self.remaining(), attempts=3)
+        if again.ended:
+            raise failed("SomebodyCameIn", f"{again.ended} clients were in {self.source} while it was drained")
+        after = await self.count(self.target, total=self.remaining())
         assert self.there is not None
         assert self.before is not None
         self.drained = found
         arrived, expected = after.total - self.before.total, self.there.total
-        if arrived < expected:
-            raise ApplicationError(
-                f"{expected} messages left {self.source}, and {arrived} are in {self.target}: a limit of a queue there,"
+        short = moves.short_of(self.there, self.before, after)
+        if short:
+            raise failed(
+                "MessagesMissing",
+                f"of what left {self.source} less is in {self.target} ({'; '.join(short)}): a limit of a queue there,"
                 " or messages whose time to live ended",
-                type="MessagesMissing",
-                non_retryable=True,
             )
         twice = f", {arrived - expected} of them twice" if arrived > expected else ""
-        self.receipt = f"nothing confirmed was lost: {expected} messages moved{twice}"
+        stays = f"; {'; '.join(self.stays)}" if self.stays else ""
+        self.receipt = f"nothing confirmed was lost: {expected} messages moved{twice}{stays}"
         return f"{expected} messages in {found.seconds:.1f} s{twice}; {self.source} is empty"
 
     async def lead_consumers(self) -> list[str]:
         """Consumers have what came over before anything new can come."""
-        told = await self.open(self.target, write=False)
-        self.record = await self.choose_and_lead(self.candidate, "none")
+        told = await self.open(self.target, write=False, total=self.remaining())
+        self.record = await self.choose_and_lead(self.candidate, "none", total=self.remaining())
         return told
 
     async def let_publishers_in(self) -> list[str]:
+        """And the record says at once who serves, whatever becomes of this run."""
         told = await self.open(self.target)
         self.led = self.candidate
+        try:
+            await self.settle(self.led, total=20)
+        except ActivityError as error:
+            if kind_of(error) == EpochSuperseded.__name__:
+                raise
+            # They are served: no reason to keep them out again. It is settled below.
+            self.note(f"the record is not settled yet: {reason_of(error)}")
         return told
 
     async def leave_as_standby(self) -> str:
@@ -229,18 +276,26 @@ class MovingQueues(QueueRunbook):
 
     async def lead_consumers_back(self) -> None:
         """Whatever consumers have taken meanwhile was delivered; the rest goes back with what follows."""
+        self.led = ""
         await self.lead_back(self.suspect)
-        await self.close(self.target)
+        await self.close(self.target, total=10)
 
     async def bring_back(self) -> None:
+        """What can be brought back while clients wait; they are let in again whatever becomes of it.
+
+        Shovels that can't be taken away take nothing out of the source, once it is open (activities/rabbit_shovels.py).
+        """
         await self.claim_once()
-        with contextlib.suppress(ActivityError):
-            await self.stop_drain(self.source, self.target)
-        await self.drain(self.target, self.source, total=120)
+        await self.stop_drain(self.source, self.target, total=6)
+        held, had = await self.together(self.count(self.target, total=20), self.count(self.source, total=20))
+        await self.drain(self.target, self.source, total=BACK_S)
+        short = moves.short_of(held, had, await self.count(self.source))
+        if short:
+            raise failed("MessagesMissing", f"of what was in {self.target} less came back: {'; '.join(short)}")
 
     async def reopen(self) -> None:
         await self.claim_once()
-        await self.open(self.source)
+        await self.open(self.source, total=None)
 
 
 @workflow.defn(name="QueueSwitchover", failure_exception_types=[Exception])

@@ -37,6 +37,8 @@ class QueueWatch(Watching):
     def __init__(self) -> None:
         super().__init__()
         self.known_down: list[str] = []
+        self.superseded = False
+        """Another run has taken the epoch, and its end was waited for."""
 
     @workflow.run
     async def run(self, request: QueueWatchRequest) -> None:
@@ -61,6 +63,9 @@ class QueueWatch(Watching):
 
     def keepers(self) -> list[Awaitable[None]]:
         return [self.keep_standbys()]
+
+    def begins_anew(self) -> bool:
+        return self.superseded or super().begins_anew()
 
     def first_failure(self) -> datetime:
         seen: list[QueueSighting] = list(self.down.values())
@@ -91,6 +96,7 @@ class QueueWatch(Watching):
                 outage_began=self.outage_before(request),
                 regions=sorted(self.down),
                 seen=[each.seen for each in self.down.values() if each.seen is not None],
+                before=[each.before for each in self.down.values() if each.before is not None],
                 record=self.record if reserved else None,
             ),
         )
@@ -107,12 +113,14 @@ class QueueWatch(Watching):
         return until, await self.probing(rabbit_watch.watch_brokers, order, region, until, HEARTBEAT * 2)
 
     async def keep_standbys(self) -> None:
-        """They are told of what is defined and held, for the day on which nobody else can tell."""
+        """They are told of what is defined and held, for the day on which nobody else can tell, and let nobody in."""
         order = StandbyOrder(
             service=self.estate.service,
             region=self.estate.service.member(self.record.leader).region,
             # What stands in reserve is the next run's: what the watch does is older than that.
             epoch=self.record.epoch - 1 if self.record.run == self.holder() else self.record.epoch,
+            zone=self.estate.zone,
+            run=self.record.run,
         )
         await workflow.execute_activity(
             rabbit_watch.keep_standbys,
@@ -122,6 +130,9 @@ class QueueWatch(Watching):
             retry_policy=AGAIN,
             summary="standbys",
         )
+        # It returns only once a run has a newer epoch, of which the watch may not have heard.
+        await self.until_free()
+        self.superseded = True
 
     async def establish(self) -> EpochRecord:
         """The service's record; where there is none, a first one that names whom clients are led to."""

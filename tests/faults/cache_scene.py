@@ -29,6 +29,8 @@ from workflows.policy.cache import upstreams
 
 EAST, WEST = "us-east-1", "us-west-2"
 EASTERN = tuple(f"sentinel-east-{number}" for number in range(1, 5))
+BOUND_S = 4.0
+"""What a verdict of the lab's says in seconds: max-lag 2, in whole seconds, looked at once a second."""
 NEAR = ("cache-east-2", "cache-east-3", "cache-east-4")
 """Who may lead beside the home master while the region is there."""
 

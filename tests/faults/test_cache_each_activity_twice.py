@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shutil
 import time
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from temporalio.testing import ActivityEnvironment
 
 from activities import (
+    cache_elections,
     cache_fencing,
     cache_moves,
     cache_probes,
@@ -19,6 +21,7 @@ from activities import (
     epoch,
     node,
 )
+from activities.cache_moves import BY_HAND
 from activities.redis_sessions import acting
 from lab.layout import CACHE, CACHE_HOME
 from lab.owner import give
@@ -29,18 +32,19 @@ from schemas.cache_orders import (
     CalmOrder,
     ElectionOrder,
     ElectOrder,
+    EqualOrder,
     FenceMasterOrder,
     FollowMasterOrder,
     LostOrder,
-    MemberOrder,
     MonitorOrder,
     MoveOrder,
     RestoreOrder,
+    UnfenceOrder,
 )
 from schemas.facts import EpochRecord
 from schemas.failures import CacheUnreachable, EpochSuperseded
 from schemas.orders import AnyNodeOrder, ClaimOrder, DnsOrder, EstablishOrder, RecordOrder
-from tests.faults.cache_scene import EAST, WEST, CacheScene
+from tests.faults.cache_scene import BOUND_S, EAST, EASTERN, WEST, CacheScene
 from tests.faults.test_each_activity_twice import twice
 from workflows.policy.cache import upstreams
 
@@ -77,26 +81,26 @@ async def test_a_whole_move_with_each_activity_twice(cache_scene: CacheScene) ->
 
     restored = await twice(cache_fencing.restore_fences, RestoreOrder(**given, serving=EAST, preferred=new))
     assert (restored.changed, restored.unreachable) == ({}, {}), "the second time there is nothing left to do"
-    await twice(cache_moves.until_calm, CalmOrder(service=service, region=EAST, leader=CACHE_HOME, preferred=new))
+    await twice(cache_elections.until_calm, CalmOrder(service=service, region=EAST, leader=CACHE_HOME, preferred=new))
     fence = FenceMasterOrder(**given, member=CACHE_HOME, pause_s=10)
     assert not (await twice(cache_fencing.fence_master, fence)).acknowledged
-    move = MoveOrder(**given, old=CACHE_HOME, new=new)
+    move = EqualOrder(**given, old=CACHE_HOME, new=new, others=["cache-east-3", "cache-east-4"])
     first = await once(cache_fencing.until_equal, move)
     assert await once(cache_fencing.until_equal, move) == first, "the stream moved on behind the fence"
     wanted = record.model_copy(update={"candidate": new, "verdict": "none"})
     choice = DnsOrder(service=service, zone=zone, target=new, seen=record, wanted=wanted)
     chosen = await twice(dns.choose_and_lead, choice)
     assert chosen.candidate == new
-    elected = await twice(cache_moves.let_sentinel_elect, ElectOrder(**given, region=EAST, old=CACHE_HOME))
+    elected = await twice(cache_elections.let_sentinel_elect, ElectOrder(**given, region=EAST, old=CACHE_HOME))
     assert elected.member == new
     order = FollowMasterOrder(**given, leader=new, upstreams=upstreams(service, new), cut=[CACHE_HOME], enough=None)
     followed = await twice(cache_moves.follow_master, order)
     assert (sorted(followed.following), followed.missing) == (sorted(upstreams(service, new)), {})
     await twice(dns.confirm_names, choice.model_copy(update={"seen": chosen, "wanted": chosen}))
-    await twice(cache_moves.until_calm, CalmOrder(service=service, region=EAST, leader=new))
+    await twice(cache_elections.until_calm, CalmOrder(service=service, region=EAST, leader=new))
     verify = CacheVerifyOrder(service=service, zone=zone, region=WEST, run="hand-1", expected=new)
     assert all(write.ok for write in await twice(cache_probes.verify_cache_routes, verify))
-    assert not (await twice(cache_fencing.unfence_master, MemberOrder(**given, member=CACHE_HOME))).acknowledged
+    assert not (await twice(cache_fencing.unfence_master, UnfenceOrder(**given, member=CACHE_HOME))).acknowledged
     await twice(cache_fencing.restore_fences, RestoreOrder(**given, serving=EAST))
     told = await twice(cache_moves.set_monitor, MonitorOrder(**given, region=EAST, leader=new))
     assert told.missing == {}
@@ -118,9 +122,9 @@ async def test_a_failover_by_hand_with_each_activity_twice(cache_scene: CacheSce
     assert (await twice(cache_probes.probe_master, probe)).outcome == "refused"
     control = AnyNodeOrder(service=service, zone=zone, member=CACHE_HOME, run=record.run, epoch=record.epoch)
     assert (await twice(node.stop_node, control)).done
-    helped = ElectionOrder(**given, region=EAST, old=CACHE_HOME, candidate="cache-east-2", helps=True, patience_s=5)
-    first = await once(cache_moves.until_elected, helped)
-    again = await once(cache_moves.until_elected, helped)
+    helped = ElectionOrder(**given, region=EAST, old=CACHE_HOME, candidate="cache-east-2", help_at=datetime.now(UTC))
+    first = await once(cache_elections.until_elected, helped)
+    again = await once(cache_elections.until_elected, helped)
     assert again.member == first.member
     wanted = record.model_copy(update={"candidate": first.member, "verdict": "bounded"})
     choice = DnsOrder(service=service, zone=zone, target=first.member, seen=record, wanted=wanted)
@@ -137,20 +141,23 @@ async def test_a_failover_by_hand_with_each_activity_twice(cache_scene: CacheSce
     order = order.model_copy(update={"upstreams": upstreams(service, first.member), "cut": [CACHE_HOME]})
     await twice(cache_moves.follow_master, order)
     await scene.as_declared(first.member)
-    await scene.safe(bound=scene.acknowledged_between(began - 3, killed))
+    await scene.safe(bound=scene.acknowledged_between(began - BOUND_S, killed))
 
 
-async def test_promoted_by_hand_twice_the_sentinels_watch_it(cache_scene: CacheScene) -> None:
-    """An attempt that was killed between the promotion and the Sentinels: the next one tells them."""
+async def test_promoted_by_hand_twice(cache_scene: CacheScene) -> None:
+    """No Sentinel is left: the second attempt finds the heir of the old master's history, and promotes nobody else."""
     scene = cache_scene
     _, given = await claimed(scene, "hand-3")
-    await scene.fault("kill", CACHE_HOME)
-    await twice(cache_moves.set_monitor, MonitorOrder(**given, region=EAST, leader=None))
-    move = MoveOrder(**given, old=CACHE_HOME, new="cache-east-3")
-    assert (await twice(cache_moves.promote_alone, move)).member == "cache-east-3"
-    order = ElectionOrder(**given, region=EAST, old=CACHE_HOME, candidate="cache-east-3", helps=True, patience_s=5)
-    assert (await twice(cache_moves.until_elected, order)).member == "cache-east-3"
-    assert {await scene.master_by(f"sentinel-east-{number}") for number in range(1, 5)} == {"cache-east-3"}
+    history = (await scene.facts(CACHE_HOME)).history
+    await scene.fault("kill", CACHE_HOME, *EASTERN)
+    order = ElectionOrder(
+        **given, region=EAST, old=CACHE_HOME, history=history, candidate="cache-east-3", help_at=datetime.now(UTC)
+    )
+    elected = await once(cache_elections.until_elected, order)
+    assert (elected.member, elected.by) == ("cache-east-3", BY_HAND)
+    other = order.model_copy(update={"candidate": "cache-east-2"})
+    assert (await once(cache_elections.until_elected, other)).member == "cache-east-3"
+    assert [facts.member for facts in (await scene.seen()).masters()] == ["cache-east-3"]
 
 
 async def test_an_older_epoch_changes_nothing(cache_scene: CacheScene) -> None:
@@ -161,22 +168,26 @@ async def test_an_older_epoch_changes_nothing(cache_scene: CacheScene) -> None:
     older = CacheOrder.model_validate(given)
     member, sentinel = older.service.member(CACHE_HOME), older.service.sentinels[0]
     claim = ClaimOrder(zone=older.zone, service=CACHE, run="hand-5", seen=record)
-    async with acting(older, member) as on_server, acting(older, sentinel) as on_sentinel:
-        assert await on_server("PING") == "PONG"
-        newer = await once(epoch.claim_epoch, claim)
-        now = given | {"epoch": newer.epoch}
-        await once(cache_fencing.restore_fences, RestoreOrder(**now, serving=EAST))
-        await once(cache_moves.set_monitor, MonitorOrder(**now, region=EAST, leader=CACHE_HOME))
-        # A frozen worker that wakes with this in hand: it reaches nobody.
-        with pytest.raises(CacheUnreachable):
-            await on_server("CONFIG", "SET", "min-replicas-to-write", cache_fencing.FENCE)
-        with pytest.raises(CacheUnreachable):
-            await on_sentinel("SENTINEL", "REMOVE", older.service.monitor.name)
+    now = given | {"epoch": record.epoch + 1}
+
+    async def frozen_in_the_middle(order: CacheOrder) -> None:
+        """It has its connections when the newer epoch acts, and wakes with its commands in hand: they reach nobody."""
+        async with acting(order, member) as on_server, acting(order, sentinel) as on_sentinel:
+            assert await on_server("PING") == "PONG"
+            assert (await once(epoch.claim_epoch, claim)).epoch == now["epoch"]
+            await once(cache_fencing.restore_fences, RestoreOrder(**now, serving=EAST))
+            await once(cache_moves.set_monitor, MonitorOrder(**now, region=EAST, leader=CACHE_HOME))
+            with pytest.raises(CacheUnreachable):
+                await on_server("CONFIG", "SET", "min-replicas-to-write", cache_fencing.FENCE)
+            with pytest.raises(CacheUnreachable):
+                await on_sentinel("SENTINEL", "REMOVE", order.service.monitor.name)
+
+    await once(frozen_in_the_middle, older)
     late: list[tuple[Any, CacheOrder]] = [
         (cache_fencing.restore_fences, RestoreOrder(**given, serving=WEST)),
         (cache_fencing.fence_master, FenceMasterOrder(**given, member=CACHE_HOME, pause_s=5)),
-        (cache_fencing.unfence_master, MemberOrder(**given, member=CACHE_HOME)),
-        (cache_moves.let_sentinel_elect, ElectOrder(**given, region=EAST, old=CACHE_HOME)),
+        (cache_fencing.unfence_master, UnfenceOrder(**given, member=CACHE_HOME)),
+        (cache_elections.let_sentinel_elect, ElectOrder(**given, region=EAST, old=CACHE_HOME)),
         (cache_moves.promote_alone, MoveOrder(**given, old=CACHE_HOME, new="cache-east-4")),
         (cache_moves.set_monitor, MonitorOrder(**given, region=EAST, leader=None)),
         (
@@ -187,10 +198,14 @@ async def test_an_older_epoch_changes_nothing(cache_scene: CacheScene) -> None:
     for activity, order in late:
         with pytest.raises(EpochSuperseded):
             await once(activity, order)
+
     # One that went on without the store, on record, finds the newer epoch's connection on the server.
-    async with acting(CacheOrder.model_validate(now), member):
-        with pytest.raises(EpochSuperseded, match=f"epoch {newer.epoch} acts on the server"):
-            await once(cache_fencing.unfence_master, MemberOrder(**given, member=CACHE_HOME, recorded=False))
+    async def beside(order: CacheOrder) -> None:
+        async with acting(order, member):
+            with pytest.raises(EpochSuperseded, match=f"epoch {order.epoch}"):
+                await once(cache_fencing.unfence_master, UnfenceOrder(**given, member=CACHE_HOME, recorded=False))
+
+    await once(beside, CacheOrder.model_validate(now))
     await scene.as_declared(CACHE_HOME)
     await scene.safe()
 

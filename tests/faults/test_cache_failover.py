@@ -74,8 +74,13 @@ async def test_all_four_sentinels_gone(cache_scene: CacheScene) -> None:
     assert report.outcome == "recovered, unprotected", report
     assert "promoted by Lifeboat" in report.summary, report
     assert report.new_primary is not None
+    assert (await scene.facts(CACHE_HOME)).reachable is False, "they would make it the master again"
     await scene.fault("start", *EASTERN)
-    await scene.as_declared(report.new_primary)
+
+    async def watched() -> bool:
+        return {await scene.master_by(each) for each in EASTERN} == {report.new_primary}
+
+    await scene.until("they watch the new master", watched)
     await scene.lost_within_the_verdict(report, died)
 
 

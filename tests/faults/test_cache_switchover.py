@@ -7,7 +7,7 @@ import pytest
 from activities.cache_fencing import FENCE, PREFERRED
 from lab.layout import CACHE_HOME
 from lab.model import Lab
-from tests.faults.cache_scene import NEAR, CacheScene
+from tests.faults.cache_scene import BOUND_S, NEAR, CacheScene
 from tests.faults.striking import striking_cache
 from workflows.cache_switchover import COMPARE
 
@@ -78,8 +78,7 @@ async def test_the_candidate_lags_behind_the_fence(shared_cache_lab: Lab) -> Non
         assert done.exists()
         assert COMPARE in report.summary, report
         await scene.fault("thaw", "cache-east-2")
-        # It could not be told anything, and that is said.
-        assert [each.partition(" ")[0] for each in report.unprotected] == ["cache-east-2"], report
+        # It could not be told anything, and the next run does so.
         await scene.stayed(report, but=["cache-east-2"])
         await scene.record(run, "cache-switchover-undone")
 
@@ -95,7 +94,7 @@ async def test_the_master_is_killed_before_the_fence(shared_cache_lab: Lab) -> N
         failover = await scene.report(await scene.run_of_watch())
         assert failover.new_primary in NEAR, failover
         await scene.moved(failover, to=failover.new_primary, outcome="recovered")
-        await scene.safe(bound=scene.acknowledged_between(died - 3, died + 1))
+        await scene.safe(bound=scene.acknowledged_between(died - BOUND_S, died + 1))
 
 
 async def test_the_candidate_is_killed_between_fence_and_election(shared_cache_lab: Lab) -> None:

@@ -11,6 +11,7 @@ from schemas.facts import EpochRecord
 from schemas.queue import QueueService
 from schemas.queue_facts import BrokerFacts, ClusterFacts, Mirror, QueueFacts, QueueObservation
 from workflows.policy import queue as policy
+from workflows.policy import queue_moves as moves
 
 NOW = datetime(2026, 5, 1, 3, tzinfo=UTC)
 EAST = ("rabbit-east-1", "rabbit-east-2", "rabbit-east-3")
@@ -47,12 +48,12 @@ def queue(kind: str = "quorum", **more: Any) -> QueueFacts:
 
 def east(*down: str, **more: Any) -> ClusterFacts:
     brokers = [broker(name, name not in down) for name in EAST]
-    given: dict[str, Any] = {"queues": [queue()], "clients_let_in": True}
-    return ClusterFacts(region="us-east-1", at=NOW, brokers=brokers, **(given | more))
+    given: dict[str, Any] = {"brokers": brokers, "queues": [queue()], "clients_let_in": True, "read": True}
+    return ClusterFacts(region="us-east-1", at=NOW, **(given | more))
 
 
 def west(**more: Any) -> ClusterFacts:
-    return ClusterFacts(region="us-west-2", at=NOW, **({"brokers": [broker("rabbit-west-1")]} | more))
+    return ClusterFacts(region="us-west-2", at=NOW, **({"brokers": [broker("rabbit-west-1")], "read": True} | more))
 
 
 def seen(*clusters: ClusterFacts, leader: str | None = "rabbit-east-1", **more: Any) -> QueueObservation:
@@ -149,14 +150,16 @@ def test_what_a_lost_cluster_holds_is_never_called_nothing() -> None:
 
 
 def test_mirrored_queues_promise_less() -> None:
-    assert "mirrored" in policy.weaker([queue("mirrored")])[0]
+    assert "mirrored" in moves.weaker([queue("mirrored")])[0]
     state = policy.state_of(service(), seen(east("rabbit-east-1"), west()), "rabbit-east-1")
-    assert "synchronised mirror" in policy.verdict_of(state, [queue("mirrored")], "").reason
-    assert policy.weaker([queue()]) == []
+    gone = ["rabbit@rabbit-east-1"]
+    told = policy.verdict_of(state, [queue("mirrored")], "", gone=gone, before=[queue("mirrored")])
+    assert (told.kind, "synchronised mirror" in told.reason) == ("none", True)
+    assert moves.weaker([queue()]) == []
 
 
 def test_careless_publishers_are_told() -> None:
-    told = policy.careless(east(transient={"counting/counts": 4}, dropped=7))
+    told = moves.careless(east(transient={"counting/counts": 4}, dropped=7))
     assert "4 messages that are not persistent" in told[0]
     assert "`mandatory`" in told[1]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from activities.rabbit_definitions import differences, digest_of, essence, portable
 from lab.ledger import Entry
-from lab.queue_findings import judge
+from lab.queue_findings import MOVE_S, judge, overlapping
 from lab.queue_traffic import Delivery
 from schemas.queue_facts import PROBE_QUEUE
 from tests.unit.test_policy_queue import service
@@ -40,6 +40,34 @@ def test_duplicates_are_told_from_redeliveries() -> None:
 def test_a_message_after_a_later_one_of_its_publisher_is_out_of_order() -> None:
     found = judge(published("a", "b"), [delivered("b", 2, 1), delivered("a", 1, 2)], set())
     assert found.reordered == 1
+
+
+def test_what_was_left_behind_is_not_lost_but_stranded() -> None:
+    """The control: a move that leaves 10 messages in the source, and says that it is done."""
+    names = [f"m{number}" for number in range(30)]
+    there, behind = set(names[10:20]), set(names[20:])
+    given = [delivered(name, number, number) for number, name in enumerate(names[:10])]
+    found = judge(published(*names), given, there | behind, behind)
+    assert (found.lost, len(found.stranded)) == ([], 10)
+    # One that was delivered meanwhile lies there twice, and nobody misses it.
+    assert judge(published("a"), [delivered("a", 1, 1)], {"a"}, {"a"}).stranded == []
+
+
+def confirmed(server: str, sent: float, took: float = 0.01) -> Entry:
+    return Entry(
+        id=f"{server}{sent}", route="q", writer="w", sent=sent, acked=sent + took, outcome="acknowledged", server=server
+    )
+
+
+def test_two_regions_that_confirm_at_once_are_seen() -> None:
+    """The control: a source that was not closed."""
+    regions = {"e": "east", "e2": "east", "w": "west"}
+    move = [confirmed("e", 1.0), confirmed("e2", 1.1), confirmed("w", 1.2 + MOVE_S), confirmed("e", 5.0)]
+    assert overlapping(move, regions) == []
+    assert overlapping([*move, confirmed("e", 1.25 + MOVE_S)], regions) == [move[2], confirmed("e", 1.25 + MOVE_S)][1:]
+    # Sent before the new one's first, confirmed after it.
+    assert overlapping([confirmed("e", 1.0, 9.0), confirmed("w", 2.0)], regions) == []
+    assert overlapping([confirmed("w", 1.0), confirmed("unknown", 1.1)], regions) == []
 
 
 def definitions(**changes: Any) -> dict[str, Any]:

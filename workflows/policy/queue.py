@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Literal
 
@@ -12,6 +12,7 @@ from schemas.decisions import Assessment, Choice, Death, Go, Verdict
 from schemas.facts import EpochRecord
 from schemas.queue import QueueService
 from schemas.queue_facts import ClusterFacts, Mirror, QueueFacts, QueueObservation, QueueState
+from workflows.policy.queue_moves import stray_shovels
 
 
 def merge(views: Sequence[QueueObservation]) -> QueueObservation:
@@ -20,11 +21,12 @@ def merge(views: Sequence[QueueObservation]) -> QueueObservation:
     merged: list[ClusterFacts] = []
     for facts in views[0].clusters:
         seen = [view.cluster(facts.region) for view in views]
-        best = max(seen, key=lambda each: (len(each.answering), len(each.queues)))
+        best = max(seen, key=lambda each: (each.read, len(each.answering), len(each.queues)))
         brokers = []
         for index, broker in enumerate(best.brokers):
             heard = [each.brokers[index] for each in seen if each.brokers[index].answers]
-            brokers.append(heard[0] if heard else broker)
+            listens = any(each.brokers[index].listens for each in seen)
+            brokers.append((heard[0] if heard else broker).model_copy(update={"listens": listens}))
         merged.append(best.model_copy(update={"brokers": brokers}))
     return QueueObservation(
         record=max(records, key=lambda each: (each.epoch, each.change)) if records else None,
@@ -54,6 +56,16 @@ def led_to(service: QueueService, seen: QueueObservation) -> tuple[str | None, s
         leader = seen.record.leader
         if leader not in service.member_names():
             return None, f"the record says {leader}, which is no member"
+        candidate = seen.record.candidate
+        # A run that ended between letting clients in and saying so in the record.
+        if candidate in service.member_names() and candidate != leader:
+            regions = [service.member(name).region for name in (candidate, leader)]
+            let_in = {each.region for each in seen.clusters if each.clients_let_in}
+            if regions[0] in let_in and regions[1] not in let_in:
+                return (
+                    candidate,
+                    f"{candidate} by the record, whose choice is not settled, and clients are let in there",
+                )
         return leader, f"{leader} by the record"
     open_in = [each.region for each in seen.clusters if each.clients_let_in]
     if len(open_in) > 1:
@@ -65,14 +77,21 @@ def led_to(service: QueueService, seen: QueueObservation) -> tuple[str | None, s
 
 
 def state_of(service: QueueService, seen: QueueObservation, leader: str) -> QueueState:
-    """What is lost of the cluster that should serve."""
+    """What is lost of the cluster that should serve: a node is down if it neither answers nor speaks AMQP."""
     region = service.member(leader).region
     facts = seen.cluster(region)
-    down = [each.member for each in facts.brokers if not each.answers]
+    down = [each.member for each in facts.brokers if not each.answers and not each.listens]
     alive = len(facts.brokers) - len(down)
+    apart = split(service, facts)
+    if apart:
+        return QueueState(loss="partitioned", reason=apart, down=down, led_to=leader)
+    mute = silent_only(facts)
+    if mute and 2 * alive > len(facts.brokers) >= 2 * len(facts.answering):
+        return QueueState(loss="unclear", reason="; ".join(mute), down=down, led_to=leader)
     if not down:
-        return QueueState(loss="nothing", reason=f"every node in {region} answers", led_to=leader)
-    told = "; ".join(each.error for each in facts.brokers if not each.answers)
+        why = "; ".join(mute) or f"every node in {region} answers"
+        return QueueState(loss="nothing", reason=why, led_to=leader)
+    told = "; ".join(each.error for each in facts.brokers if each.member in down)
     if alive == 0:
         return QueueState(loss="cluster", reason=f"no node in {region} answers: {told}", down=down, led_to=leader)
     if 2 * alive <= len(facts.brokers):
@@ -80,6 +99,46 @@ def state_of(service: QueueService, seen: QueueObservation, leader: str) -> Queu
         return QueueState(loss="majority", reason=reason, down=down, led_to=leader)
     reason = f"{', '.join(down)} does not answer, {alive} of {len(facts.brokers)} do: {told}"
     return QueueState(loss="node", reason=reason, down=down, led_to=leader)
+
+
+def silent_only(facts: ClusterFacts) -> list[str]:
+    """Nodes that speak AMQP and whose management API says nothing to us, each with who must act."""
+    return [
+        f"{each.member} speaks AMQP, and its management API does not answer ({each.error}): its owner must see to the"
+        " API, or to Lifeboat's user and password there"
+        for each in facts.brokers
+        if each.listens and not each.answers
+    ]
+
+
+def split(service: QueueService, facts: ClusterFacts) -> str:
+    """Why the cluster is not one; "" where nodes that answer see each other."""
+    names = {each.member: service.member(each.member).node for each in facts.answering}
+    told = [
+        f"{each.member} does not see {', '.join(unseen)}"
+        for each in facts.answering
+        if each.running and (unseen := sorted(set(names.values()) - set(each.running)))
+    ]
+    told += [f"{each.member} reports {', '.join(each.partitions)}" for each in facts.answering if each.partitions]
+    return f"{facts.region} is partitioned ({'; '.join(told)}): its owner must heal it first" if told else ""
+
+
+def choose_node(service: QueueService, facts: ClusterFacts, state: QueueState, wanted: str | None) -> Choice:
+    """The node of the same cluster that clients are led to; one that is asked for must be of it, and serve."""
+    leader = state.led_to
+    able = [each.member for each in facts.brokers if each.answers and each.listens and each.member not in state.down]
+    if wanted is not None and wanted not in able:
+        where = service.member(wanted).region
+        why = (
+            f"{wanted} is in {where}, and {facts.region} has a majority: use queue-switchover"
+            if where != facts.region
+            else f"{wanted} does not answer and listen; leave the choice, or name one of {', '.join(able) or 'none'}"
+        )
+        return Choice(candidate=None, reason=why)
+    member = wanted or (leader if leader in able else other_node(service, facts, state.down))
+    if member is None:
+        return Choice(candidate=None, reason=f"no node in {facts.region} answers and takes clients")
+    return Choice(candidate=member, reason=f"{facts.region} goes on, at {member}")
 
 
 def other_node(service: QueueService, facts: ClusterFacts, but: Sequence[str]) -> str | None:
@@ -112,6 +171,8 @@ def unfit(facts: ClusterFacts, source: str) -> str | None:
     silent = [each.member for each in facts.brokers if not each.answers]
     if 2 * len(silent) >= len(facts.brokers):
         return f"has no majority of its nodes: {', '.join(silent)}"
+    if not facts.read:
+        return "could not be read, so that what is in it is not known"
     alarms = sorted({alarm for each in facts.brokers for alarm in each.alarms})
     if alarms:
         return f"holds its publishers ({', '.join(alarms)}): free memory or disk there first"
@@ -123,40 +184,13 @@ def unfit(facts: ClusterFacts, source: str) -> str | None:
     return None
 
 
-def not_moved(facts: ClusterFacts) -> list[str]:
-    """What a planned move leaves behind, whose owner never asked for more."""
-    return [f"{each.place} is not durable, and its messages stay" for each in facts.queues if not each.durable]
-
-
-def weaker(queues: Sequence[QueueFacts]) -> list[str]:
-    """Mirrored queues promise less than quorum queues (RabbitMQ 3.10, and none at all from 4.0 on)."""
-    return [
-        f"{each.place} is mirrored (ha-all): what a mirror had not synchronised is gone with its master; declare it as"
-        " a quorum queue"
-        for each in queues
-        if each.kind == "mirrored"
-    ]
-
-
-def careless(facts: ClusterFacts) -> list[str]:
-    """What publishers do without that no procedure can make up for."""
-    found = [
-        f"{place} holds {count} messages that are not persistent: a stop of its node ends them; publish persistent ones"
-        for place, count in facts.transient.items()
-    ]
-    if facts.dropped:
-        found.append(
-            f"{facts.dropped} messages in {facts.region} had nowhere to go and were dropped, though confirmed: publish"
-            " with `mandatory`"
-        )
-    return found
-
-
 def why_not_drain(facts: ClusterFacts) -> str | None:
     """Why the source can't be emptied now; None when it can."""
     headless = [each.place for each in facts.queues if each.ready is None]
     if not facts.reached:
         return f"{facts.region} is not reached"
+    if not facts.read:
+        return f"what {facts.region} holds could not be read"
     if headless:
         return f"{', '.join(headless)} in {facts.region} does not answer"
     return None
@@ -176,7 +210,7 @@ def may_fail_over(service: QueueService, state: QueueState, *, approval: Literal
     if approval == "always":
         return Go(action="ask", reason="whoever started the run wants it approved")
     if state.loss == "node":
-        return Go(action="go", reason="its queues have a majority: nothing that was confirmed is lost")
+        return Go(action="go", reason="a majority of its cluster goes on: another node of it loses nothing more")
     policy = service.failover.cross_region
     if policy == "never":
         return Go(action="refuse", reason="the topology never lets it leave its region (failover.cross_region)")
@@ -198,13 +232,48 @@ def held_text(region: str, mirror: Mirror | None, now: datetime) -> str:
     )
 
 
-def verdict_of(state: QueueState, queues: Sequence[QueueFacts], held: str) -> Verdict:
-    """What going on can lose."""
+def verdict_of(
+    state: QueueState,
+    queues: Sequence[QueueFacts],
+    held: str,
+    *,
+    read: bool = True,
+    gone: Collection[str] = (),
+    before: Sequence[QueueFacts] = (),
+) -> Verdict:
+    """What going on can lose. `gone`: Erlang names of the nodes that are down; `before`: queues as they were while all
+    was well, since a mirrored one has another master afterwards, whether that held everything or not."""
     if state.loss in ("nothing", "node"):
+        if not read:
+            return Verdict(kind="unknown", reason="its queues could not be read")
+        was = {each.place: each for each in before}
+        unsure = [why for each in queues if (why := _unsure(each, set(gone), was.get(each.place)))]
+        if unsure:
+            return Verdict(kind="unknown", reason="; ".join(unsure))
         mirrored = [each.place for each in queues if each.kind == "mirrored"]
-        more = f"; {', '.join(mirrored)}: as far as a synchronised mirror is left" if mirrored else ""
+        more = f"; {', '.join(mirrored)}: a synchronised mirror is left" if mirrored else ""
         return Verdict(kind="none", reason=f"a majority of every quorum queue's members is there{more}")
     return Verdict(kind="unknown", reason=f"{held}; it comes back when the cluster does, and is drained then")
+
+
+def _unsure(queue: QueueFacts, gone: set[str], before: QueueFacts | None) -> str:
+    """Why something confirmed may be gone from the queue, or out of reach; "" where it is not."""
+    if queue.kind == "quorum":
+        left = set(queue.members) - gone
+        return "" if 2 * len(left) > len(queue.members) else f"{queue.place} has no majority of its members left"
+    if not gone:
+        return ""
+    if queue.kind == "mirrored":
+        if before is None:
+            return f"{queue.place} is mirrored, and whether a synchronised mirror was left is not known"
+        kept = before.leader not in gone or set(before.online) - gone
+        return "" if kept else f"{queue.place} had no synchronised mirror on a node that is left"
+    return f"{queue.place} was on {queue.leader} alone, and is there again with it" if queue.leader in gone else ""
+
+
+def receipt_of(verdict: Verdict) -> str:
+    """The receipt of a run that stayed in its cluster says no more than the verdict."""
+    return "nothing confirmed was lost" if verdict.kind == "none" else f"loss {verdict.text()}: {verdict.reason}"
 
 
 def assess(leader: str, state: QueueState, choice: Choice, verdict: Verdict) -> Assessment:
@@ -223,7 +292,14 @@ def assess(leader: str, state: QueueState, choice: Choice, verdict: Verdict) -> 
 
 def unprotected(service: QueueService, facts: ClusterFacts) -> list[str]:
     """What keeps the cluster that serves from surviving the loss of a node, and what to do."""
-    found = [f"{each.member} is down ({each.error}): start it" for each in facts.brokers if not each.answers]
+    found = [
+        f"{each.member} is down ({each.error}): start it"
+        for each in facts.brokers
+        if not each.answers and not each.listens
+    ]
+    found += silent_only(facts) + stray_shovels([facts])
+    if not facts.read:
+        found.append(f"what is in {facts.region} could not be read, nor where its queues are")
     if len(facts.brokers) < 3:
         found.append(
             f"{facts.region} has {len(facts.brokers)} node{'s' if len(facts.brokers) > 1 else ''}, and no majority"
