@@ -14,17 +14,18 @@ from datetime import UTC, datetime
 from temporalio import activity
 
 from activities.beating import beating
-from activities.cache_moves import promote_alone
+from activities.cache_moves import promote_alone, set_monitor
 from activities.cache_survey import look_at_member, look_at_sentinel
 from activities.redis_sessions import ErrorReply, acting
 from schemas.cache import CacheService
 from schemas.cache_facts import CacheFacts, SentinelFacts
-from schemas.cache_orders import CalmOrder, Elected, ElectionOrder, ElectOrder, MoveOrder
+from schemas.cache_orders import CalmOrder, Elected, ElectionOrder, ElectOrder, MonitorOrder, MoveOrder
 from schemas.failures import CacheUnreachable, NotElected, NotYet
 
 LOOK_S = 0.02
 ELECT_S = 8.0
 """An election that was asked for takes 0.2 s, and up to 2 s where a Sentinel has not asked the replicas for a while."""
+SILENT_S = 2.0
 BEGIN_S = 1.5
 """By then a Sentinel that took the order shows it."""
 
@@ -60,16 +61,20 @@ def _knows_preferred(facts: SentinelFacts, preferred: str) -> bool:
 
 @activity.defn
 async def until_calm(order: CalmOrder) -> str:
-    """Wait until the region's Sentinels agree on the leader, none is at a failover, and all know who is preferred."""
+    """Wait until the region's Sentinels agree on the leader, none is at a failover, and all know who is preferred.
+
+    NotYet within the limit, and sooner where none of them answers: nobody is to be waited for.
+    """
     async with beating("until the Sentinels are calm"):
-        end = asyncio.get_running_loop().time() + order.limit_s
+        loop = asyncio.get_running_loop()
+        end, silent = loop.time() + order.limit_s, loop.time() + min(order.limit_s, SILENT_S)
         while True:
             found = await _sentinels(order.service, order.region)
             reached = [each for each in found if each.reachable]
             why = restless(found, order.leader, order.preferred)
             if reached and not why:
                 return f"{len(reached)} of {len(found)} Sentinels agree on {order.leader}"
-            if asyncio.get_running_loop().time() > end:
+            if loop.time() > (end if reached else silent):
                 raise NotYet("; ".join(why) or "no Sentinel answers")
             await asyncio.sleep(0.1)
 
@@ -186,6 +191,7 @@ async def until_elected(order: ElectionOrder) -> Elected:
             found = await _sentinels(order.service, order.region)
             done = await _elected(order, found, asking.asked_of)
             if done is not None:
+                await _must_be_watched(order, done.member)
                 return done
             busy = [each.sentinel for each in found if each.failing_over]
             if busy:
@@ -204,6 +210,8 @@ async def until_elected(order: ElectionOrder) -> Elected:
 
 
 async def _promote_by_hand(order: ElectionOrder) -> Elected:
+    """Sentinels that answer, and did not elect, forget the name first: they would elect another beside it later."""
+    await set_monitor(_monitor(order, None))
     move = MoveOrder(
         service=order.service,
         zone=order.zone,
@@ -212,4 +220,24 @@ async def _promote_by_hand(order: ElectionOrder) -> Elected:
         old=order.old,
         new=order.candidate,
     )
-    return await promote_alone(move)
+    elected = await promote_alone(move)
+    await set_monitor(_monitor(order, elected.member))
+    return elected
+
+
+def _monitor(order: ElectionOrder, leader: str | None) -> MonitorOrder:
+    return MonitorOrder(
+        service=order.service,
+        zone=order.zone,
+        epoch=order.epoch,
+        recorded=order.recorded,
+        region=order.region,
+        leader=leader,
+    )
+
+
+async def _must_be_watched(order: ElectionOrder, leader: str) -> None:
+    """A master that no Sentinel names or moves to was promoted by hand, by an attempt that could not tell them."""
+    found = [each for each in await _sentinels(order.service, order.region) if each.reachable]
+    if found and not any(each.failing_over or each.master == leader for each in found):
+        await set_monitor(_monitor(order, leader))

@@ -25,6 +25,8 @@ from schemas.routes import DnsRoute
 
 SENTINELS = "sentinels"
 """The route of clients that ask the Sentinels."""
+NO_SENTINEL = "no Sentinel answers"
+"""What is wrong with it when there is nobody to ask."""
 
 
 class Prober:
@@ -196,7 +198,7 @@ async def by_sentinels(order: CacheVerifyOrder) -> RouteWrite:
     reached = [each for each in looked if each.reachable]
     wrong = [f"{each.sentinel} says {each.master or 'nothing'}" for each in reached if each.master != order.expected]
     error = "; ".join(wrong) if len(wrong) * 2 >= len(reached) else ""
-    error = error if reached else "no Sentinel answers"
+    error = error if reached else NO_SENTINEL
     return RouteWrite(route=SENTINELS, region=order.region, at=datetime.now(UTC), ok=not error, error=error)
 
 

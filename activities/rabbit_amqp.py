@@ -140,8 +140,9 @@ async def holds_nothing(connection: AbstractConnection, name: str) -> bool:
     """Whether the queue's leader, asked for a message, has none.
 
     A passive declaration is no proof of that: a quorum queue whose leader does not answer within 250 ms is said to hold
-    0 messages (`rabbit_quorum_queue:stat`), as if it were empty. False where it has one, or nobody could say. A quorum
-    queue with a single active consumer gives none to anybody who asks, and its count must do.
+    0 messages (`rabbit_quorum_queue:stat`), as if it were empty, and so is one right after a restart, until its member
+    has applied its log [T]. False where it has one, or nobody could say. A quorum queue with a single active consumer
+    gives none to anybody who asks, and its count must do.
     """
     channel: AbstractChannel | None = None
     try:
@@ -176,7 +177,11 @@ async def counts(
         try:
             async with session(service, region, vhost) as connection:
                 found = await asyncio.gather(*(count(connection, name) for name in wanted))
-                empty = [name for name, each in zip(wanted, found, strict=True) if each == (0, 0)] if proved else []
+                empty = (
+                    [name for name, each in zip(wanted, found, strict=True) if each is not None and each[0] == 0]
+                    if proved
+                    else []
+                )
                 sure = await asyncio.gather(*(holds_nothing(connection, name) for name in empty))
                 doubtful = {name for name, each in zip(empty, sure, strict=True) if not each}
                 found = [None if name in doubtful else each for name, each in zip(wanted, found, strict=True)]

@@ -19,6 +19,7 @@ from schemas.queue_facts import QueueOrder
 
 CALL_S = 3.0
 CONNECT_S = 1.0
+AT_ONCE = 20
 RECORD_S = 1.0
 """How long an act waits for the epoch's record. A store that is out of reach keeps nobody from it."""
 _FAILED = (httpx.TransportError, httpx.TimeoutException, OSError)
@@ -80,6 +81,20 @@ class Api:
             return False
         self._must_be_done(answer)
         return True
+
+    async def delete_all(self, places: list[str]) -> list[bool]:
+        """Many at once, behind one look at the epoch; whether each was there."""
+        await self._may_act()
+        some = asyncio.Semaphore(AT_ONCE)
+
+        async def one(where: str) -> bool:
+            async with some:
+                answer = await self.ask("DELETE", where)
+            if answer.status_code != 404:
+                self._must_be_done(answer)
+            return answer.status_code != 404
+
+        return await asyncio.gather(*map(one, places))
 
     def _must_be_done(self, answer: httpx.Response) -> None:
         if answer.is_success:

@@ -41,7 +41,8 @@ _LOCAL_ARGUMENTS = ("x-quorum-initial-group-size", "x-initial-cluster-size", "x-
 def portable(raw: dict[str, Any], service: QueueService) -> dict[str, list[dict[str, Any]]]:
     """Of a cluster's definitions what another must have as well: all of the service's virtual hosts, but for Lifeboat's
     own things, and for the permissions of client users, which are how a cluster is opened and closed."""
-    ours = service.not_clients()
+    # Every broker has a `guest` of its own.
+    ours = {*service.not_clients(), "guest"}
     clients = {each.name for each in service.clients}
     kept: dict[str, list[dict[str, Any]]] = {}
     for kind in _KINDS:
@@ -62,6 +63,15 @@ def portable(raw: dict[str, Any], service: QueueService) -> dict[str, list[dict[
                 continue
             kept.setdefault(kind, []).append(each)
     return kept
+
+
+def to_import(raw: dict[str, Any], service: QueueService, found: dict[str, str]) -> dict[str, list[dict[str, Any]]]:
+    """Of what is portable what may be written over: users only where the target (`found`) lacks them, or where they are
+    the service's declared clients. Another's password there is somebody else's to change."""
+    given = portable(raw, service)
+    clients = {each.name for each in service.clients}
+    users = [each for each in given.get("users", []) if each["name"] in clients or f"user {each['name']}" not in found]
+    return {**given, "users": users}
 
 
 def essence(raw: dict[str, Any], service: QueueService) -> dict[str, str]:
@@ -164,7 +174,7 @@ async def bring_definitions(order: MoveOrder) -> Definitions:
         wanted = essence(raw, service)
         found = essence(await export(target), service)
         if differences(wanted, found, order.target):
-            await target.post(path("definitions"), portable(raw, service), limit=15.0)
+            await target.post(path("definitions"), to_import(raw, service, found), limit=15.0)
             # Queues are declared one after another, and a quorum queue elects before it shows.
             for _ in range(20):
                 found = essence(await export(target), service)

@@ -15,7 +15,7 @@ from temporalio import activity
 from activities.beating import beating
 from activities.rabbit_amqp import connect, end
 from activities.rabbit_api import Api, acting, path
-from activities.rabbit_definitions import let_ours_in
+from activities.rabbit_definitions import OURS, let_ours_in
 from activities.rabbit_shovels import keep_shovels_out
 from activities.secrets import resolve
 from schemas.failures import QueueRefused, QueueUnreachable, StillOpen
@@ -39,6 +39,14 @@ async def granted(api: Api) -> dict[tuple[str, str], dict[str, str]]:
     }
 
 
+async def _users(api: Api) -> list[str]:
+    """Everybody who may publish for the service, or may have: all users of the broker but those who are no clients."""
+    ours = api.service.not_clients()
+    declared = [each.name for each in api.service.clients]
+    known = [each["name"] for each in await api.get(path("users")) or []]
+    return [name for name in dict.fromkeys([*declared, *known]) if name not in ours]
+
+
 async def _connections(api: Api, names: list[str]) -> list[str]:
     """Connections of these users to the service's virtual hosts, from the tracking tables: the list of all
     connections shows a new one only seconds later."""
@@ -55,6 +63,35 @@ async def _limit(api: Api, vhost: str, value: int | None) -> None:
         await api.delete(where)
     else:
         await api.put(where, {"value": value})
+
+
+def _limits_path(api: Api) -> str:
+    return path("global-parameters", f"{OURS}limits-{api.service.name}")
+
+
+async def keep_limits(api: Api) -> None:
+    """Note on the cluster how many connections each virtual host may have, before none may: an attempt that was cut off
+    would otherwise be followed by one that takes the 0 for the owner's own."""
+    if await api.get(_limits_path(api)) is not None:
+        return
+    found: dict[str, int] = {}
+    for vhost in api.service.vhosts:
+        for each in await api.get(path("vhost-limits", vhost)) or []:
+            if "max-connections" in each.get("value", {}):
+                found[vhost] = int(each["value"]["max-connections"])
+    await api.put(_limits_path(api), {"value": found})
+
+
+async def restore_limits(api: Api) -> None:
+    """Each virtual host's own limit of connections again, where one was noted."""
+    kept = await api.get(_limits_path(api))
+    if kept is None:
+        return
+    value = kept.get("value")
+    own = value if isinstance(value, dict) else {}
+    for vhost in api.service.vhosts:
+        await _limit(api, vhost, own.get(vhost))
+    await api.delete(_limits_path(api))
 
 
 @activity.defn
@@ -82,11 +119,11 @@ async def shut(order: QueueOrder) -> Closed:
             )
         for vhost, user in held:
             await api.delete(path("permissions", vhost, user))
+        await keep_limits(api)
         for vhost in service.vhosts:
             await _limit(api, vhost, 0)
-        ended = await _end_all(api, names)
-        for vhost in service.vhosts:
-            await _limit(api, vhost, None)
+        ended = await _end_all(api, await _users(api))
+        await restore_limits(api)
     refused = [
         await _attempt(service, order.region, vhost, client)
         for vhost in service.vhosts
@@ -99,14 +136,20 @@ async def shut(order: QueueOrder) -> Closed:
 async def _end_all(api: Api, names: list[str]) -> int:
     """Every connection is told to end, until two looks in a row find none."""
     ended: set[str] = set()
+    missed: set[str] = set()
     quiet, until = 0, asyncio.get_running_loop().time() + QUIET_S
     while quiet < 2:
         left = await _connections(api, names)
         quiet = 0 if left else quiet + 1
         ended.update(left)
         if left:
-            for user in names:
-                await api.delete(path("connections", "username", user))
+            # One by one: what the same user does in other virtual hosts is none of ours. One that the API does not find
+            # by its name, twice, goes with all that its user has.
+            found = await api.delete_all([path("connections", name) for name in left])
+            unknown = {name for name, there in zip(left, found, strict=True) if not there}
+            if unknown & missed:
+                await api.delete_all([path("connections", "username", user) for user in names])
+            missed = unknown
             if asyncio.get_running_loop().time() > until:
                 raise StillOpen(f"{len(left)} connections of {', '.join(names)} do not end: {', '.join(left[:5])}")
         await asyncio.sleep(0.05)
@@ -168,8 +211,7 @@ async def open_cluster(order: DoorOrder) -> list[str]:
         for (vhost, user), rights in wanted.items():
             if held.get((vhost, user)) != rights:
                 await api.put(path("permissions", vhost, user), rights)
-        for vhost in service.vhosts:
-            await _limit(api, vhost, None)
+        await restore_limits(api)
         held = await granted(api)
         missing = [
             f"{user} in {vhost}" for (vhost, user), rights in wanted.items() if held.get((vhost, user)) != rights

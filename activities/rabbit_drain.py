@@ -178,6 +178,9 @@ async def _shovel(order: MoveOrder, target: Api, places: list[Place]) -> None:
 async def _empty(order: MoveOrder, target: Api, places: list[Place]) -> bool:
     """Nothing is left, unacknowledged ones included: those come back to the queue once their consumer, the shovel, is
     gone, and show in the reads that follow."""
+    found = await counts(order.service, order.region, places, proved=True)
+    if any(each is None or each[0] for each in found.values()):
+        return False
     await _until_still(order, target)
     await remove_shovels(target)
     reads = 0

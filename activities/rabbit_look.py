@@ -13,7 +13,7 @@ from activities.rabbit_amqp import counts, speaks, tls_of
 from activities.rabbit_api import Api, api_of, path, read_stamp
 from activities.rabbit_definitions import digest, read_mirror
 from activities.rabbit_doors import granted
-from activities.rabbit_shovels import our_shovels
+from activities.rabbit_shovels import foreign_links, our_shovels
 from schemas.facts import EpochRecord
 from schemas.failures import EpochUnavailable, QueueRefused, QueueUnreachable
 from schemas.queue import Broker, QueueService
@@ -90,6 +90,7 @@ def _queue(found: dict[str, Any]) -> QueueFacts:
         online=found.get("online") or [leader, *synchronised],
         auto_delete=bool(found.get("auto_delete")),
         expires="x-expires" in arguments,
+        size=arguments.get("x-quorum-initial-group-size"),
     )
 
 
@@ -134,6 +135,7 @@ async def _of_cluster(api: Api) -> dict[str, Any]:
         "clients_let_in": any(user in clients for _, user in held),
         "digest": await digest(api),
         "shovels": [name for _, name in await our_shovels(api)],
+        "foreign": await foreign_links(api),
         "mirror": told[0] if told is not None else None,
     }
 

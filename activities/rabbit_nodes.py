@@ -162,14 +162,9 @@ async def regrow(order: QueueOrder) -> Grown:
         while True:
             facts, _ = await look_at_cluster(service, order.region)
             running = set(facts.running())
-            missing = {
-                each.place: sorted(declared - set(each.online))
-                for each in facts.queues
-                if each.kind in ("quorum", "mirrored")
-            }
-            missing = {place: nodes for place, nodes in missing.items() if nodes}
+            missing = {each.place: nodes for each in facts.queues if (nodes := each.absent(declared))}
             for each in facts.queues:
-                for node in sorted((running & declared) - set(each.members)) if each.kind == "quorum" else []:
+                for node in sorted((running & declared) - set(each.members))[: each.lacks(declared)]:
                     async with cluster_api(service, order.region) as api:
                         await must_be_newest(api, order)
                     await _add(service, order.region, each.vhost, each.name, node)

@@ -31,6 +31,20 @@ async def our_shovels(api: Api) -> list[tuple[str, str]]:
     ]
 
 
+async def foreign_links(api: Api) -> list[str]:
+    """Shovels and federation upstreams of others in the service's virtual hosts, each as `kind name in vhost`."""
+    listed = await api.get(path("parameters")) or []
+    return sorted(
+        f"{each['component']} {each['name']} in {each['vhost']}"
+        for each in listed
+        if each.get("vhost") in api.service.vhosts
+        and (
+            (each["component"] == "shovel" and not each["name"].startswith(OURS))
+            or each["component"] == "federation-upstream"
+        )
+    )
+
+
 async def remove_shovels(api: Api) -> None:
     for vhost, name in await our_shovels(api):
         await api.delete(path("parameters", "shovel", vhost, name))

@@ -161,7 +161,7 @@ class CacheWatchOrder(Fact):
 
 
 class CacheKeepOrder(Fact):
-    """Return when Sentinels do not watch whom they should while `leader` leads."""
+    """Return when Sentinels do not watch whom they should while `leader` leads, or another leads beside it."""
 
     service: CacheService
     zone: Zone

@@ -113,8 +113,9 @@ class QueueService(Service):
         return list(dict.fromkeys([home, *(each.region for each in self.members)]))
 
     def not_clients(self) -> set[str]:
-        """Users who are no part of the service: each cluster has its own."""
-        return {self.access.user, self.access.shovel_user, "guest", *self.others}
+        """Users who are no part of the service: each cluster has its own. `guest` publishes as anybody does, and is
+        one of them only where `others` says so."""
+        return {self.access.user, self.access.shovel_user, *self.others}
 
     def member_names(self) -> list[str]:
         return [member.name for member in self.members]

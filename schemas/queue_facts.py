@@ -60,10 +60,29 @@ class QueueFacts(Fact):
     auto_delete: bool = False
     expires: bool = False
     """Whether it ends by itself when nobody uses it (x-expires)."""
+    size: int | None = None
+    """How many members a quorum queue was declared with; None: RabbitMQ's default."""
 
     @property
     def place(self) -> str:
         return f"{self.vhost}/{self.name}"
+
+    def lacks(self, declared: set[str]) -> int:
+        """How many members fewer a quorum queue has than it had: three where nobody said otherwise, as far as there
+        are nodes. A replaced node leaves it with fewer, and RabbitMQ adds none by itself."""
+        if self.kind != "quorum":
+            return 0
+        wanted = max(len(self.members), self.size or 3)
+        return max(min(len(declared), wanted) - len(declared & set(self.members)), 0)
+
+    def absent(self, declared: set[str]) -> list[str]:
+        """Declared nodes that should hold it, and do not now."""
+        if self.kind == "mirrored":
+            return sorted(declared - set(self.online))
+        if self.kind != "quorum":
+            return []
+        more = sorted(declared - set(self.members)) if self.lacks(declared) else []
+        return sorted([*(declared & set(self.members) - set(self.online)), *more])
 
 
 class ClusterFacts(Fact):
@@ -83,6 +102,8 @@ class ClusterFacts(Fact):
     """Messages ready in all queues whose count was read; None where none was."""
     shovels: list[str] = []
     """Shovels of ours that are defined there."""
+    foreign: list[str] = []
+    """Shovels and federation upstreams of others in the service's virtual hosts, who publish or take beside clients."""
     transient: dict[str, int] = {}
     """Classic queue → messages in it that are not persistent, and end with the node."""
     dropped: int = 0

@@ -27,7 +27,6 @@ with workflow.unsafe.imports_passed_through():
     from schemas.facts import RouteWrite
     from schemas.failures import EpochUnavailable, NotYet
     from schemas.orders import CacheEstate
-    from schemas.routes import DnsRoute
     from workflows.by_name import LeadingByName
     from workflows.policy.cache_seen import merge_seen
     from workflows.reasons import kind_of, reason_of
@@ -115,7 +114,7 @@ class CacheRunbook(LeadingByName):
             preferred=preferred,
             limit_s=limit,
         )
-        return await self.do(cache_elections.until_calm, order, limit=limit + 10, total=2 * limit + 20)
+        return await self.do(cache_elections.until_calm, order, limit=limit + 10, total=2 * limit + 20, attempts=2)
 
     async def claim_once(self) -> None:
         """Whatever is undone is done behind a newer epoch than what was done: late attempts change nothing.
@@ -159,6 +158,14 @@ class CacheRunbook(LeadingByName):
         order = MonitorOrder.model_validate({**self.within_epoch(), "region": region, "leader": leader})
         return await self.do(cache_moves.set_monitor, order, limit=20, total=60)
 
+    async def forget_strangers(self, leader: str) -> None:
+        """Else its Sentinels would lead another region's replica back to it, which it fed before it led."""
+        region = self.region_of(leader)
+        order = MonitorOrder.model_validate({**self.within_epoch(), "region": region, "leader": leader})
+        found = await self.do(cache_moves.forget_strangers, order, limit=40, total=60)
+        if found.missing:
+            self.note(f"Sentinels that know replicas of other regions: {found.missing}")
+
     async def promote_alone(self, old: str, new: str) -> Elected:
         order = MoveOrder.model_validate({**self.within_epoch(), "old": old, "new": new})
         return await self.do(cache_moves.promote_alone, order, limit=8, total=30)
@@ -195,15 +202,23 @@ class CacheRunbook(LeadingByName):
 
         return await self.written_from_everywhere(cache_probes.verify_cache_routes, order_of, limit=15)
 
-    async def verify_leader(self, leader: str, *, by_sentinels: bool = True) -> str:
-        """Every route serves the leader: each must be seen good by a region."""
-        self.route_writes = await self.write_through_routes(leader, by_sentinels=by_sentinels)
+    async def verify_leader(self, leader: str) -> str:
+        """Every route serves the leader: each must be seen good by a region. Where no Sentinel is left, clients that
+        ask them wait for the first that comes back, and nobody else waits for it.
+        """
+        found = self.route_writes = await self.write_through_routes(leader)
+        asked = [write.error for write in found if write.route == cache_probes.SENTINELS]
+        silent = bool(asked) and all(error == cache_probes.NO_SENTINEL for error in asked)
+        if silent:
+            self.route_writes = [write for write in found if write.route != cache_probes.SENTINELS]
         self.recovered = self.served_since()
         if self.recovered is None:
             raise workflow_error(f"not every route serves {leader}: {self.unserved()}")
-        routes: list[DnsRoute] = self.estate.service.routes
-        names = [*(route.name for route in routes), *(["Sentinels"] if by_sentinels else [])]
-        return f"every route serves {leader}: {', '.join(names)}"
+        self.route_writes = found
+        names = ", ".join(route.name for route in self.estate.service.routes)
+        if silent:
+            return f"{names} serves {leader}; {cache_probes.NO_SENTINEL}, so that clients which ask them find nobody"
+        return f"every route serves {leader}: {names}, Sentinels"
 
     async def after_undo(self) -> None:
         """When the old master served clients again is measured, and not assumed."""

@@ -15,7 +15,6 @@ from temporalio.exceptions import ActivityError
 
 with workflow.unsafe.imports_passed_through():
     from activities import cache_elections, cache_probes, node
-    from activities.cache_moves import BY_HAND
     from schemas.cache_facts import CacheSeen
     from schemas.cache_orders import CacheProbeOrder, Elected, ElectionOrder
     from schemas.cache_requests import CacheFailoverRequest, CacheSuspicion
@@ -103,7 +102,7 @@ class FailingOver(Returning):
         self.calm()
         # Nothing waits for it but the return of the old master, whose keys it may need.
         self.meanwhile(WARM, self.warm)
-        await self.step_or_skip(VERIFY, self.verify, told=lambda text: text)
+        await self.step_or_skip(VERIFY, lambda: self.verify_leader(self.leader), told=lambda text: text)
         await self.step_or_skip(FOLLOW, self.follow, told=self.followed_text)
         await self.step_or_skip(NOTIFY, self.notify, told=lambda names: f"told: {names}")
         await self.all_done()
@@ -328,12 +327,6 @@ class FailingOver(Returning):
         self.record = record
         evidence = await self.confirm_names(self.leader)
         return f"{evidence}; {', '.join(found.following) or 'nobody'} follow {self.leader}"
-
-    async def verify(self) -> str:
-        """Sentinels that promoted nobody still name the old one: they are told in the next step."""
-        by_hand = self.elected is not None and self.elected.by == BY_HAND
-        across = self.region_of(self.leader) != self.region_of(self.suspect)
-        return await self.verify_leader(self.leader, by_sentinels=across or not by_hand)
 
 
 @workflow.defn(name="CacheFailover", failure_exception_types=[Exception])

@@ -50,6 +50,7 @@ class Returning(Warming):
         away += list(restored.unreachable)
         wanted = policy.upstreams(self.estate.service, self.leader, away)
         found = await self.lead_members(self.leader, wanted, enough=None, limit=20.0)
+        await self.forget_strangers(self.leader)
         await self.have_sentinels_agree()
         self.unprotected = await self.missing()
         return found
@@ -67,7 +68,7 @@ class Returning(Warming):
         name = self.estate.service.monitor.name
         self.left = [
             f"the members of {old} follow nobody: bring {', '.join(forgotten.missing)} back, which must forget the name"
-            f" (SENTINEL REMOVE {name}), then `lifeboat run cache-switchover`"
+            f" (SENTINEL REMOVE {name}); the service's watch tells them so, and leads the members"
         ]
         return [each.name for each in self.estate.service.members_of(old)]
 
@@ -107,8 +108,8 @@ class Returning(Warming):
         wrong = [each.name for each in there if seen[each.name].master != self.leader]
         if wrong:
             self.left = [
-                f"{self.suspect} stays stopped until {', '.join(wrong)} watch {self.leader}: bring them back, let all"
-                f" Sentinels watch it (SENTINEL REMOVE, SENTINEL MONITOR), then start {self.suspect}"
+                f"{self.suspect} stays stopped until {', '.join(wrong)} watch {self.leader}: bring them back, the"
+                f" service's watch tells them so, then start {self.suspect}"
             ]
             self.unprotected = await self.missing()
             return f"{self.suspect} stays stopped: {', '.join(wrong)} would make it the master again"

@@ -310,6 +310,7 @@ class Moving(CacheRunbook):
         restored = await self.restore(region)
         wanted = policy.upstreams(self.estate.service, self.leader, list(restored.unreachable))
         await self.lead_members(self.leader, wanted, enough=None, limit=20.0)
+        await self.forget_strangers(self.leader)
         try:
             await self.until_calm(self.leader, limit=20.0)
         except ActivityError as error:

@@ -7,21 +7,40 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
 from temporalio import workflow
 from temporalio.exceptions import FailureError
 
 with workflow.unsafe.imports_passed_through():
-    from activities import cache_keeper, cache_moves, cache_probes, cache_survey, epoch, estate
+    from activities import (
+        cache_fencing,
+        cache_keeper,
+        cache_moves,
+        cache_probes,
+        cache_survey,
+        cache_warming,
+        epoch,
+        estate,
+    )
     from schemas.cache_facts import CacheFacts, CacheSeen
-    from schemas.cache_orders import CacheKeepOrder, CacheSighting, CacheWatchOrder, MonitorOrder
+    from schemas.cache_orders import (
+        CacheKeepOrder,
+        CacheSighting,
+        CacheWatchOrder,
+        FollowMasterOrder,
+        LostKeys,
+        LostOrder,
+        MonitorOrder,
+        RestoreOrder,
+    )
     from schemas.cache_requests import CacheFailoverRequest, CacheSuspicion
     from schemas.facts import EpochRecord
     from schemas.orders import CacheEstate, EstablishOrder, LockQuestion
     from schemas.reports import Report
     from schemas.requests import WatchRequest
-    from workflows.policy.cache import leader_of
-    from workflows.policy.cache_seen import astray
+    from workflows.policy.cache import leader_of, upstreams
+    from workflows.policy.cache_seen import astray, led_once
     from workflows.policy.sightings import agreeing, began, goes_on, outage_of
     from workflows.reasons import reason_of
     from workflows.watching import AGAIN, FOR_EVER, HEARTBEAT, SHORT, Watching
@@ -112,52 +131,64 @@ class CacheWatch(Watching):
         (self.moved if state == "moved" else self.down)[region] = sighting
 
     def keepers(self) -> Sequence[Awaitable[None]]:
-        return [self.keep_sentinels()]
+        return [self.keep_returns()]
 
-    async def keep_sentinels(self) -> None:
-        """Those that come back with what they knew are told who leads, where that is beyond doubt."""
+    async def keep_returns(self) -> None:
+        """What comes back with what it knew is told who leads, where that is beyond doubt."""
         wait = 1.0
         while True:
             seen: CacheSeen = await workflow.execute_activity(
-                cache_keeper.keep_watch_of_sentinels,
+                cache_keeper.keep_watch_of_returns,
                 CacheKeepOrder(service=self.estate.service, zone=self.estate.zone, leader=self.record.leader),
                 start_to_close_timeout=FOR_EVER,
                 heartbeat_timeout=HEARTBEAT * 2,
                 retry_policy=AGAIN,
-                summary="whom the Sentinels watch",
+                summary="who comes back from the past",
             )
             told = False
             try:
-                told = await self.tell_sentinels(seen)
+                told = await self.tell_returned(seen)
             except FailureError as error:
-                workflow.logger.warning("the Sentinels were not told: %s", reason_of(error))
+                workflow.logger.warning("what came back was not told who leads: %s", reason_of(error))
             wait = 1.0 if told else min(wait * 2, 60.0)
-            await workflow.sleep(wait, summary="before the Sentinels are looked at again")
+            await workflow.sleep(wait, summary="before it is looked at again")
 
-    async def tell_sentinels(self, seen: CacheSeen) -> bool:
-        """Whether any had to be told. Never while a run is under way, which has them do other things."""
+    async def tell_returned(self, seen: CacheSeen) -> bool:
+        """Whether any had to be told. Never while a run is under way, which has them do other things.
+
+        All within the epoch that was seen: a run that begins meanwhile has a later one.
+        """
         service = self.estate.service
-        busy = await workflow.execute_activity(
-            estate.lock_holder,
-            LockQuestion(service=service.name),
-            start_to_close_timeout=SHORT,
-            schedule_to_close_timeout=SHORT,
+        busy = await self.shortly(estate.lock_holder, LockQuestion(service=service.name), "whether a run is under way")
+        if busy or seen.record is None:
+            return False
+        epoch_of = {"service": service, "zone": self.estate.zone, "epoch": seen.record.epoch}
+        wrong, leader = astray(service, seen), seen.record.leader
+        for region, named in wrong.items():
+            order = MonitorOrder.model_validate({**epoch_of, "region": region, "leader": named})
+            await self.shortly(cache_moves.set_monitor, order, f"the Sentinels of {region} watch {named or 'nobody'}")
+        returned = led_once(service, seen)
+        for name in returned:
+            lost = LostOrder.model_validate({**epoch_of, "old": name, "leader": leader})
+            counted: LostKeys = await self.shortly(
+                cache_warming.count_lost_keys, lost, f"what only {name} has", timedelta(seconds=60)
+            )
+            workflow.logger.warning("%s came back as a master: %d keys that only it has", name, counted.only_there)
+            wanted = {name: upstreams(service, leader)[name]}
+            follow = FollowMasterOrder.model_validate(
+                {**epoch_of, "leader": leader, "upstreams": wanted, "cut": [name], "enough": None}
+            )
+            await self.shortly(cache_moves.follow_master, follow, f"{name} follows", timedelta(seconds=20))
+        if returned:
+            settings = RestoreOrder.model_validate({**epoch_of, "serving": service.member(leader).region})
+            await self.shortly(cache_fencing.restore_fences, settings, "settings as declared", timedelta(seconds=20))
+        return bool(wrong or returned)
+
+    async def shortly(self, act: Any, order: Any, what: str, limit: timedelta = SHORT) -> Any:
+        """One activity, tried for `limit` at most."""
+        return await workflow.execute_activity(
+            act, order, start_to_close_timeout=limit, schedule_to_close_timeout=limit, summary=what
         )
-        wrong = {} if busy or seen.record is None else astray(service, seen)
-        for region, leader in wrong.items():
-            assert seen.record is not None
-            # Within the epoch that was seen: a run that begins meanwhile has a later one.
-            order = MonitorOrder(
-                service=service, zone=self.estate.zone, epoch=seen.record.epoch, region=region, leader=leader
-            )
-            await workflow.execute_activity(
-                cache_moves.set_monitor,
-                order,
-                start_to_close_timeout=SHORT,
-                schedule_to_close_timeout=SHORT,
-                summary=f"the Sentinels of {region} watch {leader or 'nobody'}",
-            )
-        return bool(wrong)
 
     async def establish(self) -> EpochRecord:
         """The service's record; where there is none, a first one of whom roles and Sentinels agree on."""

@@ -39,6 +39,8 @@ VERIFY = "Verify through every route"
 STANDBY = "Leave the source as a standby"
 NOTIFY = "Notify"
 
+REOPEN_S = 900.0
+"""Clients wait for nothing else; without an end a source that dies meanwhile would keep its failover from the lock."""
 BACK_S = 3600.0
 """Messages go back for as long as any move; with none for `drain.stalled_s` it is given up."""
 
@@ -155,7 +157,7 @@ class MovingQueues(QueueRunbook):
         if blocked is not None:
             raise Ended("refused", f"{blocked}; `queue-failover` is for a cluster that is lost")
         apart = policy.split(service, facts)
-        bound = moves.ends_with_its_clients(facts)
+        bound = moves.ends_with_its_clients(facts) + moves.published_by_others(facts)
         if apart or bound:
             raise Ended("refused", "; ".join(filter(None, [apart, *bound])))
         choice = policy.choose_region(service, seen, self.source, target)
@@ -294,8 +296,15 @@ class MovingQueues(QueueRunbook):
             raise failed("MessagesMissing", f"of what was in {self.target} less came back: {'; '.join(short)}")
 
     async def reopen(self) -> None:
-        await self.claim_once()
-        await self.open(self.source, total=None)
+        """Whatever else could not be undone: nobody is served meanwhile."""
+        try:
+            await self.claim_once()
+        except ActivityError as error:
+            if kind_of(error) == EpochSuperseded.__name__:
+                raise
+            # This run's own epoch still lets it act.
+            self.note(f"no epoch could be claimed for the undo: {reason_of(error)}")
+        await self.open(self.source, total=REOPEN_S)
 
 
 @workflow.defn(name="QueueSwitchover", failure_exception_types=[Exception])

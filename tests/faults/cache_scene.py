@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import time
 import urllib.error
 import urllib.request
@@ -11,6 +12,7 @@ from collections.abc import Collection
 from typing import Any
 
 from activities.cache_fencing import declared
+from activities.cache_moves import strangers
 from activities.cache_survey import look_around
 from activities.topology import load_topology
 from lab import cache, cache_referee, findings, ledger, resp
@@ -18,6 +20,7 @@ from lab.cache_referee import CacheAudit
 from lab.errors import LabError
 from lab.lab import fault
 from lab.layout import CACHE, CACHE_HOME, MONITORED
+from lab.owner import give
 from schemas.cache import CacheService
 from schemas.cache_facts import CacheFacts, CacheSeen
 from schemas.cache_requests import CacheFailoverRequest
@@ -62,6 +65,13 @@ class CacheScene(Scene):
     async def fault(self, action: str, *names: str, force: bool = False) -> None:
         for name in names:
             await fault(self.lab, action, name, force=force)
+
+    def empty(self, member: str) -> None:
+        """A server's disk is lost; it must not run."""
+        data = self.lab.paths.data(member)
+        shutil.rmtree(data)
+        data.mkdir(mode=0o700)
+        give(data)
 
     # Runs
 
@@ -113,6 +123,14 @@ class CacheScene(Scene):
         found = [node.name for node in self.lab.of_kind("redis") if node.address == f"{fields['ip']}:{fields['port']}"]
         return found[0] if found else f"{fields['ip']}:{fields['port']}"
 
+    async def sentinels_watch(self, leader: str | None) -> None:
+        """Those of the east come to name the leader, each of them."""
+
+        async def all_of_them() -> bool:
+            return {await self.master_by(each) for each in EASTERN} == {leader or ""}
+
+        await self.until(f"the Sentinels of the east watch {leader or 'nobody'}", all_of_them)
+
     async def health(self) -> int:
         """The status code of the health endpoint."""
 
@@ -161,6 +179,8 @@ class CacheScene(Scene):
         for sentinel in service.sentinels:
             told = next(each for each in seen.sentinels if each.sentinel == sentinel.name)
             named = leader if sentinel.region == region else ""
+            if strangers(service, told, region):
+                wrong.append(f"{sentinel.name} knows {told.replicas} replicas: {sorted(told.priorities)}")
             if not told.reachable or told.master != named:
                 wrong.append(
                     f"{sentinel.name} watches {told.master or told.error or 'nobody'}, not {named or 'nobody'}"

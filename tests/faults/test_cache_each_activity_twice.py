@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from datetime import UTC, datetime
 from typing import Any
@@ -24,7 +23,6 @@ from activities import (
 from activities.cache_moves import BY_HAND
 from activities.redis_sessions import acting
 from lab.layout import CACHE, CACHE_HOME
-from lab.owner import give
 from schemas.cache_orders import (
     CacheOrder,
     CacheProbeOrder,
@@ -215,13 +213,14 @@ async def test_an_empty_master_is_never_adopted(cache_scene: CacheScene) -> None
     scene = cache_scene
     _, given = await claimed(scene, "hand-6")
     await scene.ask(CACHE_HOME, "SET", "count:kept", "1")
-    assert await scene.ask(CACHE_HOME, "WAIT", "4", "2000") == 4
+    assert await scene.ask(CACHE_HOME, "WAIT", "3", "1000") == 3
     await scene.fault("kill", CACHE_HOME)
     await once(cache_moves.promote_alone, MoveOrder(**given, old=CACHE_HOME, new="cache-east-2"))
     others = ["cache-east-3", "cache-east-4"]
     order = FollowMasterOrder(**given, leader="cache-east-2", upstreams=dict.fromkeys(others, "cache-east-2"), enough=2)
     assert sorted((await once(cache_moves.follow_master, order)).following) == others
-    await started_empty(scene, CACHE_HOME)
+    scene.empty(CACHE_HOME)
+    await scene.fault("start", CACHE_HOME)
     back = FollowMasterOrder(**given, leader=CACHE_HOME, upstreams=dict.fromkeys(others, CACHE_HOME), enough=2)
     told = await once(cache_moves.follow_master, back)
     assert told.following == []
@@ -229,12 +228,3 @@ async def test_an_empty_master_is_never_adopted(cache_scene: CacheScene) -> None
     for name in others:
         assert await scene.ask(name, "GET", "count:kept") == "1"
         assert (await scene.facts(name)).follows == "cache-east-2"
-
-
-async def started_empty(scene: CacheScene, member: str) -> None:
-    """A server whose disk was lost."""
-    data = scene.lab.paths.data(member)
-    shutil.rmtree(data)
-    data.mkdir(mode=0o700)
-    give(data)
-    await scene.fault("start", member, force=True)

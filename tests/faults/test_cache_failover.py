@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from lab.errors import NodeRefused
 from lab.layout import CACHE, CACHE_HOME, MONITORED
 from schemas.attributes import watch_id
 from schemas.reports import Report
@@ -58,7 +59,11 @@ async def test_two_of_four_sentinels_gone(cache_scene: CacheScene) -> None:
     assert any("sentinel-east-1 is not reached" in each for each in report.unprotected), report
     await scene.lost_within_the_verdict(report, died)
     await scene.record(run, "cache-helped")
+    assert any(f"{CACHE_HOME} stays stopped" in each for each in report.unprotected), report
     await scene.fault("start", "sentinel-east-1", "sentinel-east-2")
+    await scene.sentinels_watch(report.new_primary)
+    # They turn it into a replica.
+    await scene.fault("start", CACHE_HOME, force=True)
     assert report.new_primary is not None
     await scene.as_declared(report.new_primary)
     await scene.safe()
@@ -76,11 +81,10 @@ async def test_all_four_sentinels_gone(cache_scene: CacheScene) -> None:
     assert report.new_primary is not None
     assert (await scene.facts(CACHE_HOME)).reachable is False, "they would make it the master again"
     await scene.fault("start", *EASTERN)
-
-    async def watched() -> bool:
-        return {await scene.master_by(each) for each in EASTERN} == {report.new_primary}
-
-    await scene.until("they watch the new master", watched)
+    await scene.sentinels_watch(report.new_primary)
+    # They do not know it: the watch turns it into a replica.
+    await scene.fault("start", CACHE_HOME, force=True)
+    await scene.as_declared(report.new_primary)
     await scene.lost_within_the_verdict(report, died)
 
 
@@ -199,9 +203,39 @@ async def test_the_region_is_lost(cache_scene: CacheScene) -> None:
     assert found.survivor == report.new_primary
     # The east comes back with what it knew: as replicas of the west, and its Sentinels watch nobody.
     await scene.fault("start", *east, force=True)
-    # Those that were down keep the settings that they had, until the next run's beginning.
-    await scene.as_declared(report.new_primary, but=NEAR)
+    await scene.as_declared(report.new_primary, limit=40)
     home = await scene.failback()
     await scene.approve(home)
     await scene.moved(await scene.report(home), to=CACHE_HOME)
     await scene.safe(bound=10_000)
+
+
+async def test_the_master_restarts_empty_behind_the_fence(cache_scene: CacheScene) -> None:
+    """Its disk is lost, and its machine boots within down-after: it is kept down, or it would wipe its replicas."""
+    scene = cache_scene
+    await scene.traffic()
+    await scene.fault("kill", CACHE_HOME)
+    died = time.time()
+    scene.empty(CACHE_HOME)
+    run = await scene.run_of_watch()
+    await scene.state_when(run, "it is fenced", lambda state: state.past_no_return)
+    with pytest.raises(NodeRefused):
+        await scene.fault("start", CACHE_HOME)
+    report = await scene.report(run)
+    await recovered(scene, report, died)
+    assert "keys at least" in report.receipt, "what only it had can't be counted any more"
+
+
+async def test_somebody_has_sentinel_move_it_unfenced(cache_scene: CacheScene) -> None:
+    """Clients of the name are led after it. What the old master took beside the new one is lost, and nobody knows how
+    much: that is said.
+    """
+    scene = cache_scene
+    await scene.traffic()
+    assert await scene.ask("sentinel-east-1", "SENTINEL", "FAILOVER", MONITORED) == "OK"
+    report = await scene.report(await scene.run_of_watch())
+    assert report.new_primary in NEAR, report
+    await scene.moved(report, to=report.new_primary, outcome="recovered")
+    assert report.assessment is not None
+    assert report.assessment.verdict.kind == "unknown", report
+    await scene.serving()

@@ -39,7 +39,7 @@ from workflows.policy.cache import (
     why_not_elect,
     why_not_move,
 )
-from workflows.policy.cache_seen import astray, merge_seen
+from workflows.policy.cache_seen import astray, led_once, merge_seen
 
 ABLE = cache_service()
 S1, S2, S3 = (f"sentinel-east-{number}" for number in (1, 2, 3))
@@ -233,6 +233,7 @@ class TestMerge:
         (seen(silent(S1)), {}),
         # Those of the region that served before, and that did not hear of the move.
         (seen(sentinel(T1, W1)), {WEST: None}),
+        (seen(sentinel(T1, W1, failing_over=True), master(W1)), {WEST: None}),
         # Nothing is turned back of what Sentinel does by itself, or a run.
         (seen(sentinel(S1, E2), master(E2)), {}),
         (seen(sentinel(S1, E2), sentinel(S2, failing_over=True)), {}),
@@ -246,3 +247,24 @@ class TestMerge:
 )
 def test_astray(looked, wrong):
     assert astray(ABLE, looked) == wrong
+
+
+@pytest.mark.parametrize(
+    ("looked", "returned"),
+    [
+        (seen(), []),
+        (seen(master(E3)), [E3]),
+        (seen(master(W1)), [W1]),
+        # One that a Sentinel names may be its own election's.
+        (seen(master(E3), sentinel(S1, E3)), []),
+        (seen(master(W1), sentinel(T1, W1)), []),
+        (seen(master(E3), sentinel(S1, failing_over=True)), []),
+        (seen(master(E3), silent(S1), silent(S2)), []),
+        (seen(master(E3), record=record(candidate=E3)), []),
+        (seen(master(E3), away(E1)), []),
+        # It would be wiped for nothing.
+        (seen(master(E3), facts(E1, keys=0)), []),
+    ],
+)
+def test_led_once(looked, returned):
+    assert led_once(ABLE, looked) == returned

@@ -157,6 +157,11 @@ def test_nobody_knows_what_is_lost_beside_a_living_master(itself, reason):
 def test_one_that_was_elected_with_less_than_another():
     assert after_election(ABLE, seen(away(E1)), E1, E2, 1000) is None
     assert after_election(ABLE, seen(away(E1)), E1, E2, -1) is None
+    # By then the others followed it, in the history that it began.
+    later = [facts(name, history="b" * 40, offset=2000) for name in (E3, E4, W1, W2)]
+    promoted = master(E2, history="b" * 40, history_before="a" * 40)
+    assert after_election(ABLE, seen(away(E1), promoted, *later), E1, E2, 1000) is None
+    assert after_election(ABLE, seen(away(E1), promoted, *later[1:]), E1, E2, 999) is not None, "cache-east-3 does not"
     worse = after_election(ABLE, seen(away(E1)), E1, E2, 999)
     assert worse is not None
     assert (worse.kind, "cache-east-3, cache-east-4" in worse.reason) == ("unknown", True)

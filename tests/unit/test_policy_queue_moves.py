@@ -163,11 +163,36 @@ def test_what_would_be_gone_with_its_clients_keeps_the_cluster_open() -> None:
     assert "stays with 3 messages" in moves.not_moved(east(queues=[queue("classic", durable=False)]))[0]
 
 
+def test_what_publishes_whoever_is_kept_out_keeps_the_cluster_open() -> None:
+    assert moves.published_by_others(east()) == []
+    assert "shovel s in counting" in moves.published_by_others(east(foreign=["shovel s in counting"]))[0]
+
+
 def test_a_surplus_in_one_queue_does_not_hide_a_loss_in_another() -> None:
     there, before = Counted(counts={"v/a": 10, "v/b": 10}), Counted(counts={"v/a": 0, "v/b": 2})
     assert moves.short_of(there, before, Counted(counts={"v/a": 10, "v/b": 12})) == []
     assert moves.short_of(there, before, Counted(counts={"v/a": 15, "v/b": 7})) == ["v/b: 5 of 10"]
     assert moves.short_of(there, before, Counted(counts={"v/a": 10})) == ["v/b: -2 of 10"]
+
+
+@pytest.mark.parametrize(
+    ("members", "size", "declared", "lacks"),
+    [(3, None, 3, 0), (2, None, 3, 1), (3, None, 5, 0), (3, 5, 5, 2), (5, 3, 5, 0), (1, None, 1, 0)],
+)
+def test_a_queue_grows_to_what_it_had_and_no_further(members: int, size: int | None, declared: int, lacks: int) -> None:
+    names = [f"rabbit@{number}" for number in range(5)]
+    found = queue(members=names[:members], online=names[:members], size=size)
+    assert found.lacks(set(names[:declared])) == lacks
+    assert bool(found.absent(set(names[:declared]))) == bool(lacks)
+
+
+def test_a_member_on_a_node_that_is_down_is_absent() -> None:
+    names = {f"rabbit@{name}" for name in EAST}
+    assert queue(online=sorted(names - set(GONE))).absent(names) == GONE
+    assert queue("mirrored", online=sorted(names - set(GONE))).absent(names) == GONE
+    assert queue("classic", members=GONE).absent(names) == []
+    # One on a node that nobody declared counts for nothing, and none is added there.
+    assert queue(members=[*sorted(names - set(GONE)), "rabbit@old"]).lacks(names) == 1
 
 
 def test_shovels_that_were_left_are_told() -> None:

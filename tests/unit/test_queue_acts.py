@@ -11,6 +11,7 @@ import pytest
 from activities import epoch, rabbit_api
 from activities.rabbit_api import Api, must_be_newest, stamp
 from activities.rabbit_definitions import let_ours_in
+from activities.rabbit_doors import keep_limits, restore_limits
 from activities.rabbit_shovels import keep_shovels_out, let_shovels_take
 from schemas.facts import EpochRecord
 from schemas.failures import EpochSuperseded, EpochUnavailable, QueueRefused
@@ -118,6 +119,24 @@ async def test_shovels_take_nothing_from_a_cluster_that_serves() -> None:
     assert len(broker.changes) == count
     await keep_shovels_out(broker.api(), at_once=True)
     assert broker.changes[count:] == [f"DELETE {USER}"]
+
+
+async def test_a_limit_of_connections_is_the_owners_again() -> None:
+    broker = Broker()
+    broker.held["/api/vhost-limits/counting"] = [{"vhost": "counting", "value": {"max-connections": 70}}]
+    await keep_limits(broker.api())
+    # Closed, and cut off: the next attempt finds the 0.
+    broker.held["/api/vhost-limits/counting"] = [{"vhost": "counting", "value": {"max-connections": 0}}]
+    await keep_limits(broker.api())
+    await restore_limits(broker.api())
+    assert broker.held["/api/vhost-limits/counting/max-connections"] == {"value": 70}
+    assert broker.changes[-1] == "DELETE /api/global-parameters/lifeboat-limits-counting-queue"
+
+
+async def test_where_none_was_noted_no_limit_is_taken_away() -> None:
+    broker = Broker()
+    await restore_limits(broker.api())
+    assert broker.changes == []
 
 
 async def test_letting_ours_in_gives_shovels_nothing_to_take() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from activities.rabbit_definitions import differences, digest_of, essence, portable
+from activities.rabbit_definitions import differences, digest_of, essence, portable, to_import
 from lab.ledger import Entry
 from lab.queue_findings import MOVE_S, judge, overlapping
 from lab.queue_traffic import Delivery
@@ -97,6 +97,13 @@ def test_a_standby_is_given_what_is_the_services_own() -> None:
     assert [each["name"] for each in kept["users"]] == ["app"]
     assert "permissions" not in kept
     assert "parameters" not in kept
+
+
+def test_a_user_of_others_is_not_written_over() -> None:
+    users = [{"name": name, "password_hash": "new"} for name in ("app", "monitoring", "another")]
+    there = essence(definitions(users=[{"name": "app", "password_hash": "old"}, users[1]]), service())
+    kept = to_import(definitions(users=users), service(), there)
+    assert [each["name"] for each in kept["users"]] == ["app", "another"]
 
 
 def test_no_secret_is_in_what_is_compared() -> None:

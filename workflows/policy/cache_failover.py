@@ -177,8 +177,11 @@ def after_election(service: CacheService, seen: CacheSeen, suspect: str, elected
 
     `had`: the offset up to which the new master has the old history; -1: not known. None: as it was.
     """
+    ours = seen.of(elected)
+    before = ours.history if ours.role == "replica" else ours.history_before
+    # One that follows the new master already counts what that has written since.
     others = [each for each in seen.members if each.reachable and each.member not in (suspect, elected)]
-    more = [each.member for each in others if each.offset > had >= 0]
+    more = [each.member for each in others if each.history == before and each.offset > had >= 0]
     if more:
         return _unknown(f"{elected} was elected, and {', '.join(more)} had more")
     return None

@@ -29,32 +29,56 @@ def merge_seen(views: Sequence[CacheSeen]) -> CacheSeen:
     )
 
 
-def astray(service: CacheService, seen: CacheSeen) -> dict[str, str | None]:
-    """Region → whom its Sentinels must be told to watch (None: nobody), where some that answer watch another.
+def _beyond_doubt(service: CacheService, seen: CacheSeen) -> str | None:
+    """Who leads, by the record and by its role, with no election under way and no other that Sentinels name; or None.
 
-    Only while it is beyond doubt who leads: by the record, by its role, and with no election under way. Sentinels that
-    have moved the master by themselves are followed (cache_failover.py), and never turned back.
+    Sentinels that have moved the master by themselves are followed (cache_failover.py), and never turned back.
     """
     record = seen.record
     if record is None or record.candidate is not None or record.leader not in service.member_names():
-        return {}
+        return None
     leader = seen.of(record.leader)
     if not leader.reachable or leader.role != "master":
+        return None
+    here = {each.name for each in service.sentinels_of(service.member(record.leader).region)}
+    ours = [each for each in seen.sentinels if each.sentinel in here and each.reachable]
+    if any(each.failing_over for each in ours):
+        return None
+    named = {each.master for each in ours if each.watches}
+    if any(facts.member in named for facts in seen.masters() if facts.member != record.leader):
+        return None
+    return record.leader
+
+
+def astray(service: CacheService, seen: CacheSeen) -> dict[str, str | None]:
+    """Region → whom its Sentinels must be told to watch (None: nobody), where some that answer watch another."""
+    leader = _beyond_doubt(service, seen)
+    if leader is None:
         return {}
     watching = {each.sentinel: each for each in seen.sentinels if each.reachable}
-    if any(each.failing_over for each in watching.values()):
-        return {}
-    named = {each.master for each in watching.values() if each.watches}
-    if any(facts.member in named for facts in seen.masters() if facts.member != record.leader):
-        return {}
     found: dict[str, str | None] = {}
-    home = service.member(record.leader).region
+    home = service.member(leader).region
     for sentinel in service.sentinels:
         told = watching.get(sentinel.name)
         if told is None:
             continue
-        if sentinel.region == home and told.master != record.leader:
-            found[home] = record.leader
+        if sentinel.region == home and told.master != leader:
+            found[home] = leader
         elif sentinel.region != home and told.watches:
             found[sentinel.region] = None
     return found
+
+
+def led_once(service: CacheService, seen: CacheSeen) -> list[str]:
+    """Masters beside the leader that no Sentinel names: they came back, and nobody would turn them around.
+
+    None while a Sentinel that answers is astray, or most of the leader's region do not answer: it might be theirs.
+    """
+    leader = _beyond_doubt(service, seen)
+    if leader is None or astray(service, seen):
+        return []
+    there = {each.name for each in service.sentinels_of(service.member(leader).region)}
+    naming = [each for each in seen.sentinels if each.sentinel in there and each.master == leader]
+    if len(naming) * 2 <= len(there) or not seen.of(leader).keys:
+        return []
+    return [facts.member for facts in seen.masters() if facts.member != leader]

@@ -307,7 +307,7 @@ def unprotected(service: QueueService, facts: ClusterFacts) -> list[str]:
         )
     names = {member.node for member in service.cluster(facts.region)}
     for each in facts.queues:
-        missing = sorted(names - set(each.online)) if each.kind in ("quorum", "mirrored") else []
+        missing = each.absent(names)
         if missing:
             found.append(f"{each.place} is not on {', '.join(missing)}")
     return found

@@ -35,6 +35,14 @@ def ends_with_its_clients(facts: ClusterFacts) -> list[str]:
     ]
 
 
+def published_by_others(facts: ClusterFacts) -> list[str]:
+    """What goes on in a cluster whose clients are kept out."""
+    return [
+        f"{each} works in {facts.region} whoever is kept out: its owner must take it away first, or move it"
+        for each in facts.foreign
+    ]
+
+
 def unproved_clients(service: QueueService) -> list[str]:
     """Clients of whom it can't be shown that they are kept out."""
     return [
