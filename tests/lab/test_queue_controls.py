@@ -15,7 +15,7 @@ from lab.ledger import Ledger
 from lab.model import Lab
 from tests.lab.queues import WEST, fill, judged
 
-pytestmark = [pytest.mark.lab, pytest.mark.campaign]
+pytestmark = [pytest.mark.unproved, pytest.mark.lab, pytest.mark.campaign]
 EVERYTHING = {"configure": ".*", "write": ".*", "read": ".*"}
 
 
