@@ -197,6 +197,7 @@ class FailingOver(Returning):
         verdict = judging.lost_at_most(service, seen, self.suspect, choice.candidate, self.last)
         self.candidate = choice.candidate or ""
         self.seen, self.history = seen, judging.history_of(service, seen, self.suspect, self.last)
+        self.others_had = max((each.keys for each in seen.members if each.reachable), default=0)
         self.assessment = Assessment(
             suspect=self.suspect,
             death=death,

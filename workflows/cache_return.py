@@ -26,6 +26,8 @@ class Returning(Warming):
         self.last: CacheFacts | None = None
         """The master's own words when the watch saw it last."""
         self.lost: LostKeys | None = None
+        self.others_had = 0
+        """Keys that its replicas had when the run looked."""
         self.left: list[str] = []
         """What keeps the old master, or its region, from coming back."""
 
@@ -142,7 +144,9 @@ class Returning(Warming):
         before = super().lost_text()
         if self.lost is None:
             return before
-        keys, had = self.lost.only_there, self.last.keys if self.last is not None else 0
+        # What its replicas had when the run looked, where the watch did not see it: one that comes back with less tells
+        # nothing of what it lost itself.
+        keys, had = self.lost.only_there, self.last.keys if self.last is not None else self.others_had
         if not self.lost.whole or self.lost.keys < had:
             came = f"of {max(had, self.lost.keys)} that {self.suspect} had, {self.lost.looked} could be looked at"
             return f"{before}; {keys} keys at least ({came})"

@@ -47,7 +47,7 @@ FAILOVER = (
     "count_lost_keys",
     "read_journey",
 )
-MOVE_CAMPAIGN = {("fence_master", "after", "kill"), ("let_sentinel_elect", "after", "pid")}
+MOVE_CAMPAIGN = {("fence_master", "after", "kill")}
 FAILOVER_CAMPAIGN = {("until_elected", "after", "kill")}
 
 
