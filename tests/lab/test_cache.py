@@ -388,10 +388,10 @@ async def test_both_parts_together() -> None:
         whole = await referees.audit(lab)
         assert isinstance(whole, referees.Whole)
         assert whole.clean, referees.text(whole)
-        assert set(whole.services) == {"counting-db", CACHE}
-        assert len(whole.routes) == 6
+        assert set(whole.services) == {"counting-db", CACHE, "counting-queue"}
+        assert len(whole.routes) == 8
         assert all(route.writing for route in whole.routes.values())
-        assert [(await health(lab, service))[0] for service in whole.services] == [200, 200]
+        assert [(await health(lab, service))[0] for service in whole.services] == [200, 200, 200]
         primary, master = lab.node("pg-east-1"), lab.node(CACHE_HOME)
         target = Target(primary.host, primary.port, "postgres", lab.secret("postgres"), "counting")
         session = await Session.open(target, limit=5)
@@ -403,10 +403,10 @@ async def test_both_parts_together() -> None:
         assert whole.services[CACHE].missing == 0
         assert whole.missing == whole.services["counting-db"].missing != 0
         await life.fault(lab, "kill", primary.name)
-        assert [(await health(lab, service))[0] for service in whole.services] == [503, 200]
+        assert [(await health(lab, service))[0] for service in whole.services] == [503, 200, 200]
         await life.fault(lab, "kill", master.name)
         assert (await health(lab))[0] == 503
         await life.reset(lab)
-        assert [(await health(lab, service))[0] for service in whole.services] == [200, 200]
+        assert [(await health(lab, service))[0] for service in whole.services] == [200, 200, 200]
     finally:
         await life.down(lab)
