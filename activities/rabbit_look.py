@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 from datetime import UTC, datetime
 from typing import Any
 
@@ -44,6 +46,17 @@ async def listens(host: str, port: int) -> bool:
     return True
 
 
+async def alarms_of(api: Api, nodes: list[dict[str, Any]]) -> list[str]:
+    """What holds the cluster's publishers now: /api/nodes knows it seconds later, and before RabbitMQ 3.8.10 alone."""
+    keys = (("memory", "mem_alarm"), ("disk", "disk_free_alarm"))
+    found = {f"{what} of {each['name']}" for each in nodes for what, key in keys if each.get(key)}
+    answer = await api.ask("GET", "/api/health/checks/alarms", limit=LOOK_S)
+    with contextlib.suppress(json.JSONDecodeError):
+        # 503 is its way to say that there are some, and 404 that it has no such check: either is an answer.
+        found |= {f"{each['resource']} of {each['node']}" for each in answer.json().get("alarms", [])}
+    return sorted(found)
+
+
 async def look_at_broker(service: QueueService, member: Broker) -> BrokerFacts:
     """One node; never an exception."""
     open_port = asyncio.ensure_future(speaks(member, LOOK_S, tls=tls_of(service) or False))
@@ -51,6 +64,7 @@ async def look_at_broker(service: QueueService, member: Broker) -> BrokerFacts:
         async with asyncio.timeout(2 * LOOK_S), api_of(service, member) as api:
             nodes = await api.get("/api/nodes", limit=LOOK_S)
             known = await read_stamp(api)
+            alarms = await alarms_of(api, nodes)
     except (*_UNHEARD, TimeoutError) as error:
         why = getattr(error, "detail", "") or f"no answer within {2 * LOOK_S:g} s"
         return BrokerFacts(member=member.name, at=datetime.now(UTC), answers=False, listens=await open_port, error=why)
@@ -61,12 +75,7 @@ async def look_at_broker(service: QueueService, member: Broker) -> BrokerFacts:
         answers=True,
         listens=await open_port,
         running=[each["name"] for each in running],
-        alarms=[
-            f"{what} of {each['name']}"
-            for each in running
-            for what, key in (("memory", "mem_alarm"), ("disk", "disk_free_alarm"))
-            if each.get(key)
-        ],
+        alarms=alarms,
         partitions=sorted({name for each in running for name in each.get("partitions", [])}),
         epoch=known,
     )

@@ -23,6 +23,8 @@ from lab.world import assert_inside
 
 ASK_S = 3.0
 PEEK_S = 60.0
+FIRST_S = 15.0
+"""A quorum queue whose node came back a moment ago with many messages answers nobody while it reads its log."""
 _EACH = 2000
 QUIET_S = 1.0
 """Nothing has come for this long: the queue has shown all that it holds."""
@@ -168,7 +170,7 @@ async def peek(lab: Lab, node: Node, vhost: str) -> set[str]:
         login="referee",
         password=lab.secret("queue-referee"),
         virtualhost=vhost,
-        timeout=ASK_S,
+        timeout=FIRST_S,
     )
     found: set[str] = set()
     shown = 0
@@ -182,7 +184,7 @@ async def peek(lab: Lab, node: Node, vhost: str) -> set[str]:
 
     try:
         channel = await connection.channel(publisher_confirms=False)
-        async with asyncio.timeout(ASK_S):
+        async with asyncio.timeout(FIRST_S):
             try:
                 queue = await channel.declare_queue(rabbit.QUEUES[vhost], passive=True)
             except aio_pika.exceptions.ChannelNotFoundEntity:
@@ -194,7 +196,7 @@ async def peek(lab: Lab, node: Node, vhost: str) -> set[str]:
             for _ in range(ready // _EACH + 1):
                 await queue.consume(take)
         # By deliveries: of a message that lies there twice both are shown.
-        while shown < ready and time.monotonic() - came < max(QUIET_S, 0.1 if found else ASK_S):
+        while shown < ready and time.monotonic() - came < max(QUIET_S, 0.1 if found else FIRST_S):
             await asyncio.sleep(0.02)
         if shown < ready:
             raise TimeoutError(f"{shown} of {ready} messages in {vhost} were shown")

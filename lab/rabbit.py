@@ -55,7 +55,6 @@ def rabbitmq_conf(lab: Lab, node: Node) -> str:
         f"listeners.tcp.1 = {node.host}:{node.port}",
         f"management.tcp.ip = {node.host}",
         f"management.tcp.port = {management_port(lab.base_port)}",
-        "management.rates_mode = none",
         "log.console = true",
         "log.console.level = warning",
         "log.file = false",
