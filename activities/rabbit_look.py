@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 from datetime import UTC, datetime
 from typing import Any
@@ -31,6 +30,7 @@ from schemas.queue_facts import (
 
 LOOK_S = 1.5
 """Limit of one node's answer: a frozen node takes connections and never answers."""
+SHOVEL = "rabbitmq_shovel"
 _AT_ONCE = 16
 """Queues that are asked about at the same time."""
 _UNHEARD = (QueueUnreachable, QueueRefused)
@@ -47,14 +47,19 @@ async def listens(host: str, port: int) -> bool:
 
 
 async def alarms_of(api: Api, nodes: list[dict[str, Any]]) -> list[str]:
-    """What holds the cluster's publishers now: /api/nodes knows it seconds later, and before RabbitMQ 3.8.10 alone."""
-    keys = (("memory", "mem_alarm"), ("disk", "disk_free_alarm"))
-    found = {f"{what} of {each['name']}" for each in nodes for what, key in keys if each.get(key)}
+    """What holds the cluster's publishers now. /api/nodes knows it, and its end, only seconds later."""
     answer = await api.ask("GET", "/api/health/checks/alarms", limit=LOOK_S)
-    with contextlib.suppress(json.JSONDecodeError):
-        # 503 is its way to say that there are some, and 404 that it has no such check: either is an answer.
-        found |= {f"{each['resource']} of {each['node']}" for each in answer.json().get("alarms", [])}
-    return sorted(found)
+    if answer.status_code == 404:  # before RabbitMQ 3.8.10
+        keys = (("memory", "mem_alarm"), ("disk", "disk_free_alarm"))
+        return sorted(f"{what} of {each['name']}" for each in nodes for what, key in keys if each.get(key))
+    if answer.status_code not in (200, 503):
+        raise QueueUnreachable(f"{api.member.name}: whether there are alarms was answered {answer.status_code}")
+    try:
+        # 503 is its way to say that there are some.
+        found = answer.json().get("alarms", [])
+    except json.JSONDecodeError as error:
+        raise QueueUnreachable(f"{api.member.name}: whether there are alarms was answered without JSON") from error
+    return sorted(f"{each['resource']} of {each['node']}" for each in found)
 
 
 async def look_at_broker(service: QueueService, member: Broker) -> BrokerFacts:
@@ -77,6 +82,7 @@ async def look_at_broker(service: QueueService, member: Broker) -> BrokerFacts:
         running=[each["name"] for each in running],
         alarms=alarms,
         partitions=sorted({name for each in running for name in each.get("partitions", [])}),
+        without_shovels=[each["name"] for each in running if SHOVEL not in each.get("enabled_plugins", [SHOVEL])],
         epoch=known,
     )
 

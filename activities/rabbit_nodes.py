@@ -113,6 +113,25 @@ async def _quietly(control: NodeControl, argv: list[str], order: BrokerOrder) ->
 
 
 @activity.defn
+async def held_back(order: QueueOrder) -> list[str]:
+    """Members of the cluster that run and serve nobody: without a majority a node pauses itself (pause_minority), and
+    looks from outside as if it were dead. Told by the node's own tools; one without them counts as dead."""
+
+    async def runs(member: Broker) -> bool:
+        if member.tools is None or await listens(member.host, member.port):
+            return False
+        argv = [*member.tools, "rabbitmq-diagnostics", "ping"]
+        try:
+            return await _tell(member.control or _here(argv), argv) == ""
+        except NodeControlFailed:
+            return False
+
+    members = order.service.cluster(order.region)
+    found = await asyncio.gather(*map(runs, members))
+    return [member.name for member, running in zip(members, found, strict=True) if running]
+
+
+@activity.defn
 async def until_queues_lead(order: QueueOrder) -> ClusterFacts:
     """Every queue of the cluster has a leader among the nodes that run, and a majority of its members is online.
 

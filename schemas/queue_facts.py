@@ -36,7 +36,8 @@ class BrokerFacts(Fact):
     alarms: list[str] = []
     """`memory` or `disk` of a node of its cluster: publishers there are held."""
     partitions: list[str] = []
-    version: str = ""
+    without_shovels: list[str] = []
+    """Running nodes of its cluster that do not have the shovel plugin."""
     epoch: int = 0
     """The newest epoch that a run has left on its cluster."""
 

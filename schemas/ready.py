@@ -11,6 +11,7 @@ from schemas.base import Declared, Fact, Name
 from schemas.cache_facts import CacheSeen
 from schemas.facts import EpochRecord, MemberFacts
 from schemas.orders import CacheEstate, Estate
+from schemas.queue_facts import QueueObservation
 from schemas.rejoin import FolderFacts
 
 Check = Literal[
@@ -89,8 +90,25 @@ CacheCheck = Literal[
     "sentinel-settings",
 ]
 """Of a cache, beside those of its epoch, its workers and its servers that a database has as well."""
+QueueCheck = Literal[
+    "alarms",
+    "partition",
+    "clients",
+    "definitions",
+    "standby",
+    "members",
+    "mirrored",
+    "mandatory",
+    "immovable",
+    "shovels",
+    "tools",
+]
+"""Of a queue, beside those that a database or a cache has as well."""
+AnyCheck = Check | CacheCheck | QueueCheck
+Severity = Literal["error", "warning"]
 CHECKS: tuple[Check, ...] = get_args(Check)
 CACHE_CHECKS: tuple[CacheCheck, ...] = get_args(CacheCheck)
+QUEUE_CHECKS: tuple[QueueCheck, ...] = get_args(QueueCheck)
 SHARED: tuple[Check, ...] = ("topology", "fence", "worker", "watch", "busy", "epoch-record", "leader", "reached")
 """Checks of every kind of service."""
 
@@ -98,8 +116,8 @@ SHARED: tuple[Check, ...] = ("topology", "fence", "worker", "watch", "busy", "ep
 class Finding(Fact):
     """An `error` breaks a procedure, a `warning` weakens it. `remedy` begins with who must act."""
 
-    check: Check | CacheCheck
-    severity: Literal["error", "warning"]
+    check: AnyCheck
+    severity: Severity
     where: str
     what: str
     remedy: str
@@ -229,6 +247,11 @@ class CacheRegionView(Fact):
     region: str
     seen: CacheSeen
     open_to_all: list[str] = []
+
+
+class QueueRegionView(Fact):
+    region: str
+    seen: QueueObservation
 
 
 class EngineView(Fact):

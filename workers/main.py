@@ -188,6 +188,7 @@ ACTIVITIES: list[Any] = [
     rabbit_nodes.regrow,
     rabbit_nodes.start_broker,
     rabbit_nodes.stop_broker,
+    rabbit_nodes.held_back,
     rabbit_nodes.until_queues_lead,
     rabbit_routes.verify_queue_routes,
     rabbit_watch.keep_standbys,

@@ -12,21 +12,24 @@ from typing import Any, TypeVar
 
 from temporalio import workflow
 from temporalio.common import RetryPolicy
-from temporalio.exceptions import ActivityError, ApplicationError, FailureError
+from temporalio.exceptions import ActivityError, FailureError
 
 with workflow.unsafe.imports_passed_through():
-    from activities import cache_survey, readiness
+    from activities import cache_survey, rabbit_look, readiness
     from activities import estate as estates
     from schemas import attributes
-    from schemas.failures import TopologyInvalid, UnknownService
+    from schemas.failures import TopologyInvalid
     from schemas.orders import CacheEstate, Estate, LockQuestion
+    from schemas.queue_facts import QueueEstate
     from schemas.ready import (
         CACHE_CHECKS,
+        QUEUE_CHECKS,
         SHARED,
         CacheRegionOrder,
         CacheRegionView,
         EngineView,
         Finding,
+        QueueRegionView,
         Readiness,
         ReadyReport,
         ReadyRequest,
@@ -36,6 +39,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows.database_failover import DatabaseFailover
     from workflows.policy import clock
     from workflows.policy.cache_ready import judge_cache
+    from workflows.policy.queue_ready import judge_queue
     from workflows.policy.ready import judge
     from workflows.policy.ready_sight import regions_of
     from workflows.reasons import kind_of, reason_of
@@ -67,9 +71,8 @@ class DatabaseReady:
         estate = await self.ask(estates.describe_estate, name)
         if isinstance(estate, CacheEstate):
             return await self.look_at_cache(estate)
-        if not isinstance(estate, Estate):
-            told = str(UnknownService(f"{name} is of a kind that has no preflight yet"))
-            raise ApplicationError(told, type=UnknownService.__name__, non_retryable=True)
+        if isinstance(estate, QueueEstate):
+            return await self.look_at_queue(estate)
         regions = regions_of(estate)
         engine, seen = await asyncio.gather(
             self.look_at_engine(name), asyncio.gather(*(self.look_from(region, estate) for region in regions))
@@ -99,6 +102,23 @@ class DatabaseReady:
             regions=[view.region for view in views],
             routes=[route.name for route in estate.service.routes],
             checks=len(SHARED) + len(CACHE_CHECKS),
+        )
+
+    async def look_at_queue(self, estate: QueueEstate) -> Readiness:
+        async def look_from(region: str) -> QueueRegionView | None:
+            seen = await self.look(rabbit_look.observe_queue, estate, region)
+            return QueueRegionView(region=region, seen=seen) if seen is not None else None
+
+        name = estate.service.name
+        engine, seen = await asyncio.gather(self.look_at_engine(name), asyncio.gather(*map(look_from, estate.vantages)))
+        views = [view for view in seen if view is not None]
+        return Readiness(
+            service=name,
+            findings=judge_queue(estate, views, engine),
+            members=estate.service.member_names(),
+            regions=[view.region for view in views],
+            routes=[route.name for route in estate.service.routes],
+            checks=len(SHARED) + len(QUEUE_CHECKS) + 1,
         )
 
     async def ask(self, act: Callable[..., Awaitable[T]], *given: Any) -> T:

@@ -16,7 +16,7 @@ with workflow.unsafe.imports_passed_through():
     from activities import rabbit_definitions, rabbit_nodes, rabbit_watch
     from schemas.decisions import Fence
     from schemas.facts import EpochRecord
-    from schemas.queue_facts import Grown, QueueObservation, QueueState
+    from schemas.queue_facts import Grown, QueueObservation, QueueOrder, QueueState
     from schemas.queue_requests import QueueFailoverRequest, QueueWatchOrder
     from schemas.reports import DecisionReport, Outcome, Report
     from workflows.policy import queue as policy
@@ -36,6 +36,8 @@ VERIFY = "Verify through every route"
 REGROW = "Regrow what is left"
 NOTIFY = "Notify"
 
+HELD_S = 12.0
+"""Limit of asking each machine whether its node runs: one that is gone does not answer at all."""
 LOOKS = 3
 """A node that was lost a moment ago may be seen, or not, by its neighbours: two looks in a row must agree."""
 
@@ -217,6 +219,8 @@ class QueueFailover(QueueRunbook):
             before = self.lost
         if self.lost.loss == "nothing":
             raise Ended("not needed", self.lost.reason)
+        if self.lost.loss == "cluster":
+            self.lost = policy.with_held_back(self.lost, await self.held_back())
         if self.lost.loss in ("partitioned", "unclear"):
             # Neither is a loss: those who can't be asked may well be serving.
             raise Ended("refused", self.lost.reason)
@@ -225,6 +229,15 @@ class QueueFailover(QueueRunbook):
             self.detected = workflow.now()
         self.sure = True
         return self.lost.reason
+
+    async def held_back(self) -> list[str]:
+        """Nodes that only wait for a majority; none where their machines don't say so."""
+        order = QueueOrder(service=self.estate.service, region=self.source, epoch=0)
+        try:
+            return await self.do(rabbit_nodes.held_back, order, limit=HELD_S, total=HELD_S, attempts=1)
+        except ActivityError as error:
+            self.note(f"whether nodes hold back was not found out: {reason_of(error)}")
+            return []
 
     async def first_look(self, request: QueueFailoverRequest) -> QueueObservation:
         """What the watch saw is enough for a node that its cluster does without; else every region looks."""

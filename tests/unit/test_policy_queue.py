@@ -108,8 +108,28 @@ def test_a_cluster_that_is_not_fit_is_passed_over_with_a_reason(cluster: Cluster
     assert why in found.reason
 
 
+TOLD = {"us-west-2": Mirror(region="us-east-1", at=NOW, digest="d", counts={})}
+
+
 def test_the_fit_one_takes_over() -> None:
-    assert policy.choose_region(service(), seen(east(), west()), "us-east-1", None).candidate == "rabbit-west-1"
+    known = seen(east(), west(), mirrors=TOLD)
+    assert policy.choose_region(service(), known, "us-east-1", None).candidate == "rabbit-west-1"
+
+
+@pytest.mark.parametrize("mirrors", [{}, {"us-west-2": TOLD["us-west-2"].model_copy(update={"region": "eu-west-1"})}])
+def test_one_that_was_never_told_of_the_lost_cluster_does_not_take_over(mirrors: dict[str, Mirror]) -> None:
+    """Clients would be let into a cluster without their queues."""
+    found = policy.choose_region(service(), seen(east(), west(), mirrors=mirrors), "us-east-1", None)
+    assert found.candidate is None
+    assert "was never told what us-east-1 defines" in found.reason
+
+
+def test_nodes_that_hold_back_have_lost_their_majority_and_not_everything() -> None:
+    dead = policy.state_of(service(), seen(east(*EAST), west()), EAST[0])
+    found = policy.with_held_back(dead, [EAST[0]])
+    assert (found.loss, found.down) == ("majority", list(EAST[1:]))
+    assert "holds back" in found.reason
+    assert policy.with_held_back(dead, []) == dead
 
 
 def test_clients_stay_at_home_where_home_is_well() -> None:

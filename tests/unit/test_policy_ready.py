@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from schemas.ready import CACHE_CHECKS, CHECKS, Server
+from schemas.ready import CACHE_CHECKS, CHECKS, QUEUE_CHECKS, Server
 from tests.unit import estates
 from tests.unit.estates import E1, E2, E3, HOSTS, PORT, REGIONS, W1, W2
 from tests.unit.ready_cases import CASES, Case, gone
@@ -106,7 +106,7 @@ def test_every_check_is_tried() -> None:
 def test_every_check_is_explained_in_the_docs() -> None:
     text = (ROOT / "docs/ready.md").read_text(encoding="utf-8")
     headings = [line.removeprefix("### ") for line in text.splitlines() if line.startswith("### ")]
-    assert headings == [*CHECKS, *CACHE_CHECKS]
+    assert headings == [*CHECKS, *CACHE_CHECKS, *QUEUE_CHECKS]
     for part in text.split("\n### ")[1:]:
         title, _, body = part.partition("\n")
         assert len(body.split()) > 12, title

@@ -6,21 +6,18 @@ docs/ready.md has each check, why it matters, and its remedy.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Literal
 
 from schemas.cache import CacheService
 from schemas.cache_facts import CacheFacts, CacheSeen, SentinelFacts
 from schemas.orders import CacheEstate
-from schemas.ready import CacheCheck, CacheRegionView, Check, EngineView, Finding
+from schemas.ready import AnyCheck, CacheRegionView, EngineView, Finding, Severity
 from workflows.policy.cache import leader_of, upstreams
 from workflows.policy.cache_seen import merge_seen
 from workflows.policy.ready import epoch_record, no_worker
 from workflows.policy.ready_sight import merged
 
 
-def _finding(
-    severity: Literal["error", "warning"], check: Check | CacheCheck, where: str, what: str, remedy: str
-) -> Finding:
+def _finding(severity: Severity, check: AnyCheck, where: str, what: str, remedy: str) -> Finding:
     return Finding(check=check, severity=severity, where=where, what=what, remedy=remedy)
 
 

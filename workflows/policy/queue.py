@@ -101,6 +101,16 @@ def state_of(service: QueueService, seen: QueueObservation, leader: str) -> Queu
     return QueueState(loss="node", reason=reason, down=down, led_to=leader)
 
 
+def with_held_back(state: QueueState, held_back: Sequence[str]) -> QueueState:
+    """A cluster of which some nodes run and only wait for the others has lost its majority, and not everything."""
+    if not held_back:
+        return state
+    down = [name for name in state.down if name not in held_back]
+    reason = f"{', '.join(held_back)} runs and holds back without a majority"
+    reason += f"; {', '.join(down)} does not answer" if down else ""
+    return state.model_copy(update={"loss": "majority", "down": down, "reason": reason})
+
+
 def silent_only(facts: ClusterFacts) -> list[str]:
     """Nodes that speak AMQP and whose management API says nothing to us, each with who must act."""
     return [
@@ -153,7 +163,8 @@ def choose_region(service: QueueService, seen: QueueObservation, source: str, wa
     passed: dict[str, str] = {}
     for region in regions:
         facts = seen.cluster(region)
-        why = unfit(facts, source)
+        mirror = seen.mirrors.get(region)
+        why = unfit(facts, source) or never_told(mirror, source)
         member = wanted if wanted is not None else other_node(service, facts, [])
         if why is None and member is not None:
             return Choice(candidate=member, reason=f"{region} takes over, at {member}", passed_over=passed)
@@ -182,6 +193,13 @@ def unfit(facts: ClusterFacts, source: str) -> str | None:
     if facts.clients_let_in:
         return "lets clients in already: a person must look who publishes there"
     return None
+
+
+def never_told(mirror: Mirror | None, source: str) -> str | None:
+    """Why a cluster can't take over from one that it knows nothing of: clients would find none of their queues."""
+    if mirror is not None and mirror.region == source:
+        return None
+    return f"was never told what {source} defines (the service's watch tells it): its owner must import the definitions"
 
 
 def why_not_drain(facts: ClusterFacts) -> str | None:

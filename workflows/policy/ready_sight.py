@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from schemas.facts import EpochRecord
 from schemas.orders import Estate
-from schemas.ready import CacheCheck, Check, EngineView, Finding, RegionView, Server
+from schemas.ready import AnyCheck, EngineView, Finding, RegionView, Server, Severity
 from schemas.routes import FileRoute, HAProxyRoute
 from schemas.topology import DatabaseService, Member
 
@@ -106,16 +105,16 @@ def regions_of(estate: Estate) -> list[str]:
     return list(dict.fromkeys((*estate.vantages, *bound)))
 
 
-def error(check: Check, where: str, what: str, remedy: str) -> Finding:
+def error(check: AnyCheck, where: str, what: str, remedy: str) -> Finding:
     return Finding(check=check, severity="error", where=where, what=what, remedy=remedy)
 
 
-def warning(check: Check, where: str, what: str, remedy: str) -> Finding:
+def warning(check: AnyCheck, where: str, what: str, remedy: str) -> Finding:
     return Finding(check=check, severity="warning", where=where, what=what, remedy=remedy)
 
 
-def graded(grave: bool, check: Check, where: str, what: str, remedy: str) -> Finding:
-    severity: Literal["error", "warning"] = "error" if grave else "warning"
+def graded(grave: bool, check: AnyCheck, where: str, what: str, remedy: str) -> Finding:
+    severity: Severity = "error" if grave else "warning"
     return Finding(check=check, severity=severity, where=where, what=what, remedy=remedy)
 
 
@@ -135,8 +134,8 @@ def by_what(told: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
 
 def merged(findings: Iterable[Finding]) -> list[Finding]:
     """Errors first; what is wrong in several places in the same way is one finding."""
-    places: dict[tuple[Check | CacheCheck, str, str, str], list[str]] = {}
-    firsts: dict[tuple[Check | CacheCheck, str, str, str], Finding] = {}
+    places: dict[tuple[AnyCheck, str, str, str], list[str]] = {}
+    firsts: dict[tuple[AnyCheck, str, str, str], Finding] = {}
     for each in findings:
         key = (each.check, each.severity, each.what, each.remedy)
         firsts.setdefault(key, each)
