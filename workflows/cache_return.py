@@ -144,9 +144,9 @@ class Returning(Warming):
         before = super().lost_text()
         if self.lost is None:
             return before
-        # What its replicas had when the run looked, where the watch did not see it: one that comes back with less tells
-        # nothing of what it lost itself.
-        keys, had = self.lost.only_there, self.last.keys if self.last is not None else self.others_had
+        # One that comes back with less than it had tells nothing of what it lost itself; the watch's last look at it
+        # may be older than what its replicas had of it when the run looked.
+        keys, had = self.lost.only_there, max(self.last.keys if self.last is not None else 0, self.others_had)
         if not self.lost.whole or self.lost.keys < had:
             came = f"of {max(had, self.lost.keys)} that {self.suspect} had, {self.lost.looked} could be looked at"
             return f"{before}; {keys} keys at least ({came})"

@@ -272,7 +272,7 @@ class QueueFailover(QueueRunbook):
         if state.loss == "node":
             choice = policy.choose_node(service, facts, state, request.candidate)
         else:
-            choice = policy.choose_region(service, self.seen, self.source, request.candidate)
+            choice = policy.choose_region(service, self.seen, self.source, request.candidate, lost=True)
         self.candidate = choice.candidate or ""
         mirror = self.seen.mirrors.get(self.region_of(self.candidate)) if self.across else None
         self.left_behind = policy.held_text(self.source, mirror, workflow.now())

@@ -17,6 +17,7 @@ from lab.model import Lab
 from lab.queue_referee import QueueAudit, audit
 from schemas.attributes import TASK_QUEUE
 from schemas.queue_requests import QueueFailoverRequest
+from schemas.ready import ReadyReport, ReadyRequest
 from schemas.reports import Report
 from schemas.requests import Answer, CandidateRequest, RunRequest, Verb
 from schemas.state import RunState
@@ -69,6 +70,14 @@ class QueueScene:
     async def fail_over(self, **more: Any) -> Run:
         given = {"service": QUEUE, "reason": "a test", **more}
         return await self.begin("QueueFailover", QueueFailoverRequest.model_validate(given))
+
+    async def ready(self) -> ReadyReport:
+        run = f"ready-{uuid.uuid4().hex[:6]}"
+        request = ReadyRequest(service=QUEUE)
+        found: ReadyReport = await self.client.execute_workflow(
+            "DatabaseReady", request, id=run, task_queue=TASK_QUEUE, result_type=ReadyReport
+        )
+        return found
 
     async def run_of_watch(self) -> Run:
         async def found() -> str | None:

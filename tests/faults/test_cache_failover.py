@@ -210,7 +210,6 @@ async def test_the_region_is_lost(cache_scene: CacheScene) -> None:
     await scene.safe(bound=10_000)
 
 
-@pytest.mark.unproved  # its receipt is "no key is missing" where it should be "keys at least": not understood yet
 async def test_the_master_restarts_empty_behind_the_fence(cache_scene: CacheScene) -> None:
     """Its disk is lost, and its machine boots within down-after: it is kept down, or it would wipe its replicas."""
     scene = cache_scene

@@ -250,3 +250,31 @@ async def test_where_nothing_is_lost_nothing_is_done(scene: QueueScene) -> None:
     assert report.outcome == "not needed"
     refused = await scene.report(await scene.home())
     assert refused.outcome == "not needed"
+
+
+@pytest.mark.estate(watch=True)
+async def test_the_preflight_says_what_would_break_a_move(scene: QueueScene) -> None:
+    """As new it only warns of the mirrored queue, once the watch has told the standby; then it finds what is broken."""
+
+    async def found() -> dict[str, set[str]]:
+        report = await scene.ready()
+        return {
+            severity: {each.check for each in report.services[0].findings if each.severity == severity}
+            for severity in ("error", "warning")
+        }
+
+    async def told() -> bool:
+        return not (await found())["error"]
+
+    await scene.until("nothing breaks a move", told)
+    assert (await found())["warning"] == {"mirrored"}
+    everything = {"configure": ".*", "write": ".*", "read": ".*"}
+    async with rabbit.Management(scene.lab, scene.lab.node(QUEUE_HOME)) as api:
+        await api.call("DELETE", "permissions", "counting", "app")
+        await api.call("DELETE", "permissions", "mirrored", "app")
+        stream = {"durable": True, "arguments": {"x-queue-type": "stream"}}
+        await api.call("PUT", "queues", "counting", "log", body=stream)
+    async with rabbit.Management(scene.lab, scene.lab.node(WEST)) as api:
+        await api.call("PUT", "permissions", "counting", "app", body=everything)
+    await scene.fault("kill", "rabbit-east-3")
+    assert {"clients", "immovable", "reached"} <= (await found())["error"]

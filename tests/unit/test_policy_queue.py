@@ -119,8 +119,10 @@ def test_the_fit_one_takes_over() -> None:
 @pytest.mark.parametrize("mirrors", [{}, {"us-west-2": TOLD["us-west-2"].model_copy(update={"region": "eu-west-1"})}])
 def test_one_that_was_never_told_of_the_lost_cluster_does_not_take_over(mirrors: dict[str, Mirror]) -> None:
     """Clients would be let into a cluster without their queues."""
-    found = policy.choose_region(service(), seen(east(), west(), mirrors=mirrors), "us-east-1", None)
+    known = seen(east(), west(), mirrors=mirrors)
+    found = policy.choose_region(service(), known, "us-east-1", None, lost=True)
     assert found.candidate is None
+    assert policy.choose_region(service(), known, "us-east-1", None).candidate == "rabbit-west-1", "a move tells it"
     assert "was never told what us-east-1 defines" in found.reason
 
 

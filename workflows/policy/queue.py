@@ -157,14 +157,17 @@ def other_node(service: QueueService, facts: ClusterFacts, but: Sequence[str]) -
     return service.home if service.home in able else next(iter(able), None)
 
 
-def choose_region(service: QueueService, seen: QueueObservation, source: str, wanted: str | None) -> Choice:
-    """The region that takes over, as the member that clients would be led to."""
+def choose_region(
+    service: QueueService, seen: QueueObservation, source: str, wanted: str | None, *, lost: bool = False
+) -> Choice:
+    """The region that takes over, as the member that clients would be led to; from a `lost` one nothing can be asked
+    any more, so that it must have been told before."""
     regions = [service.member(wanted).region] if wanted is not None else [r for r in service.clusters() if r != source]
     passed: dict[str, str] = {}
     for region in regions:
         facts = seen.cluster(region)
         mirror = seen.mirrors.get(region)
-        why = unfit(facts, source) or never_told(mirror, source)
+        why = unfit(facts, source) or (never_told(mirror, source) if lost else None)
         member = wanted if wanted is not None else other_node(service, facts, [])
         if why is None and member is not None:
             return Choice(candidate=member, reason=f"{region} takes over, at {member}", passed_over=passed)
