@@ -115,7 +115,8 @@ async def election(stand: Stand) -> float:
     """The longest time without a confirm on a node that lives, while the one that leads the queue is killed."""
     await stand.begin(watch=False, rate=None)
     traffic = load.to_queue(stand.lab, RATE)
-    neighbour = stand.lab.node("rabbit-east-2")
+    leads = await leader(stand)
+    neighbour = next(node for node in rabbit.clusters(stand.lab)["us-east-1"] if node.name != leads)
     way = traffic.routes["queue-dns"]._replace(host=neighbour.host)
     traffic = replace(traffic, routes={"queue-dns": way})
     stop = asyncio.Event()
@@ -123,7 +124,7 @@ async def election(stand: Stand) -> float:
         clients = queue_traffic.writers(traffic, notes, stop, lambda _: None)
         running = [asyncio.ensure_future(each.run()) for each in clients]
         await asyncio.sleep(1.5)
-        moment = await stand.kill(await leader(stand))
+        moment = await stand.kill(leads)
         await asyncio.sleep(4.0)
         stop.set()
         await asyncio.gather(*running)
