@@ -28,6 +28,10 @@ from schemas.queue_facts import PROBE_QUEUE, Counted, Drained, MoveOrder, QueueO
 Place = tuple[str, str]
 """Virtual host and queue."""
 _EVERY_S = 0.1
+_SELDOM_S = 0.4
+"""Between two looks while much is left: each look takes processor time from the shovels."""
+MUCH = 4
+"""As many times the messages that a shovel has under way."""
 _STILL_READS = 10
 TRY_S = 10.0
 
@@ -161,7 +165,7 @@ async def _drain(order: MoveOrder, moving: dict[str, int], began: float) -> Drai
                 told = f"{left} messages" + (f", and {', '.join(silent)} do not answer" if silent else "")
                 raise DrainStalled(f"{order.region} still holds {told}; the shovels are {states}")
             await _shovel(order, target, [place for place, count in ready.items() if count])
-            await asyncio.sleep(_EVERY_S)
+            await asyncio.sleep(_SELDOM_S if left > MUCH * service.drain.prefetch else _EVERY_S)
 
 
 async def _shovel(order: MoveOrder, target: Api, places: list[Place]) -> None:

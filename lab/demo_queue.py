@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from lab import findings, ledger, load, queue_referee, queue_traffic, rabbit
@@ -16,7 +17,7 @@ from lab.moves import Course, Moves, Planned, Unplanned
 from lab.queue_referee import QueueAudit
 from lab.waiting import until
 from schemas.attributes import watch_id
-from schemas.reports import Report
+from schemas.reports import EXIT_CODES, Report
 from schemas.requests import CandidateRequest, RunRequest
 
 REASON = "the demonstration"
@@ -68,13 +69,28 @@ async def demonstrate_queue(lab: Lab, tell: Print, *, loops: int = 1) -> Moves:
     unplanned = _queue(await course.judged("unplanned", queue_referee.audit), course, "unplanned")
     return Moves(
         planned=Planned(acknowledged=planned.acknowledged, missing=planned.missing),
-        # What the lost cluster held is unknown until it is drained, and nothing after.
-        unplanned=Unplanned(acknowledged=unplanned.acknowledged, missing=unplanned.missing, bound=0),
+        unplanned=Unplanned(
+            acknowledged=unplanned.acknowledged, missing=unplanned.missing, bound=bound_of(course.reports)
+        ),
         runs=course.reports,
         longest_gap_s=course.gaps,
         notes=course.notes,
         faults=course.faults,
     )
+
+
+def bound_of(reports: Sequence[Report]) -> int | None:
+    """How many confirmed messages the runs' own verdicts let be missing: 0 where each was "none", or where what a lost
+    cluster held, which is unknown, was drained by a later run; None where no run set a bound.
+    """
+    bound: int | None = 0
+    for report in reports:
+        if report.procedure == "QueueDrain" and EXIT_CODES[report.outcome] == 0:
+            bound = 0
+        verdict = report.assessment.verdict if report.assessment is not None else None
+        if report.procedure == "QueueFailover" and (verdict is None or verdict.kind != "none"):
+            bound = None
+    return bound
 
 
 async def backlog(lab: Lab, count: int = BACKLOG) -> None:

@@ -64,7 +64,7 @@ class DrainPolicy(Declared):
     prefetch: PositiveInt = 1000
     stalled_s: PositiveFloat = 20.0
     """Nothing has moved for this long: the drain fails."""
-    settle_s: PositiveFloat = 0.5
+    settle_s: PositiveFloat = 0.2
     """Between the two reads that find a queue empty."""
 
 

@@ -222,10 +222,12 @@ class MovingQueues(QueueRunbook):
         """Empty on two reads, and as much more at the target as was at the source."""
         found = await self.drain(self.source, self.target, total=self.remaining())
         # Nobody came in meanwhile either, after whom "empty" would mean nothing.
-        again = await self.close(self.source, total=self.remaining(), attempts=3)
+        again, after = await self.together(
+            self.close(self.source, total=self.remaining(), attempts=3),
+            self.count(self.target, total=self.remaining()),
+        )
         if again.ended:
             raise failed("SomebodyCameIn", f"{again.ended} clients were in {self.source} while it was drained")
-        after = await self.count(self.target, total=self.remaining())
         assert self.there is not None
         assert self.before is not None
         self.drained = found
