@@ -16,7 +16,7 @@ from tests.faults.queue_scene import WEST, QueueScene
 from tests.lab import queues
 from workflows.queue_switchover import DRAIN
 
-pytestmark = [pytest.mark.unproved, pytest.mark.asyncio(loop_scope="session"), pytest.mark.faults, pytest.mark.campaign]
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.faults, pytest.mark.campaign]
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

@@ -14,7 +14,7 @@ from tests.faults.queue_scene import WEST, QueueScene
 from tests.faults.striking import striking_scene
 from tests.lab import queues
 
-pytestmark = [pytest.mark.unproved, pytest.mark.asyncio(loop_scope="session"), pytest.mark.faults]
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.faults]
 
 ACTIVITIES = (
     "import_definitions",

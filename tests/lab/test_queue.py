@@ -25,7 +25,7 @@ from lab.wire import NotConnected
 from schemas.queue import QueueService
 from tests.lab.queues import WEST, empty, end_shovel, fill, judged, ready, shovel, take_one, until
 
-pytestmark = [pytest.mark.unproved, pytest.mark.lab, pytest.mark.campaign]
+pytestmark = [pytest.mark.lab, pytest.mark.campaign]
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from schemas.queue import QueueService
 from schemas.queue_facts import BrokerOrder, DoorOrder, MoveOrder, QueueEstate, QueueOrder, RouteCheck
 from tests.lab.queues import WEST, fill, judged, ready, session
 
-pytestmark = [pytest.mark.unproved, pytest.mark.lab, pytest.mark.campaign]
+pytestmark = [pytest.mark.lab, pytest.mark.campaign]
 EAST_REGION, WEST_REGION = "us-east-1", "us-west-2"
 
 

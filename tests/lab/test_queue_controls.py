@@ -15,7 +15,7 @@ from lab.ledger import Ledger
 from lab.model import Lab
 from tests.lab.queues import WEST, fill, judged
 
-pytestmark = [pytest.mark.unproved, pytest.mark.lab, pytest.mark.campaign]
+pytestmark = [pytest.mark.lab, pytest.mark.campaign]
 QUORUM = {"durable": True, "arguments": {"x-queue-type": "quorum"}}
 EVERYTHING = {"configure": ".*", "write": ".*", "read": ".*"}
 

@@ -20,7 +20,7 @@ from schemas.queue import QueueService
 from schemas.queue_facts import DoorOrder, MoveOrder
 from tests.lab.queues import WEST, fill, ready
 
-pytestmark = [pytest.mark.unproved, pytest.mark.lab, pytest.mark.campaign]
+pytestmark = [pytest.mark.lab, pytest.mark.campaign]
 
 
 @pytest.fixture
