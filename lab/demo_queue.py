@@ -16,6 +16,7 @@ from lab.model import Lab
 from lab.moves import Course, Moves, Planned, Unplanned
 from lab.queue_referee import QueueAudit
 from lab.waiting import until
+from lab.wire import NotConnected
 from schemas.attributes import watch_id
 from schemas.reports import EXIT_CODES, Report
 from schemas.requests import CandidateRequest, RunRequest
@@ -95,10 +96,19 @@ def bound_of(reports: Sequence[Report]) -> int | None:
 
 async def backlog(lab: Lab, count: int = BACKLOG) -> None:
     """As many messages at once as consumers don't get through before the move begins."""
-    with Ledger(lab.ledger) as notes:
-        # A publisher of its own each time: its numbers begin anew.
-        name = f"backlog-{datetime.now(UTC):%H%M%S%f}"
-        await queue_traffic.fill(load.to_queue(lab), notes, "queue-dns", count, name)
+    # A publisher of its own each time: its numbers begin anew.
+    name = f"backlog-{datetime.now(UTC):%H%M%S%f}"
+
+    async def published() -> bool:
+        """As any client it tries again where the broker takes its time to let it in."""
+        try:
+            with Ledger(lab.ledger) as notes:
+                await queue_traffic.fill(load.to_queue(lab), notes, "queue-dns", count, name)
+        except NotConnected:
+            return False
+        return True
+
+    await until("a backlog is published", published, 60.0)
 
 
 async def until_watched(lab: Lab) -> None:

@@ -238,6 +238,7 @@ async def test_a_majority_that_is_lost_is_started_again(scene: QueueScene) -> No
     run = await scene.fail_over()
     await scene.approve(run)
     report = await scene.report(run, 260)
+    await scene.record(run, "queue-majority-started")
     assert report.outcome == "recovered", report
     assert report.new_primary in scene.east
     await queues.empty(scene.lab)

@@ -27,6 +27,8 @@ BRANCHES = (
     *("rejoined-by-rewind", "switched-over", "switchover-undone"),
     *("cache-switched-over", "cache-switchover-undone", "cache-failed-over", "cache-helped"),
     *("cache-moved-by-sentinel", "cache-approved", "cache-across-regions"),
+    *("queue-moved", "queue-moved-home", "queue-move-undone", "queue-node-lost", "queue-majority-started"),
+    *("queue-cluster-lost", "queue-drained"),
 )
 
 
@@ -73,5 +75,5 @@ def test_history_holds_no_secret_and_no_path(branch: str) -> None:
     """Secrets stand in histories by reference only; the recording machine's paths were replaced by neutral ones."""
     history = json.loads((HISTORIES / f"{branch}.json").read_text(encoding="utf-8"))
     told = "\n".join(texts(history))
-    assert re.search(r"file:/var/tmp/lifeboat-lab/secrets/(cache-)?lifeboat", told)
+    assert re.search(r"file:/var/tmp/lifeboat-lab/secrets/((cache|queue)-)?lifeboat", told)
     assert not re.search(r"/(home|root|work)/|/var/tmp/lifeboat-(?!lab/)", told)
