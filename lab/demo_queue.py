@@ -42,7 +42,7 @@ async def demonstrate_queue(lab: Lab, tell: Print, *, loops: int = 1) -> Moves:
         return await course.run("queue-failback", "QueueFailback", asked)
 
     for number in range(1, loops + 1):
-        tell(f"planned, {number} of {loops}: the other region, and home, {BACKLOG} messages on top each time")
+        tell(f"planned, {number} of {loops}: the other region, and home, with {BACKLOG} messages that wait")
         await backlog(lab)
         asked = CandidateRequest(service=service, reason=REASON)
         await course.run("queue-switchover", "QueueSwitchover", asked)
@@ -94,8 +94,12 @@ def bound_of(reports: Sequence[Report]) -> int | None:
     return bound
 
 
-async def backlog(lab: Lab, count: int = BACKLOG) -> None:
-    """As many messages at once as consumers don't get through before the move begins."""
+async def backlog(lab: Lab) -> None:
+    """As many messages as consumers don't get through before the move begins, those of earlier moves included."""
+    nodes = [cluster[0] for cluster in rabbit.clusters(lab).values()]
+    count = BACKLOG - sum([await rabbit.ready(lab, node, "counting") for node in nodes])
+    if count <= 0:
+        return
     # A publisher of its own each time: its numbers begin anew.
     name = f"backlog-{datetime.now(UTC):%H%M%S%f}"
 

@@ -21,7 +21,7 @@ from schemas.ready import ReadyReport, ReadyRequest
 from schemas.reports import Report
 from schemas.requests import Answer, CandidateRequest, RunRequest, Verb
 from schemas.state import RunState
-from tests.faults.scene import record
+from tests.faults.scene import record, result_of
 from tests.lab import queues
 
 Run = WorkflowHandle[Any, Any]
@@ -91,7 +91,7 @@ class QueueScene:
     async def report(self, run: Run, limit: float = 150.0) -> Report:
         try:
             async with asyncio.timeout(limit):
-                result: Report = await run.result()
+                result = await result_of(run)
         except TimeoutError:
             state = await self.state(run)
             told = "\n".join(state.journal) if state is not None else "no worker answers"

@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle, WorkflowQueryFailedError
-from temporalio.service import RPCError
+from temporalio.service import RPCError, RPCStatusCode
 
 from activities import epoch as epochs
 from activities import survey
@@ -74,6 +74,19 @@ async def record(lab: Lab, run: Run, branch: str) -> None:
         Path(folder).mkdir(parents=True, exist_ok=True)
         text = json.dumps(without_places(history, places), indent=1)
         (Path(folder) / f"{branch}.json").write_text(text + "\n", encoding="utf-8")
+
+
+async def result_of(run: Run) -> Report:
+    """The run's result; a Temporal that was killed is asked again once it is back, as anybody would."""
+    while True:
+        try:
+            result: Report = await run.result()
+        except RPCError as error:
+            if error.status is not RPCStatusCode.UNAVAILABLE:
+                raise
+            await asyncio.sleep(0.2)
+        else:
+            return result
 
 
 class Scene:
@@ -195,7 +208,7 @@ class Scene:
         """The run's result, once it has ended."""
         try:
             async with asyncio.timeout(limit):
-                result: Report = await run.result()
+                result = await result_of(run)
         except TimeoutError:
             state = await self.state(run)
             told = "\n".join(state.journal)
