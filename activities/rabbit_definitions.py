@@ -34,6 +34,7 @@ _IDENTITY = {
     "exchanges": ("vhost", "name"),
     "bindings": ("vhost", "source", "destination_type", "destination", "routing_key"),
 }
+SERVER_NAMED = "amq."
 _LOCAL_ARGUMENTS = ("x-quorum-initial-group-size", "x-initial-cluster-size", "x-queue-leader-locator")
 """What a queue is told of the cluster that it is declared in, which another cluster may fulfil otherwise."""
 
@@ -44,6 +45,7 @@ def portable(raw: dict[str, Any], service: QueueService) -> dict[str, list[dict[
     # Every broker has a `guest` of its own.
     ours = {*service.not_clients(), "guest"}
     clients = {each.name for each in service.clients}
+    passing = {(each["vhost"], each["name"]) for each in raw.get("queues") or [] if is_passing(each)}
     kept: dict[str, list[dict[str, Any]]] = {}
     for kind in _KINDS:
         for each in raw.get(kind) or []:
@@ -59,10 +61,29 @@ def portable(raw: dict[str, Any], service: QueueService) -> dict[str, list[dict[
             # A limit of connections is how a cluster is closed; taken away it stays behind, empty.
             if kind == "parameters" and each.get("component") in ("shovel", "vhost-limits"):
                 continue
-            if kind == "queues" and each["name"] == PROBE_QUEUE:
+            if kind == "queues" and (each["name"] == PROBE_QUEUE or is_passing(each)):
+                continue
+            if kind == "exchanges" and (each.get("auto_delete") or each["name"].startswith(SERVER_NAMED)):
+                continue
+            if kind == "bindings" and _is_of_passing(each, passing):
                 continue
             kept.setdefault(kind, []).append(each)
     return kept
+
+
+def is_passing(queue: dict[str, Any]) -> bool:
+    """A queue that ends with its clients or its broker, or that the broker named: its clients declare it where they are
+    led to. On a standby it would end, unused, or be left for ever; and no import takes a server's own name."""
+    return (
+        bool(queue.get("auto_delete"))
+        or not queue.get("durable")
+        or "x-expires" in (queue.get("arguments") or {})
+        or queue["name"].startswith(SERVER_NAMED)
+    )
+
+
+def _is_of_passing(binding: dict[str, Any], passing: set[tuple[str, str]]) -> bool:
+    return binding["destination_type"] == "queue" and (binding["vhost"], binding["destination"]) in passing
 
 
 def to_import(raw: dict[str, Any], service: QueueService, found: dict[str, str]) -> dict[str, list[dict[str, Any]]]:

@@ -12,7 +12,7 @@ from temporalio import activity
 from activities import epoch as epochs
 from activities.rabbit_amqp import counts, speaks, tls_of
 from activities.rabbit_api import Api, api_of, path, read_stamp
-from activities.rabbit_definitions import digest, read_mirror
+from activities.rabbit_definitions import differences, digest_of, essence, export, read_mirror
 from activities.rabbit_doors import granted
 from activities.rabbit_shovels import foreign_links, our_shovels
 from schemas.facts import EpochRecord
@@ -30,7 +30,8 @@ from schemas.queue_facts import (
 
 LOOK_S = 1.5
 """Limit of one node's answer: a frozen node takes connections and never answers."""
-SHOVEL = "rabbitmq_shovel"
+SHOVELS = {"rabbitmq_shovel", "rabbitmq_shovel_management"}
+"""Either runs shovels: the second brings the first, which then isn't listed."""
 _AT_ONCE = 16
 """Queues that are asked about at the same time."""
 _UNHEARD = (QueueUnreachable, QueueRefused)
@@ -82,7 +83,9 @@ async def look_at_broker(service: QueueService, member: Broker) -> BrokerFacts:
         running=[each["name"] for each in running],
         alarms=alarms,
         partitions=sorted({name for each in running for name in each.get("partitions", [])}),
-        without_shovels=[each["name"] for each in running if SHOVEL not in each.get("enabled_plugins", [SHOVEL])],
+        without_shovels=[
+            each["name"] for each in running if "enabled_plugins" in each and not SHOVELS & {*each["enabled_plugins"]}
+        ],
         epoch=known,
     )
 
@@ -95,6 +98,9 @@ def _queue(found: dict[str, Any]) -> QueueFacts:
     leader = found.get("leader") or found.get("node") or ""
     synchronised = found.get("synchronised_slave_nodes") or []
     arguments = found.get("arguments") or {}
+    # An empty one is a list.
+    effective = found.get("effective_policy_definition") or {}
+    limits = [each for each in (arguments.get("x-delivery-limit"), effective.get("delivery-limit")) if each is not None]
     return QueueFacts(
         vhost=found["vhost"],
         name=found["name"],
@@ -106,6 +112,9 @@ def _queue(found: dict[str, Any]) -> QueueFacts:
         auto_delete=bool(found.get("auto_delete")),
         expires="x-expires" in arguments,
         size=arguments.get("x-quorum-initial-group-size"),
+        mirrored_everywhere=effective.get("ha-mode", "all") == "all",
+        delivery_limit=min(limits) if limits else None,
+        dead_letters="x-dead-letter-exchange" in arguments or "dead-letter-exchange" in effective,
     )
 
 
@@ -141,14 +150,18 @@ async def _of_cluster(api: Api) -> dict[str, Any]:
     held = await granted(api)
     clients = {each.name for each in api.service.clients}
     told = await read_mirror(api)
-    overview = await api.get("/api/overview") or {}
+    raw = await export(api)
+    defined = essence(raw, api.service)
+    vhosts = [await api.get(path("vhosts", name)) or {} for name in api.service.vhosts]
     return {
         "read": True,
         "transient": transient,
-        "dropped": int((overview.get("message_stats") or {}).get("drop_unroutable", 0)),
+        "dropped": sum(int((each.get("message_stats") or {}).get("drop_unroutable", 0)) for each in vhosts),
+        "strangers": sorted({user for _, user in held if user not in clients}),
+        "differ": differences(told[1], defined, "it")[:5] if told is not None else [],
         "queues": queues,
         "clients_let_in": any(user in clients for _, user in held),
-        "digest": await digest(api),
+        "digest": digest_of(defined),
         "shovels": [name for _, name in await our_shovels(api)],
         "foreign": await foreign_links(api),
         "mirror": told[0] if told is not None else None,

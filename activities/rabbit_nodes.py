@@ -19,6 +19,8 @@ from schemas.orders import NodeResult
 from schemas.queue import Broker, QueueService
 from schemas.queue_facts import BrokerOrder, ClusterFacts, Grown, QueueFacts, QueueOrder
 
+HELD_S = 8.0
+"""How long one machine may take to say whether its node runs."""
 GROW_S = 45.0
 """How long a member that was added, or has come back, may take to hold what the others do."""
 
@@ -122,8 +124,10 @@ async def held_back(order: QueueOrder) -> list[str]:
             return False
         argv = [*member.tools, "rabbitmq-diagnostics", "ping"]
         try:
-            return await _tell(member.control or _here(argv), argv) == ""
-        except NodeControlFailed:
+            # Of each by itself: a machine that is gone must not take the word from one that is there.
+            async with asyncio.timeout(HELD_S):
+                return await _tell(member.control or _here(argv), argv) == ""
+        except (NodeControlFailed, TimeoutError):
             return False
 
     members = order.service.cluster(order.region)

@@ -117,6 +117,11 @@ async def _let_in(order: StandbyOrder, region: str) -> bool:
         return serves and any(user in clients for _, user in await granted(api))
 
 
+async def _keep_clients_out(order: StandbyOrder, region: str) -> None:
+    if await _let_in(order, region):
+        await shut(order.model_copy(update={"region": region}))
+
+
 @activity.defn
 async def keep_standbys(order: StandbyOrder) -> None:
     """Every standby has the definitions, knows how much was in the queues 20 s ago at most, and lets nobody in.
@@ -130,13 +135,14 @@ async def keep_standbys(order: StandbyOrder) -> None:
                 if region == order.region:
                     continue
                 move = MoveOrder(**dict(order), target=region)
-                try:
-                    await bring_definitions(move)
-                    if await _let_in(order, region):
-                        await shut(order.model_copy(update={"region": region}))
-                    told[region] = f"told at {datetime.now(UTC):%H:%M:%S} UTC"
-                except EpochSuperseded:
-                    return
-                except LifeboatError as error:
-                    told[region] = f"{type(error).__name__}: {error.detail}"[:200]
+                why = []
+                # Each by itself: what can't be imported keeps nobody in who should be kept out.
+                for act in (_keep_clients_out(order, region), bring_definitions(move)):
+                    try:
+                        await act
+                    except EpochSuperseded:
+                        return
+                    except LifeboatError as error:
+                        why.append(f"{type(error).__name__}: {error.detail}"[:200])
+                told[region] = "; ".join(why) or f"told at {datetime.now(UTC):%H:%M:%S} UTC"
             await asyncio.sleep(STANDBY_S)

@@ -61,6 +61,12 @@ class QueueFacts(Fact):
     auto_delete: bool = False
     expires: bool = False
     """Whether it ends by itself when nobody uses it (x-expires)."""
+    mirrored_everywhere: bool = True
+    """Whether a mirrored queue is on every node (`ha-mode: all`), and not on some (`exactly`, `nodes`)."""
+    delivery_limit: int | None = None
+    """How often a message may come back before a quorum queue drops it."""
+    dead_letters: bool = False
+    """Whether what it drops goes to a dead-letter exchange."""
     size: int | None = None
     """How many members a quorum queue was declared with; None: RabbitMQ's default."""
 
@@ -79,7 +85,8 @@ class QueueFacts(Fact):
     def absent(self, declared: set[str]) -> list[str]:
         """Declared nodes that should hold it, and do not now."""
         if self.kind == "mirrored":
-            return sorted(declared - set(self.online))
+            wanted = declared if self.mirrored_everywhere else set(self.members)
+            return sorted(wanted - set(self.online))
         if self.kind != "quorum":
             return []
         more = sorted(declared - set(self.members)) if self.lacks(declared) else []
@@ -99,6 +106,10 @@ class ClusterFacts(Fact):
     """Whether a client user has permissions on one of the virtual hosts."""
     digest: str = ""
     """Of what is defined there; "" where it could not be read."""
+    strangers: list[str] = []
+    """Users who may use the service's virtual hosts, and are no clients in the topology."""
+    differ: list[str] = []
+    """What of that which a standby was last told is not there any more, or otherwise; the first few."""
     known: int | None = None
     """Messages ready in all queues whose count was read; None where none was."""
     shovels: list[str] = []

@@ -17,7 +17,7 @@ with workflow.unsafe.imports_passed_through():
     from schemas.requests import RunRequest
     from workflows.policy import queue as policy
     from workflows.policy import queue_moves as moves
-    from workflows.queue import QueueRunbook
+    from workflows.queue import QueueRunbook, not_yet
     from workflows.reasons import reason_of
     from workflows.runbook import Ended
 
@@ -132,7 +132,9 @@ class QueueDrain(QueueRunbook):
         # And as soon as one of them answers its clients are kept out, whether the others start or not.
         found = await self.together(*(one(name) for name in members), *(self.close_early(each) for each in self.left))
         for region in self.left:
-            await self.do(rabbit_nodes.until_queues_lead, self.at(region), limit=30, total=120, heartbeat=15)
+            facts = await self.do(rabbit_nodes.until_queues_lead, self.at(region), limit=30, total=120, heartbeat=15)
+            if bound := moves.dropped_when_given_back(facts):
+                raise not_yet("; ".join(bound))
         return [text for text in found if text]
 
     async def close_early(self, region: str) -> str:

@@ -285,8 +285,8 @@ class QueueFailover(QueueRunbook):
 
     async def decide(self, request: QueueFailoverRequest) -> str:
         go = policy.may_fail_over(self.estate.service, self.lost, approval=request.approval)
-        if not self.candidate and self.lost.loss != "majority":
-            raise Ended("refused", self.assessment.choice.reason)
+        if not self.candidate and not self._may_start():
+            raise Ended("refused", f"{self.lost.reason}; {self.assessment.choice.reason}")
         if go.action == "go":
             self.decisions.append(
                 DecisionReport(
@@ -344,6 +344,8 @@ class QueueFailover(QueueRunbook):
             )
         except ActivityError as error:
             self.note(f"{self.source} has no majority: {reason_of(error)}")
+            # Nodes that were started let their clients in, and must be closed with the rest.
+            self.seen = await self.look()
             return False
         self.seen = await self.look()
         facts = self.seen.cluster(self.source)

@@ -157,7 +157,7 @@ class MovingQueues(QueueRunbook):
         if blocked is not None:
             raise Ended("refused", f"{blocked}; `queue-failover` is for a cluster that is lost")
         apart = policy.split(service, facts)
-        bound = moves.ends_with_its_clients(facts) + moves.published_by_others(facts)
+        bound = moves.why_not_move(facts)
         if apart or bound:
             raise Ended("refused", "; ".join(filter(None, [apart, *bound])))
         choice = policy.choose_region(service, seen, self.source, target)

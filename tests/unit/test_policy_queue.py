@@ -222,3 +222,18 @@ def test_the_digest_changes_with_what_decides() -> None:
 def test_a_wrong_declaration_names_its_place(changes: dict[str, Any], place: str) -> None:
     with pytest.raises(ValueError, match=place):
         service(**changes)
+
+
+def test_a_standby_that_lost_what_it_was_told_does_not_take_over() -> None:
+    other = west(differ=["queue counting counts is another in it"])
+    found = policy.choose_region(service(), seen(east(), other, mirrors=TOLD), "us-east-1", None, lost=True)
+    assert found.candidate is None
+    assert "is another in it" in found.reason
+
+
+def test_a_mirrored_queue_of_some_nodes_is_not_missed_on_the_others() -> None:
+    two = [f"rabbit@{name}" for name in EAST[:2]]
+    declared = {f"rabbit@{name}" for name in EAST}
+    assert queue("mirrored", members=two, online=two).absent(declared) == ["rabbit@rabbit-east-3"]
+    assert queue("mirrored", members=two, online=two, mirrored_everywhere=False).absent(declared) == []
+    assert queue("mirrored", members=two, online=two[:1], mirrored_everywhere=False).absent(declared) == two[1:]

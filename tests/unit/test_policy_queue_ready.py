@@ -92,6 +92,7 @@ def test_nothing_is_wrong_when_all_is_well() -> None:
 
 Case = tuple[str, str, str, str, Callable[[], list[Finding]]]
 TWO = [f"rabbit@{name}" for name in EAST[:2]]
+SERVER_NAMED = queue("classic").model_copy(update={"name": "amq.gen-x"})
 NOBODY = EpochRecord(epoch=3, run="r", leader="somebody", w=0, voters=[])
 
 
@@ -124,6 +125,13 @@ CASES: list[Case] = [
         "a queue",
         lambda: findings(mirror=TOLD.model_copy(update={"digest": "old"})),
     ),
+    ("definitions", "error", "us-west-2", "was told", of_west(differ=["queue counting counts is another in it"])),
+    ("reached", "error", "us-west-2", "can't be read", of_west(read=False)),
+    ("partition", "error", "us-east-1", "does not see", lambda: with_brokers(running=[f"rabbit@{EAST[0]}"])),
+    ("members", "error", "us-east-1", "does not answer", of_east(queues=[queue(ready=None)])),
+    ("immovable", "error", "us-east-1", "no client in", of_east(strangers=["guest"])),
+    ("immovable", "error", "us-east-1", "came back", of_east(queues=[queue(delivery_limit=3)])),
+    ("immovable", "error", "us-east-1", "named by its broker", of_east(queues=[SERVER_NAMED])),
     ("standby", "warning", "us-west-2", "holds 5", of_west(known=5)),
     ("standby", "warning", "counting-queue", "one cluster", lambda: findings(serving(), given=in_one_region())),
     ("members", "warning", "counting/counts", "rabbit-east-3", of_east(queues=[queue(online=TWO)])),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from activities.rabbit_definitions import differences, digest_of, essence, portable, to_import
 from lab.ledger import Entry
 from lab.queue_findings import MOVE_S, judge, overlapping
@@ -97,6 +99,26 @@ def test_a_standby_is_given_what_is_the_services_own() -> None:
     assert [each["name"] for each in kept["users"]] == ["app"]
     assert "permissions" not in kept
     assert "parameters" not in kept
+
+
+@pytest.mark.parametrize(
+    "passing",
+    [
+        {"auto_delete": True},
+        {"durable": False},
+        {"arguments": {"x-expires": 60_000}},
+        {"name": "amq.gen-1"},
+    ],
+    ids=str,
+)
+def test_a_queue_that_passes_with_its_clients_is_not_asked_of_a_standby(passing: dict[str, Any]) -> None:
+    """On it such a queue ends unused, or stays for ever: a failover would wait for it in vain."""
+    queue = {"name": "reply", "vhost": "counting", "durable": True, "arguments": {}, "auto_delete": False, **passing}
+    bound = {"vhost": "counting", "source": "amq.topic", "destination_type": "queue", "routing_key": "k"}
+    bindings = [{**bound, "destination": queue["name"]}, {**bound, "destination": "counts"}]
+    kept = portable(definitions(queues=[*definitions()["queues"], queue], bindings=bindings), service())
+    assert [each["name"] for each in kept["queues"]] == ["counts"]
+    assert [each["destination"] for each in kept["bindings"]] == ["counts"]
 
 
 def test_a_user_of_others_is_not_written_over() -> None:

@@ -167,7 +167,7 @@ def choose_region(
     for region in regions:
         facts = seen.cluster(region)
         mirror = seen.mirrors.get(region)
-        why = unfit(facts, source) or (never_told(mirror, source) if lost else None)
+        why = unfit(facts, source) or (never_told(mirror, source, facts) if lost else None)
         member = wanted if wanted is not None else other_node(service, facts, [])
         if why is None and member is not None:
             return Choice(candidate=member, reason=f"{region} takes over, at {member}", passed_over=passed)
@@ -198,10 +198,11 @@ def unfit(facts: ClusterFacts, source: str) -> str | None:
     return None
 
 
-def never_told(mirror: Mirror | None, source: str) -> str | None:
-    """Why a cluster can't take over from one that it knows nothing of: clients would find none of their queues."""
+def never_told(mirror: Mirror | None, source: str, facts: ClusterFacts) -> str | None:
+    """Why a cluster can't take over from one that it knows nothing of: clients would not find their queues."""
     if mirror is not None and mirror.region == source:
-        return None
+        told = f"does not have what {source} defines: {'; '.join(facts.differ)}; its owner must put it right"
+        return told if facts.differ else None
     return f"was never told what {source} defines (the service's watch tells it): its owner must import the definitions"
 
 

@@ -21,17 +21,53 @@ def not_moved(facts: ClusterFacts) -> list[str]:
 
 def ends_with_its_clients(facts: ClusterFacts) -> list[str]:
     """What keeps a cluster from being closed at all: queues whose messages would be gone, or can't be moved."""
-    found = [
-        f"{each.place} is deleted {'with its last consumer' if each.auto_delete else 'when it is not used'}, and"
-        f" holds {each.ready} messages: consume them, or declare it otherwise"
+    found = []
+    for each in facts.queues:
+        if each.kind == "stream":
+            found.append(
+                f"{each.place} is a stream, which no shovel moves with its offsets: its owner must move it, or take it"
+                " out of these virtual hosts"
+            )
+        elif (each.auto_delete or each.expires) and each.ready:
+            found.append(
+                f"{each.place} is deleted {'with its last consumer' if each.auto_delete else 'when it is not used'},"
+                f" and holds {each.ready} messages: its owner must consume them, or declare it otherwise"
+            )
+        elif each.name.startswith("amq.") and each.ready:
+            found.append(
+                f"{each.place} was named by its broker, which another doesn't take, and holds {each.ready} messages:"
+                " its owner must consume them, or declare it under a name of its own"
+            )
+    return found
+
+
+def dropped_when_given_back(facts: ClusterFacts) -> list[str]:
+    """Queues that a drain itself could empty into nothing: a shovel that ends, or is refused at the target, gives back
+    what it holds, and each time counts."""
+    return [
+        f"{each.place} drops what came back more than {each.delivery_limit} times, which a drain that is refused or"
+        " broken off may do: its owner must give it a dead-letter exchange (a policy does)"
         for each in facts.queues
-        if (each.auto_delete or each.expires) and each.ready
+        if each.delivery_limit is not None and not each.dead_letters
     ]
-    return found + [
-        f"{each.place} is a stream, which no shovel moves with its offsets: its owner must move it, or take it out of"
-        " these virtual hosts"
-        for each in facts.queues
-        if each.kind == "stream"
+
+
+def used_by_strangers(facts: ClusterFacts) -> list[str]:
+    """Users whom no run would keep out, so that it could not close the cluster."""
+    return [
+        f"{name} may use the virtual hosts in {facts.region}, and is no client in the topology: its owner must declare"
+        " it, or take its permissions away"
+        for name in facts.strangers
+    ]
+
+
+def why_not_move(facts: ClusterFacts) -> list[str]:
+    """What keeps a cluster from being closed and drained, each with who must act."""
+    return [
+        *ends_with_its_clients(facts),
+        *dropped_when_given_back(facts),
+        *published_by_others(facts),
+        *used_by_strangers(facts),
     ]
 
 

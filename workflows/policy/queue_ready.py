@@ -38,7 +38,7 @@ def judge_queue(estate: QueueEstate, views: Sequence[QueueRegionView], engine: E
             remedy = "an operator must find out where clients publish, and open that cluster alone"
             found.append(_finding("error", "leader", service.name, why, remedy))
         for cluster in seen.clusters:
-            found += _brokers(cluster)
+            found += _brokers(service, cluster)
         if leader is not None:
             found += _serving(service, seen, service.member(leader).region)
     return merged(found)
@@ -70,7 +70,7 @@ def _engine(name: str, engine: EngineView) -> Iterator[Finding]:
         yield _finding("warning", "busy", name, f"{engine.holder} works on it now", "wait for its end, or abort it")
 
 
-def _brokers(cluster: ClusterFacts) -> Iterator[Finding]:
+def _brokers(service: QueueService, cluster: ClusterFacts) -> Iterator[Finding]:
     """What is wrong with a cluster's nodes, whether it serves or stands by."""
     for each in cluster.brokers:
         if each.answers:
@@ -85,10 +85,8 @@ def _brokers(cluster: ClusterFacts) -> Iterator[Finding]:
     if alarms:
         what = f"its publishers are held ({', '.join(alarms)}): no message gets in, nor through a shovel"
         yield _finding("error", "alarms", cluster.region, what, f"{OWNER} free memory or disk there")
-    apart = sorted({name for each in cluster.brokers for name in each.partitions})
-    if apart:
-        what = f"it is partitioned ({', '.join(apart)})"
-        yield _finding("error", "partition", cluster.region, what, f"{OWNER} heal it")
+    if apart := policy.split(service, cluster):
+        yield _finding("error", "partition", cluster.region, apart.partition(": its owner")[0], f"{OWNER} heal it")
     without = sorted({name for each in cluster.brokers for name in each.without_shovels})
     if without:
         what = f"{', '.join(without)} runs no shovels: nothing can be drained"
@@ -102,9 +100,11 @@ def _brokers(cluster: ClusterFacts) -> Iterator[Finding]:
 
 def _serving(service: QueueService, seen: QueueObservation, region: str) -> Iterator[Finding]:
     serves = seen.cluster(region)
-    if serves.reached and not serves.read:
-        what = "what is in it can't be read, so that nobody knows what a failover would lose"
-        yield _finding("error", "reached", region, what, f"{OWNER} see to its management API, and to Lifeboat's user")
+    for each in seen.clusters:
+        if each.reached and not each.read:
+            what = "what is in it can't be read: no run would move anything from there, or to there"
+            remedy = f"{OWNER} see to its management API, and to Lifeboat's user (an administrator)"
+            yield _finding("error", "reached", each.region, what, remedy)
     if serves.read:
         yield from _queues(service, serves)
     for other in seen.clusters:
@@ -115,6 +115,10 @@ def _serving(service: QueueService, seen: QueueObservation, region: str) -> Iter
         if serves.read and other.read and (mirror is None or mirror.region != region or mirror.digest != serves.digest):
             what = f"it does not have what {region} defines now: a queue, a policy, a user or a binding"
             remedy = "the service's watch brings it over within 20 s; if not, an operator must look at its log"
+            yield _finding("error", "definitions", other.region, what, remedy)
+        if other.differ:
+            what = f"it does not have what it was told of {region}: {'; '.join(other.differ)}"
+            remedy = f"{OWNER} put that right, or delete it there: the watch imports only what is missing"
             yield _finding("error", "definitions", other.region, what, remedy)
 
 
@@ -155,6 +159,9 @@ def _queues(service: QueueService, serves: ClusterFacts) -> Iterator[Finding]:
         what = f"{serves.dropped} messages had nowhere to go and were dropped, though confirmed"
         remedy = "the publishers' owner must publish with `mandatory`, or bind a queue"
         yield _finding("warning", "mandatory", serves.region, what, remedy)
-    for told in moves.ends_with_its_clients(serves) + moves.published_by_others(serves):
+    for told in moves.why_not_move(serves):
         what, _, remedy = told.partition(": ")
-        yield _finding("error", "immovable", serves.region, what, remedy or OWNER)
+        yield _finding("error", "immovable", serves.region, what, remedy)
+    headless = policy.why_not_drain(serves)
+    if headless is not None:
+        yield _finding("error", "members", serves.region, headless, f"{OWNER} find out which node should lead it")
