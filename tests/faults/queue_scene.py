@@ -11,11 +11,15 @@ from typing import Any
 from temporalio.client import Client, WorkflowHandle, WorkflowQueryFailedError
 from temporalio.service import RPCError
 
+from activities.rabbit_api import cluster_api
+from activities.rabbit_definitions import read_mirror
+from activities.topology import load_topology
 from lab import faults, load, rabbit
 from lab.layout import QUEUE, QUEUE_HOME
 from lab.model import Lab
 from lab.queue_referee import QueueAudit, audit
 from schemas.attributes import TASK_QUEUE
+from schemas.queue import QueueService
 from schemas.queue_requests import QueueFailoverRequest
 from schemas.ready import ReadyReport, ReadyRequest
 from schemas.reports import Report
@@ -78,6 +82,13 @@ class QueueScene:
             "DatabaseReady", request, id=run, task_queue=TASK_QUEUE, result_type=ReadyReport
         )
         return found
+
+    async def standby_is_told(self) -> bool:
+        service = load_topology(self.lab.topology).service(QUEUE)
+        assert isinstance(service, QueueService)
+        async with cluster_api(service, self.lab.node(WEST).region) as api:
+            told = await read_mirror(api)
+        return told is not None and told[0].region == self.lab.node(QUEUE_HOME).region
 
     async def run_of_watch(self) -> Run:
         async def found() -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import aio_pika
@@ -73,6 +74,15 @@ async def take_one(lab: Lab, name: str, *, noted: bool) -> str:
     finally:
         notes.close()
         await leave(connection)
+
+
+async def leave_behind(lab: Lab, name: str, count: int) -> None:
+    """Confirmed by a cluster that lets no client in: by the referee's user, and noted as any client's."""
+    node = lab.node(name)
+    given = load.to_queue(lab)
+    way = given.routes["queue-dns"]._replace(host=node.host, user="referee", password=lab.secret("queue-referee"))
+    with Ledger(lab.ledger) as notes:
+        await queue_traffic.fill(replace(given, routes={"queue-dns": way}), notes, "queue-dns", count, "left-behind")
 
 
 async def shovel(lab: Lab, ack_mode: str, *, source: str = "rabbit-east-1", target: str = WEST) -> None:
