@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
+from lab import faults, rabbit
 from lab import lab as labs
-from lab import rabbit
 from lab.layout import QUEUE_HOME
 from lab.model import Lab
 from tests.faults.queue_scene import WEST, QueueScene
@@ -279,3 +279,37 @@ async def test_the_preflight_says_what_would_break_a_move(scene: QueueScene) -> 
         await api.call("PUT", "permissions", "counting", "app", body=everything)
     await scene.fault("kill", "rabbit-east-3")
     assert {"clients", "immovable", "reached"} <= (await found())["error"]
+
+
+@pytest.mark.estate(watch=True)
+async def test_a_lost_cluster_that_comes_back_by_itself_is_closed_though_it_can_not_be_told(scene: QueueScene) -> None:
+    """Its clients would be served beside the others'; that a queue is another there by now must keep nobody in."""
+    await scene.fill(50)
+    async with rabbit.Management(scene.lab, scene.lab.node(QUEUE_HOME)) as api:
+        await api.call("PUT", "queues", "counting", "odd", body={"durable": True})
+
+    async def odd_is_known() -> bool:
+        async with rabbit.Management(scene.lab, scene.lab.node(WEST)) as api:
+            return await api.call("GET", "queues", "counting", "odd") is not None and await scene.standby_is_told()
+
+    await scene.until("the standby has it", odd_is_known)
+    await scene.fault("kill", *scene.east)
+    run = await scene.run_of_watch()
+    await scene.approve(run)
+    report = await scene.report(run)
+    assert report.new_primary == WEST, report
+    async with rabbit.Management(scene.lab, scene.lab.node(WEST)) as api:
+        await api.call("DELETE", "queues", "counting", "odd")
+        quorum = {"durable": True, "arguments": {"x-queue-type": "quorum"}}
+        await api.call("PUT", "queues", "counting", "odd", body=quorum)
+    # Together: the first one waits for the one that stopped last.
+    await asyncio.gather(*(faults.fault(scene.lab, "start", name, force=True) for name in scene.east))
+
+    async def closed() -> bool:
+        async with rabbit.Management(scene.lab, scene.lab.node(QUEUE_HOME)) as api:
+            left = [await api.call("GET", "permissions", vhost, "app") for vhost in rabbit.QUEUES]
+        return not any(left)
+
+    await scene.until("the watch keeps its clients out", closed, 90)
+    found = await scene.safe()
+    assert found.stranded == 50, "until `queue-drain` brings them over"
