@@ -15,7 +15,7 @@ from activities.rabbit_amqp import counts
 from activities.rabbit_api import Api, acting, cluster_api, path
 from schemas.failures import DefinitionsDiffer, QueueUnreachable
 from schemas.queue import QueueService
-from schemas.queue_facts import PROBE_QUEUE, Definitions, Mirror, MoveOrder
+from schemas.queue_facts import PROBE_QUEUE, SERVER_NAMED, Definitions, Mirror, MoveOrder
 
 OURS = "lifeboat-"
 """How the names of our shovels and global parameters begin."""
@@ -34,7 +34,6 @@ _IDENTITY = {
     "exchanges": ("vhost", "name"),
     "bindings": ("vhost", "source", "destination_type", "destination", "routing_key"),
 }
-SERVER_NAMED = "amq."
 _LOCAL_ARGUMENTS = ("x-quorum-initial-group-size", "x-initial-cluster-size", "x-queue-leader-locator")
 """What a queue is told of the cluster that it is declared in, which another cluster may fulfil otherwise."""
 
@@ -133,10 +132,6 @@ async def export(api: Api) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise QueueUnreachable(f"{api.member.name} gives no definitions")
     return found
-
-
-async def digest(api: Api) -> str:
-    return digest_of(essence(await export(api), api.service))
 
 
 async def let_ours_in(api: Api) -> None:

@@ -8,6 +8,7 @@ lifted once every connection has ended: without permissions no client gets in ag
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 
 from aiormq.exceptions import ProbableAuthenticationError
 from temporalio import activity
@@ -37,6 +38,12 @@ async def granted(api: Api) -> dict[tuple[str, str], dict[str, str]]:
         for each in found
         if each["vhost"] in api.service.vhosts and each["user"] not in ours
     }
+
+
+def strangers_of(service: QueueService, held: Iterable[tuple[str, str]]) -> list[str]:
+    """Of those who have permissions (virtual host, user) whoever the topology doesn't name."""
+    clients = {each.name for each in service.clients}
+    return sorted({user for _, user in held if user not in clients})
 
 
 async def _users(api: Api) -> list[str]:
@@ -107,11 +114,10 @@ async def close_cluster(order: QueueOrder) -> Closed:
 async def shut(order: QueueOrder) -> Closed:
     """As `close_cluster`, without its heartbeats."""
     service = order.service
-    names = [each.name for each in service.clients]
     async with acting(order) as api:
         await let_ours_in(api)
         held = await granted(api)
-        strangers = sorted({user for _, user in held if user not in names})
+        strangers = strangers_of(service, held)
         if strangers:
             raise StillOpen(
                 f"{order.region}: {', '.join(strangers)} may use the service's virtual hosts, and is no client in the"

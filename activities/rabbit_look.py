@@ -13,7 +13,7 @@ from activities import epoch as epochs
 from activities.rabbit_amqp import counts, speaks, tls_of
 from activities.rabbit_api import Api, api_of, path, read_stamp
 from activities.rabbit_definitions import differences, digest_of, essence, export, read_mirror
-from activities.rabbit_doors import granted
+from activities.rabbit_doors import granted, strangers_of
 from activities.rabbit_shovels import foreign_links, our_shovels
 from schemas.facts import EpochRecord
 from schemas.failures import EpochUnavailable, QueueRefused, QueueUnreachable
@@ -150,14 +150,13 @@ async def _of_cluster(api: Api) -> dict[str, Any]:
     held = await granted(api)
     clients = {each.name for each in api.service.clients}
     told = await read_mirror(api)
-    raw = await export(api)
-    defined = essence(raw, api.service)
-    vhosts = [await api.get(path("vhosts", name)) or {} for name in api.service.vhosts]
+    defined = essence(await export(api), api.service)
+    ours = [each for each in await api.get("/api/vhosts") or [] if each["name"] in api.service.vhosts]
     return {
         "read": True,
         "transient": transient,
-        "dropped": sum(int((each.get("message_stats") or {}).get("drop_unroutable", 0)) for each in vhosts),
-        "strangers": sorted({user for _, user in held if user not in clients}),
+        "dropped": sum(int((each.get("message_stats") or {}).get("drop_unroutable", 0)) for each in ours),
+        "strangers": strangers_of(api.service, held),
         "differ": differences(told[1], defined, "it")[:5] if told is not None else [],
         "queues": queues,
         "clients_let_in": any(user in clients for _, user in held),

@@ -14,6 +14,9 @@ from schemas.zones import Zone
 PROBE_QUEUE = "lifeboat.probe"
 """Lifeboat's own queue, in each virtual host: written and read to verify a route, and part of no move."""
 
+SERVER_NAMED = "amq."
+"""How names begin that a broker gives, and takes from nobody."""
+
 
 class QueueEstate(AnyEstate):
     service: QueueService

@@ -6,7 +6,7 @@ It takes no lock and no epoch, and changes nothing; what is down is a finding.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -73,11 +73,7 @@ class DatabaseReady:
             return await self.look_at_cache(estate)
         if isinstance(estate, QueueEstate):
             return await self.look_at_queue(estate)
-        regions = regions_of(estate)
-        engine, seen = await asyncio.gather(
-            self.look_at_engine(name), asyncio.gather(*(self.look_from(region, estate) for region in regions))
-        )
-        views = [view for view in seen if view is not None]
+        engine, views = await self.look_around(name, regions_of(estate), lambda region: self.look_from(region, estate))
         machine_s = clock.forecast(DatabaseFailover.expected_s)
         return Readiness(
             service=name,
@@ -93,8 +89,7 @@ class DatabaseReady:
             return await self.look(cache_survey.look_at_cache_from_region, order, region)
 
         name = estate.service.name
-        engine, seen = await asyncio.gather(self.look_at_engine(name), asyncio.gather(*map(look_from, estate.vantages)))
-        views = [view for view in seen if view is not None]
+        engine, views = await self.look_around(name, estate.vantages, look_from)
         return Readiness(
             service=name,
             findings=judge_cache(estate, views, engine),
@@ -110,16 +105,23 @@ class DatabaseReady:
             return QueueRegionView(region=region, seen=seen) if seen is not None else None
 
         name = estate.service.name
-        engine, seen = await asyncio.gather(self.look_at_engine(name), asyncio.gather(*map(look_from, estate.vantages)))
-        views = [view for view in seen if view is not None]
+        engine, views = await self.look_around(name, estate.vantages, look_from)
         return Readiness(
             service=name,
             findings=judge_queue(estate, views, engine),
             members=estate.service.member_names(),
             regions=[view.region for view in views],
             routes=[route.name for route in estate.service.routes],
+            # And `persistence`, which a cache has as well.
             checks=len(SHARED) + len(QUEUE_CHECKS) + 1,
         )
+
+    async def look_around(
+        self, name: str, regions: Sequence[str], look_from: Callable[[str], Awaitable[T | None]]
+    ) -> tuple[EngineView | None, list[T]]:
+        """The engine's view, and that of each region that has one."""
+        engine, seen = await asyncio.gather(self.look_at_engine(name), asyncio.gather(*map(look_from, regions)))
+        return engine, [view for view in seen if view is not None]
 
     async def ask(self, act: Callable[..., Awaitable[T]], *given: Any) -> T:
         return await workflow.execute_local_activity(

@@ -36,7 +36,7 @@ VERIFY = "Verify through every route"
 REGROW = "Regrow what is left"
 NOTIFY = "Notify"
 
-HELD_S = 12.0
+HELD_S = rabbit_nodes.HELD_S + 4.0
 """Limit of asking each machine whether its node runs: one that is gone does not answer at all."""
 LOOKS = 3
 """A node that was lost a moment ago may be seen, or not, by its neighbours: two looks in a row must agree."""

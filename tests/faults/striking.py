@@ -20,6 +20,7 @@ from lab.model import Lab
 from lab.watch import until_temporal
 from lab.world import worker_env
 from tests.faults.cache_scene import CacheScene
+from tests.faults.queue_scene import QueueScene
 from tests.faults.scene import Scene
 
 ROOT = Path(__file__).parents[2]
@@ -46,6 +47,14 @@ async def striking_cache(
     lab = await labs.reset(lab, cache_overrides=overrides, watch=False)
     async with _striking(lab, None, plan) as (client, done):
         yield CacheScene(lab, client), done
+
+
+@contextlib.asynccontextmanager
+async def striking_queue(lab: Lab, **plan: Any) -> AsyncIterator[tuple[QueueScene, Path]]:
+    """The same of the queue."""
+    lab = await labs.reset(lab, watch=False)
+    async with _striking(lab, None, plan) as (client, done):
+        yield QueueScene(lab, client), done
 
 
 @contextlib.asynccontextmanager

@@ -11,8 +11,8 @@ from lab import lab as labs
 from lab.layout import QUEUE_HOME
 from lab.model import Lab
 from tests.faults.cells import cells
-from tests.faults.queue_scene import WEST, QueueScene
-from tests.faults.striking import striking_scene
+from tests.faults.queue_scene import WEST
+from tests.faults.striking import striking_queue
 from tests.lab import queues
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.faults]
@@ -51,8 +51,7 @@ async def queue_lab() -> AsyncIterator[Lab]:
 @pytest.mark.parametrize(("activity", "when", "who"), cells(MOVE, (), CAMPAIGN))
 async def test_a_move_killed_at(queue_lab: Lab, activity: str, when: str, who: str) -> None:
     plan = {"activity": activity, "when": when, "strike": who, "workflow": "QueueSwitchover"}
-    async with striking_scene(queue_lab, **plan) as (struck, done):
-        scene = QueueScene(struck.lab, struck.client)
+    async with striking_queue(queue_lab, **plan) as (scene, done):
         await scene.fill(2000)
         report = await scene.report(await scene.switch(), 200)
         assert done.exists(), "nothing was killed, so nothing was tried"
@@ -67,8 +66,7 @@ async def test_a_move_killed_at(queue_lab: Lab, activity: str, when: str, who: s
 @pytest.mark.parametrize(("activity", "when", "who"), cells(NODE, (), NODE_CAMPAIGN))
 async def test_a_failover_in_the_cluster_killed_at(queue_lab: Lab, activity: str, when: str, who: str) -> None:
     plan = {"activity": activity, "when": when, "strike": who, "workflow": "QueueFailover"}
-    async with striking_scene(queue_lab, **plan) as (struck, done):
-        scene = QueueScene(struck.lab, struck.client)
+    async with striking_queue(queue_lab, **plan) as (scene, done):
         await scene.fill(500)
         await scene.fault("kill", QUEUE_HOME)
         report = await scene.report(await scene.run_of_watch(), 260)
@@ -84,8 +82,7 @@ async def test_a_failover_in_the_cluster_killed_at(queue_lab: Lab, activity: str
 async def test_a_failover_to_the_other_region_killed_at(queue_lab: Lab, activity: str, when: str, who: str) -> None:
     """And what the lost cluster held is there once it was drained."""
     plan = {"activity": activity, "when": when, "strike": who, "workflow": "QueueFailover"}
-    async with striking_scene(queue_lab, **plan) as (struck, done):
-        scene = QueueScene(struck.lab, struck.client)
+    async with striking_queue(queue_lab, **plan) as (scene, done):
         await scene.fill(500)
         await scene.until("the standby was told", scene.standby_is_told)
         await scene.fault("kill", *scene.east)
@@ -105,8 +102,7 @@ async def test_a_failover_to_the_other_region_killed_at(queue_lab: Lab, activity
 async def test_a_drain_killed_at(queue_lab: Lab, activity: str, when: str, who: str) -> None:
     """Messages that a cluster confirmed and still holds, while another serves."""
     plan = {"activity": activity, "when": when, "strike": who, "workflow": "QueueDrain"}
-    async with striking_scene(queue_lab, **plan) as (struck, done):
-        scene = QueueScene(struck.lab, struck.client)
+    async with striking_queue(queue_lab, **plan) as (scene, done):
         moved = await scene.report(await scene.switch(), 200)
         assert moved.new_primary == WEST, moved
         await queues.leave_behind(scene.lab, QUEUE_HOME, 500)

@@ -10,15 +10,11 @@ from collections.abc import Iterator, Sequence
 from schemas.cache import CacheService
 from schemas.cache_facts import CacheFacts, CacheSeen, SentinelFacts
 from schemas.orders import CacheEstate
-from schemas.ready import AnyCheck, CacheRegionView, EngineView, Finding, Severity
+from schemas.ready import CacheRegionView, EngineView, Finding
 from workflows.policy.cache import leader_of, upstreams
 from workflows.policy.cache_seen import merge_seen
 from workflows.policy.ready import epoch_record, no_worker
-from workflows.policy.ready_sight import merged
-
-
-def _finding(severity: Severity, check: AnyCheck, where: str, what: str, remedy: str) -> Finding:
-    return Finding(check=check, severity=severity, where=where, what=what, remedy=remedy)
+from workflows.policy.ready_sight import error, graded, merged, warning
 
 
 def judge_cache(estate: CacheEstate, views: Sequence[CacheRegionView], engine: EngineView | None) -> list[Finding]:
@@ -40,16 +36,14 @@ def judge_cache(estate: CacheEstate, views: Sequence[CacheRegionView], engine: E
 def _declared(service: CacheService) -> Iterator[Finding]:
     for member in service.members:
         if member.control is None and member.priority:
-            yield _finding(
-                "warning",
+            yield warning(
                 "fence",
                 member.name,
                 "it has no `control`: once it is gone, nothing keeps it from coming back empty and wiping its replicas",
                 "the topology's owner should declare how it is stopped and started",
             )
     if service.master.min_replicas == 0:
-        yield _finding(
-            "error",
+        yield error(
             "min-replicas",
             service.name,
             "the topology lets a master take writes that no replica has (master.min_replicas is 0), so that nobody can"
@@ -60,27 +54,24 @@ def _declared(service: CacheService) -> Iterator[Finding]:
 
 def _engine(name: str, engine: EngineView) -> Iterator[Finding]:
     if not engine.watched:
-        yield _finding(
-            "error",
+        yield error(
             "watch",
             name,
             "it is not watched: Sentinel would move the master, and no client that goes by name would follow",
             f"an operator must start it (`lifeboat watch start {name}`)",
         )
     if engine.holder:
-        yield _finding("warning", "busy", name, f"{engine.holder} works on it now", "wait for its end, or abort it")
+        yield warning("busy", name, f"{engine.holder} works on it now", "wait for its end, or abort it")
 
 
 def _servers(service: CacheService, seen: CacheSeen) -> Iterator[Finding]:
     leader, why = leader_of(service, seen)
     if leader is None:
         remedy = "an operator must find out who leads, or fail over (`lifeboat run cache-failover`)"
-        yield _finding("error", "leader", service.name, why, remedy)
+        yield error("leader", service.name, why, remedy)
     for facts in seen.members:
         if not facts.reachable:
-            yield _finding(
-                "error", "reached", facts.member, f"it is not reached: {facts.error}", "its owner must bring it back"
-            )
+            yield error("reached", facts.member, f"it is not reached: {facts.error}", "its owner must bring it back")
             continue
         yield from _settings(service, facts, leader)
     if leader is not None:
@@ -90,24 +81,21 @@ def _servers(service: CacheService, seen: CacheSeen) -> Iterator[Finding]:
 def _settings(service: CacheService, facts: CacheFacts, leader: str | None) -> Iterator[Finding]:
     owner = "the server's owner must"
     if facts.cluster:
-        yield _finding(
-            "error",
+        yield error(
             "cluster-mode",
             facts.member,
             "`cluster-enabled` is on, and Sentinel does not manage Redis Cluster",
             f"{owner} turn it off, or do without Sentinel and without these procedures",
         )
     if not facts.aof and not facts.rdb:
-        yield _finding(
-            "error",
+        yield error(
             "persistence",
             facts.member,
             "it keeps nothing on disk: as a master that restarts it is empty, and wipes its replicas",
             f"{owner} set `appendonly yes`",
         )
     elif not facts.aof:
-        yield _finding(
-            "warning",
+        yield warning(
             "persistence",
             facts.member,
             "it has no append-only file: a restart loses what was written since the last RDB file",
@@ -116,8 +104,8 @@ def _settings(service: CacheService, facts: CacheFacts, leader: str | None) -> I
     policy = service.master
     if (facts.min_replicas, facts.max_lag_s) != (policy.min_replicas, policy.max_lag_s):
         unsafe = facts.min_replicas == 0 or facts.max_lag_s == 0
-        yield _finding(
-            "error" if unsafe or facts.member == leader else "warning",
+        yield graded(
+            unsafe or facts.member == leader,
             "min-replicas",
             facts.member,
             f"min-replicas-to-write is {facts.min_replicas} and min-replicas-max-lag {facts.max_lag_s}, declared are"
@@ -129,16 +117,14 @@ def _settings(service: CacheService, facts: CacheFacts, leader: str | None) -> I
         return
     serves = service.member(facts.member).region == service.member(leader).region
     if serves and service.member(facts.member).priority and facts.priority == 0:
-        yield _finding(
-            "warning",
+        yield warning(
             "replica-priority",
             facts.member,
             "its replica-priority is 0: Sentinel never elects it, and the topology says it may be",
             "the next run of any procedure puts it right by itself; until then its owner should",
         )
     if not serves and (facts.priority or facts.announced):
-        yield _finding(
-            "error",
+        yield error(
             "replica-priority",
             facts.member,
             f"it stands by in another region, and Sentinel here may elect it (priority {facts.priority}, announced"
@@ -154,16 +140,14 @@ def _replication(service: CacheService, seen: CacheSeen, leader: str) -> Iterato
         if not facts.reachable:
             continue
         if facts.role != "replica" or not facts.link_up:
-            yield _finding(
-                "error",
+            yield error(
                 "replication",
                 name,
                 f"it has no link to {facts.follows or 'a master'}, so that its data is old",
                 "its owner must look at its log; a procedure's run leads it again",
             )
         elif facts.follows == leader and service.member(name).region != here:
-            yield _finding(
-                "error",
+            yield error(
                 "replication",
                 name,
                 f"it follows {leader} directly from another region: a master that is cut off from its own region would"
@@ -171,8 +155,7 @@ def _replication(service: CacheService, seen: CacheSeen, leader: str) -> Iterato
                 f"its owner must let it follow {upstream}; a procedure's run does by itself",
             )
         elif facts.history != seen.of(leader).history:
-            yield _finding(
-                "error",
+            yield error(
                 "replication",
                 name,
                 f"its history is another than {leader}'s",
@@ -190,10 +173,9 @@ def _sentinels(service: CacheService, seen: CacheSeen) -> Iterator[Finding]:
         facts = found[sentinel.name]
         if not facts.reachable:
             what = f"it is not reached: {facts.error}"
-            yield _finding("error", "reached", sentinel.name, what, f"{owner} bring it back")
+            yield error("reached", sentinel.name, what, f"{owner} bring it back")
         elif sentinel.region != region and facts.watches:
-            yield _finding(
-                "error",
+            yield error(
                 "sentinels-agree",
                 sentinel.name,
                 f"it watches {facts.master}, and its region stands by: it could elect beside the others",
@@ -206,8 +188,7 @@ def _sentinels(service: CacheService, seen: CacheSeen) -> Iterator[Finding]:
 def _watching(service: CacheService, facts: SentinelFacts, leader: str, declared: int) -> Iterator[Finding]:
     owner, monitor = "the Sentinels' owner must", service.monitor
     if facts.master != leader:
-        yield _finding(
-            "error",
+        yield error(
             "sentinels-agree",
             facts.sentinel,
             f"it names {facts.master or 'no master'}, and {leader} leads: clients that ask it go astray",
@@ -215,10 +196,9 @@ def _watching(service: CacheService, facts: SentinelFacts, leader: str, declared
         )
         return
     if facts.quorum_error:
-        yield _finding("error", "sentinel-quorum", facts.sentinel, facts.quorum_error, f"{owner} bring the others back")
+        yield error("sentinel-quorum", facts.sentinel, facts.quorum_error, f"{owner} bring the others back")
     if facts.quorum != monitor.quorum or facts.others != declared - 1:
-        yield _finding(
-            "warning",
+        yield warning(
             "sentinel-quorum",
             facts.sentinel,
             f"its quorum is {facts.quorum} and it knows {facts.others} others; declared are {monitor.quorum} and"
@@ -226,8 +206,7 @@ def _watching(service: CacheService, facts: SentinelFacts, leader: str, declared
             f"{owner} set the quorum (SENTINEL SET), or let it look for the others anew (SENTINEL RESET)",
         )
     if abs(facts.down_after_s - monitor.down_after_s) > 0.001:
-        yield _finding(
-            "warning",
+        yield warning(
             "sentinel-settings",
             facts.sentinel,
             f"down-after-milliseconds is {facts.down_after_s * 1000:.0f}, declared is"
@@ -238,8 +217,7 @@ def _watching(service: CacheService, facts: SentinelFacts, leader: str, declared
 
 def _passwords(opened: Sequence[str]) -> Iterator[Finding]:
     for name in opened:
-        yield _finding(
-            "error",
+        yield error(
             "no-password",
             name,
             "it answers to anybody without a password",

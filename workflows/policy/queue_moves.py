@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from schemas.queue import QueueService
-from schemas.queue_facts import ClusterFacts, Counted, QueueFacts
+from schemas.queue_facts import SERVER_NAMED, ClusterFacts, Counted, QueueFacts
 
 
 def not_moved(facts: ClusterFacts) -> list[str]:
@@ -33,7 +33,7 @@ def ends_with_its_clients(facts: ClusterFacts) -> list[str]:
                 f"{each.place} is deleted {'with its last consumer' if each.auto_delete else 'when it is not used'},"
                 f" and holds {each.ready} messages: its owner must consume them, or declare it otherwise"
             )
-        elif each.name.startswith("amq.") and each.ready:
+        elif each.name.startswith(SERVER_NAMED) and each.ready:
             found.append(
                 f"{each.place} was named by its broker, which another doesn't take, and holds {each.ready} messages:"
                 " its owner must consume them, or declare it under a name of its own"
