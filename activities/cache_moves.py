@@ -17,12 +17,13 @@ from activities.cache_survey import (
 )
 from activities.redis_sessions import ErrorReply, Talk, acting, keep_settings
 from activities.secrets import resolve
-from schemas.cache import CacheService, Sentinel
-from schemas.cache_facts import CacheFacts, SentinelFacts
+from schemas.cache import Sentinel
+from schemas.cache_facts import CacheFacts
 from schemas.cache_orders import (
     Elected,
     FollowedBy,
     FollowMasterOrder,
+    Forgotten,
     MonitorOrder,
     MoveOrder,
 )
@@ -174,26 +175,21 @@ async def _monitor(order: MonitorOrder, asked: Talk) -> None:
             raise CacheUnreachable(f"{asked.name} does not take `{name}`") from error
 
 
-def strangers(service: CacheService, facts: SentinelFacts, region: str) -> bool:
-    """Whether a Sentinel knows replicas of other regions: those that are not announced it counts, and does not list."""
-    ours = {each.name for each in service.members_of(region)}
-    return facts.watches and (facts.replicas > len(facts.priorities) or not set(facts.priorities) <= ours)
-
-
 @activity.defn
-async def forget_strangers(order: MonitorOrder) -> FollowedBy:
+async def forget_strangers(order: MonitorOrder) -> Forgotten:
     """The region's Sentinels know replicas of the region alone (`SENTINEL RESET`).
 
     One of another region that the new master fed before is seen by them for a moment, and after `failover-timeout`
     each of them would lead it back to the master itself (sentinel.c, +fix-slave-config), whose `min-replicas-to-write`
     it would satisfy. One after the other, so that the others could elect meanwhile.
     """
-    service, missing = order.service, dict[str, str]()
+    service, reset, missing = order.service, list[str](), dict[str, str]()
     there = service.sentinels_of(order.region)
+    ours = [each.name for each in service.members_of(order.region)]
     async with beating(f"the Sentinels of {order.region} forget replicas of other regions"):
         for sentinel in there:
             before = await look_at_sentinel(service, sentinel)
-            if not before.reachable or not strangers(service, before, order.region):
+            if not before.reachable or not before.knows_others_than(ours):
                 continue
             try:
                 async with acting(order, sentinel) as asked:
@@ -201,12 +197,13 @@ async def forget_strangers(order: MonitorOrder) -> FollowedBy:
             except CacheUnreachable as error:
                 missing[sentinel.name] = error.detail
                 continue
+            reset.append(sentinel.name)
             after, end = before, asyncio.get_running_loop().time() + KNOWN_S
             while asyncio.get_running_loop().time() < end:
                 after = await look_at_sentinel(service, sentinel)
                 if after.others >= before.others and after.priorities:
                     break
                 await asyncio.sleep(0.1)
-            if strangers(service, after, order.region):
+            if after.knows_others_than(ours):
                 missing[sentinel.name] = "it knows replicas of other regions again"
-    return FollowedBy(following=[each.name for each in there if each.name not in missing], missing=missing)
+    return Forgotten(reset=reset, missing=missing)

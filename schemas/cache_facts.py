@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime
 from typing import Literal
 
@@ -82,6 +83,10 @@ class SentinelFacts(Fact):
     """Each replica that it knows → the priority that it has learnt."""
     bad_replicas: dict[str, str] = {}
     """Each replica that it would not elect → its flags."""
+
+    def knows_others_than(self, names: Collection[str]) -> bool:
+        """Whether it knows replicas beside these: those that are not announced it counts, and does not list."""
+        return self.watches and (self.replicas > len(self.priorities) or not set(self.priorities) <= set(names))
 
 
 class CacheSeen(Fact):

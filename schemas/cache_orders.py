@@ -137,6 +137,13 @@ class FollowedBy(Fact):
     missing: dict[str, str] = {}
 
 
+class Forgotten(Fact):
+    """Sentinels that were made to forget replicas of other regions, and those that know some still, with why."""
+
+    reset: list[str] = []
+    missing: dict[str, str] = {}
+
+
 class Restored(Fact):
     """Members that had been left otherwise, and what was put right; members that could not be told."""
 

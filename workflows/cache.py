@@ -37,6 +37,8 @@ UNFENCE_S = 10.0
 
 
 LOOKS = 3
+ROUNDS = 4
+"""Of leading and forgetting; the first one forgets as a rule, and the second finds nothing more."""
 
 
 class CacheRunbook(LeadingByName):
@@ -158,13 +160,23 @@ class CacheRunbook(LeadingByName):
         order = MonitorOrder.model_validate({**self.within_epoch(), "region": region, "leader": leader})
         return await self.do(cache_moves.set_monitor, order, limit=20, total=60)
 
-    async def forget_strangers(self, leader: str) -> None:
-        """Else its Sentinels would lead another region's replica back to it, which it fed before it led."""
-        region = self.region_of(leader)
-        order = MonitorOrder.model_validate({**self.within_epoch(), "region": region, "leader": leader})
-        found = await self.do(cache_moves.forget_strangers, order, limit=40, total=60)
-        if found.missing:
-            self.note(f"Sentinels that know replicas of other regions: {found.missing}")
+    async def lead_for_good(self, leader: str, upstreams: Mapping[str, str]) -> FollowedBy:
+        """Every member follows, and no Sentinel knows a replica of another region, which the leader fed before it led.
+
+        One that does leads that replica back to the leader, even while the others are forgetting it (seen): so again,
+        until nothing had to be forgotten once all followed.
+        """
+        order = MonitorOrder.model_validate({**self.within_epoch(), "region": self.region_of(leader), "leader": leader})
+        rounds = 0
+        while True:
+            found = await self.lead_members(leader, upstreams, enough=None, limit=20.0)
+            forgotten = await self.do(cache_moves.forget_strangers, order, limit=40, total=60)
+            rounds += 1
+            if not (forgotten.reset or forgotten.missing) or rounds == ROUNDS:
+                break
+        if forgotten.missing:
+            self.note(f"Sentinels that know replicas of other regions: {forgotten.missing}")
+        return found
 
     async def promote_alone(self, old: str, new: str) -> Elected:
         order = MoveOrder.model_validate({**self.within_epoch(), "old": old, "new": new})
@@ -240,6 +252,7 @@ class CacheRunbook(LeadingByName):
             elif facts.role != "replica" or not facts.link_up:
                 missing.append(f"{member.name} does not follow {leader} yet")
         region = self.region_of(leader)
+        ours = [each.name for each in self.estate.service.members_of(region)]
         watching = {each.sentinel: each for each in seen.sentinels}
         for sentinel in self.estate.service.sentinels_of(region):
             facts_of = watching[sentinel.name]
@@ -248,6 +261,12 @@ class CacheRunbook(LeadingByName):
             elif facts_of.master != leader or facts_of.down_after_s != self.estate.service.monitor.down_after_s:
                 wrong = f"{facts_of.master or 'nobody'}, down after {facts_of.down_after_s:g} s"
                 missing.append(f"{sentinel.name} watches {wrong}: a procedure's run sets it")
+            elif facts_of.knows_others_than(ours):
+                name = self.estate.service.monitor.name
+                missing.append(
+                    f"{sentinel.name} knows a replica of another region, and would lead it to {leader}:"
+                    f" SENTINEL RESET {name} there once that replica follows another"
+                )
         return missing
 
 

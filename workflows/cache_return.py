@@ -51,8 +51,7 @@ class Returning(Warming):
         restored = await self.restore(self.region_of(self.leader), but=away)
         away += list(restored.unreachable)
         wanted = policy.upstreams(self.estate.service, self.leader, away)
-        found = await self.lead_members(self.leader, wanted, enough=None, limit=20.0)
-        await self.forget_strangers(self.leader)
+        found = await self.lead_for_good(self.leader, wanted)
         await self.have_sentinels_agree()
         self.unprotected = await self.missing()
         return found

@@ -309,8 +309,7 @@ class Moving(CacheRunbook):
         region = self.region_of(self.leader)
         restored = await self.restore(region)
         wanted = policy.upstreams(self.estate.service, self.leader, list(restored.unreachable))
-        await self.lead_members(self.leader, wanted, enough=None, limit=20.0)
-        await self.forget_strangers(self.leader)
+        await self.lead_for_good(self.leader, wanted)
         try:
             await self.until_calm(self.leader, limit=20.0)
         except ActivityError as error:

@@ -12,7 +12,6 @@ from collections.abc import Collection
 from typing import Any
 
 from activities.cache_fencing import declared
-from activities.cache_moves import strangers
 from activities.cache_survey import look_around
 from activities.topology import load_topology
 from lab import cache, cache_referee, findings, ledger, resp
@@ -179,7 +178,7 @@ class CacheScene(Scene):
         for sentinel in service.sentinels:
             told = next(each for each in seen.sentinels if each.sentinel == sentinel.name)
             named = leader if sentinel.region == region else ""
-            if strangers(service, told, region):
+            if told.knows_others_than([each.name for each in service.members_of(region)]):
                 wrong.append(f"{sentinel.name} knows {told.replicas} replicas: {sorted(told.priorities)}")
             if not told.reachable or told.master != named:
                 wrong.append(

@@ -228,3 +228,27 @@ async def test_an_empty_master_is_never_adopted(cache_scene: CacheScene) -> None
     for name in others:
         assert await scene.ask(name, "GET", "count:kept") == "1"
         assert (await scene.facts(name)).follows == "cache-east-2"
+
+
+async def test_a_replica_of_another_region_is_forgotten_and_that_is_told(cache_scene: CacheScene) -> None:
+    """Told, since a Sentinel may have led it back before it forgot: the run leads once more, and looks again."""
+    scene, stray = cache_scene, "cache-west-1"
+    _, given = await claimed(scene, "hand-3")
+    service = given["service"]
+    ours = [each.name for each in service.members_of(EAST)]
+    wanted = upstreams(service, CACHE_HOME)
+    order = FollowMasterOrder(**given, leader=CACHE_HOME, upstreams=wanted | {stray: CACHE_HOME}, enough=None)
+    assert (await once(cache_moves.follow_master, order)).missing == {}
+
+    async def each_sentinel_knows_it() -> bool:
+        seen = {each.sentinel: each for each in (await scene.seen()).sentinels}
+        return all(seen[name].knows_others_than(ours) for name in EASTERN)
+
+    await scene.until("every Sentinel of the east knows it", each_sentinel_knows_it)
+    assert (await once(cache_moves.follow_master, order.model_copy(update={"upstreams": wanted}))).missing == {}
+    forget = MonitorOrder(**given, region=EAST, leader=CACHE_HOME)
+    first = await once(cache_moves.forget_strangers, forget)
+    assert (sorted(first.reset), first.missing) == (sorted(EASTERN), {})
+    again = await once(cache_moves.forget_strangers, forget)
+    assert (again.reset, again.missing) == ([], {})
+    await scene.as_declared(CACHE_HOME)
