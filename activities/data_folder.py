@@ -7,12 +7,8 @@ that a worker that dies, or is replaced, finds it under way.
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
-import functools
-import gzip
-from collections.abc import Awaitable, Callable
-from importlib import resources
+from collections.abc import Mapping
 
 import asyncpg
 from temporalio import activity
@@ -20,11 +16,13 @@ from temporalio import activity
 from activities.beating import beating
 from activities.commands import TIMED_OUT, TOLD
 from activities.fencing import conninfo
+from activities.jobs import Answers, Progress, branches_of, number, one, parse, position, script, until_ended
 from activities.node import must_be_ours, run_on
 from activities.sessions import BROKEN, literal, session
 from activities.slots import make_slot
 from activities.survey import look
 from schemas.data import DataFolder
+from schemas.facts import Branch
 from schemas.failures import (
     DataFolderFailed,
     JobFailed,
@@ -37,7 +35,6 @@ from schemas.failures import (
 )
 from schemas.orders import NodeOrder
 from schemas.rejoin import (
-    Branch,
     Examination,
     FolderFacts,
     FolderOrder,
@@ -49,22 +46,11 @@ from schemas.rejoin import (
 )
 from schemas.topology import DatabaseService, Member
 
-POLL_S = (0.05, 0.1, 0.2)
-"""Between looks at a job, the last of them from then on; each waits a while itself for the job's end."""
-
 SHUT_S = 3
 """How long the look beside a stop waits for its end; a slower stop is looked at again."""
 
 STALLED_S = 900.0
 """A server in recovery tells of its way at every restart point at least, which are 5 min apart by default."""
-
-Answers = dict[str, list[str]]
-Progress = Callable[[], Awaitable[dict[str, object]]]
-
-
-@functools.cache
-def _script() -> str:
-    return (resources.files("activities") / "data_folder.sh").read_text(encoding="utf-8")
 
 
 def folder_of(member: Member) -> DataFolder:
@@ -80,27 +66,12 @@ async def tell(order: NodeOrder, *words: str) -> Answers:
     return await ask(order, *words)
 
 
-def parse(output: str) -> Answers:
-    """The lines that begin with `::`, and those that were packed (data_folder.sh, answers)."""
-    answers: Answers = {}
-    for line in output.splitlines():
-        name, sign, value = line.removeprefix("::").partition("=")
-        if not line.startswith("::") or not sign:
-            continue
-        if name == "packed":
-            for each, values in parse(gzip.decompress(base64.b64decode(value)).decode()).items():
-                answers.setdefault(each, []).extend(values)
-        else:
-            answers.setdefault(name, []).append(value)
-    return answers
-
-
 async def ask(order: NodeOrder, *words: str) -> Answers:
     """The same for a verb that changes nothing."""
     member = order.service.member(order.member)
     folder = folder_of(member)
     assert member.control is not None
-    argv = [*folder.run_as, "sh", "-c", 'eval "$1"', "lifeboat-data", _script()]
+    argv = [*folder.run_as, "sh", "-c", 'eval "$1"', "lifeboat-data", script("data_folder.sh")]
     argv += [folder.directory, folder.bin, folder.keep, folder.config_file or "", *words]
     code, output = await run_on(member.control, argv)
     answers = parse(output)
@@ -129,42 +100,24 @@ def _told(output: str) -> str:
     return f": {' | '.join(lines)[-TOLD:]}" if lines else ""
 
 
-def position(lsn: str) -> int:
-    """Bytes of `0/3000148`; 0 for none."""
-    high, _, low = lsn.partition("/")
-    return (int(high, 16) << 32) + int(low, 16) if low else 0
-
-
-def _branches(lines: list[str]) -> list[Branch]:
-    """The lines of a timeline's history file: which was left, and where."""
-    parts = [line.split() for line in lines]
-    return [Branch(timeline=int(each[0]), switch=position(each[1])) for each in parts]
-
-
 def _facts(member: str, found: Answers) -> FolderFacts:
-    def one(name: str) -> str:
-        return found.get(name, [""])[0]
-
-    def number(name: str) -> int:
-        return int(one(name)) if one(name).isdigit() else 0
-
-    newest = one("newest_wal")
+    newest = one(found, "newest_wal")
     return FolderFacts(
         member=member,
-        running=one("running") == "1",
-        major=number("major"),
-        programs=number("programs"),
-        state=one("state"),
-        system=one("system"),
-        checkpoint=position(one("checkpoint")),
-        recovered_to=position(one("recovered_to")),
-        timeline=max(int(newest[:8], 16) if newest else 0, number("checkpoint_timeline")),
-        segment_bytes=number("segment_bytes"),
-        hints=one("hints") == "on" or number("checksums") > 0,
-        standby=one("standby") == "1",
-        begun=one("begun"),
-        ancestors=_branches(found.get("ancestor", [])),
-        room_bytes=number("room_kb") * 1024,
+        running=one(found, "running") == "1",
+        major=number(found, "major"),
+        programs=number(found, "programs"),
+        state=one(found, "state"),
+        system=one(found, "system"),
+        checkpoint=position(one(found, "checkpoint")),
+        recovered_to=position(one(found, "recovered_to")),
+        timeline=max(int(newest[:8], 16) if newest else 0, number(found, "checkpoint_timeline")),
+        segment_bytes=number(found, "segment_bytes"),
+        hints=one(found, "hints") == "on" or number(found, "checksums") > 0,
+        standby=one(found, "standby") == "1",
+        begun=one(found, "begun"),
+        ancestors=branches_of(found.get("ancestor", [])),
+        room_bytes=number(found, "room_kb") * 1024,
     )
 
 
@@ -281,7 +234,7 @@ async def examine_folder(order: FolderOrder) -> Examination:
             found = await ask(order, "history", source(service, member, leader), str(row["timeline"]))
             if "branch" not in found:
                 raise DataFolderFailed(f"{member.name} can't read the leader's history: {found.get('error')}")
-            branches = _branches(found["branch"])
+            branches = branches_of(found["branch"])
         facts = _facts(member.name, await ask(order, "look"))
     return Examination(
         folder=facts,
@@ -300,15 +253,13 @@ async def run_job(
     begins it anew. One that has ended well is not begun again by this run in this epoch, with this `mark`.
     """
     ident = f"{kind}/{order.run}/{order.epoch}" + (f"/{mark}" if mark else "")
-    answers = await tell(order, "begin", ident, kind, *words)
-    pauses = iter(POLL_S)
-    while answers.get("code") == ["running"]:
-        told = {"doing": f"{kind} of {order.member}", "log": (answers.get("line") or [""])[-1]}
-        activity.heartbeat(told | (await progress() if progress is not None else {}))
-        await asyncio.sleep(next(pauses, POLL_S[-1]))
-        answers = await ask(order, "status")
-        if answers.get("job") != [ident]:
-            raise JobFailed(f"{order.member}: the {kind} was ended for another job: {answers.get('job')}")
+
+    async def carry_out(verb: str, *words: str) -> Answers:
+        return await (ask if verb == "status" else tell)(order, verb, *words)
+
+    answers = await until_ended(carry_out, ident, [kind, *words], f"{kind} of {order.member}", progress)
+    if answers.get("code") == ["superseded"]:
+        raise JobFailed(f"{order.member}: the {kind} was ended for another job: {answers.get('job')}")
     if answers.get("code") == ["0"] and "done" in answers:
         return answers
     if answers.get("running") == ["1"]:
@@ -340,7 +291,7 @@ class Copying:
     def __init__(self, order: ReturnOrder) -> None:
         self.order, self.began, self.bytes = order, asyncio.get_running_loop().time(), 0
 
-    async def __call__(self) -> dict[str, object]:
+    async def __call__(self, _: Answers) -> Mapping[str, object]:
         service = self.order.service
         try:
             async with session(service, service.member(self.order.leader)) as conn:

@@ -3,7 +3,8 @@
 #   sh -c 'eval "$1"' lifeboat-data THIS DATA BIN KEEP CONFIG VERB …
 #
 # Lines that begin with `::` are the answer, `::name=value`; anything else is for people. POSIX sh, awk, and PostgreSQL's
-# own programs. Long work is a job: it goes on when whoever began it is gone, and is found again by its id.
+# own programs. Long work is a job (jobs.sh, which comes before this text): it goes on when whoever began it is gone, and is
+# found again by its id.
 #
 # In KEEP: `begun` while a rewind or a copy has begun and not ended (the folder is then good for neither), `config/` the
 # node's own files of before, `divergent/ID/` the WAL that only this node has, `job/` the newest job.
@@ -11,24 +12,10 @@ set -u
 umask 077
 script=$1 data=$2 bin=$3 keep=$4 config=$5 verb=$6
 shift 6
+label=lifeboat-data
 export LC_ALL=C TZ=UTC PATH="$bin:/usr/local/bin:/usr/bin:/bin"
 unset PGDATA PGHOST PGPORT PGUSER PGPASSWORD PGSERVICE PGOPTIONS
 
-# Onto the disk, these files and folders alone: whatever else the node is writing is not waited for.
-flush() { sync "$@" 2>/dev/null || sync; }
-flush_all() { find "$@" -exec sync {} + 2>/dev/null || sync; }
-
-say() { printf '::%s=%s\n' "$1" "$2"; }
-die() { say error "$*"; exit 3; }
-
-# Of builtins alone: it is asked every few milliseconds while clients wait for a stop.
-running() {
-  { read -r pid < "$data/postmaster.pid"; } 2>/dev/null || return 1
-  case $pid in '' | *[!0-9]*) return 1 ;; esac
-  kill -0 "$pid" 2>/dev/null || return 1
-  # Another process may have its number by now; a zombie has no working folder.
-  [ ! -d /proc/self ] || [ "/proc/$pid/cwd" -ef "$data" ]
-}
 must_be_stopped() { if running; then say running 1; die "the server runs"; fi; }
 
 # What pg_controldata tells, as answers.
@@ -319,70 +306,6 @@ tally() {
       printf "::records=%d\n", NR
       if (NR) printf "::end=%s\n", end
     }'
-}
-
-# ID VERB …: begins a job, or finds it under way or ended. Another that is under way is ended first.
-begin() {
-  id=$1
-  shift
-  job=$keep/job
-  if [ "$(cat "$job/id" 2>/dev/null)" = "$id" ]; then
-    if alive || [ "$(cat "$job/code" 2>/dev/null)" = 0 ]; then status; return; fi
-  elif alive; then
-    kill -TERM -- "-$(cat "$job/pid")" 2>/dev/null
-    for _ in 1 2 3 4 5 6 7 8 9 10; do alive || break; sleep 0.2; done
-    if alive; then kill -KILL -- "-$(cat "$job/pid")" 2>/dev/null; sleep 0.2; fi
-    if alive; then die "a job of before does not end"; fi
-  fi
-  rm -rf "$job" && mkdir -p "$job" && printf '%s' "$id" > "$job/id" || die "$job can't be made"
-  # A session of its own, which outlives this one.
-  setsid sh -c 'eval "$1"' lifeboat-data "$script" "$data" "$bin" "$keep" "$config" work "$@" > "$job/log" 2>&1 < /dev/null &
-  echo $! > "$job/pid"
-  status
-}
-
-work() {
-  trap '' HUP
-  ("$@")
-  echo $? > "$keep/job/code.new" && mv "$keep/job/code.new" "$keep/job/code"
-}
-
-# Of builtins as well: a copy needs the processor that a look would take.
-alive() {
-  { read -r pid < "$keep/job/pid"; } 2>/dev/null || return 1
-  [ ! -e "$keep/job/code" ] && kill -0 "$pid" 2>/dev/null
-}
-
-# A job's answers. Of a command's output its last 24,000 characters come through: many are packed.
-answers() {
-  said=$(grep '^::' "$1")
-  if [ ${#said} -le 16000 ]; then
-    [ -z "$said" ] || printf '%s\n' "$said"
-    return
-  fi
-  packed=$(printf '%s\n' "$said" | gzip -9c | base64 | tr -d '\n')
-  if [ ${#packed} -le 22000 ]; then say packed "$packed"; else say error "too much for an answer (${#packed} characters)"; fi
-}
-
-# How the newest job stands, once it has ended or a moment has passed.
-status() {
-  job=$keep/job looks=0
-  while [ $looks -lt 40 ] && [ ! -e "$job/code" ] && alive; do
-    if [ $looks -lt 10 ]; then sleep 0.05; else sleep 0.1; fi
-    looks=$((looks + 1))
-  done
-  say job "$(cat "$job/id" 2>/dev/null)"
-  if [ -e "$job/code" ]; then
-    say code "$(cat "$job/code")"
-    answers "$job/log"
-    grep -v '^::' "$job/log" | tr '\r' '\n' | tail -n 5 | sed 's/^/::line=/'
-  elif alive; then
-    say code running
-    tr '\r' '\n' < "$job/log" | tail -n 1 | sed 's/^/::line=/'
-  else
-    say code killed
-    tr '\r' '\n' < "$job/log" | tail -n 5 | sed 's/^/::line=/'
-  fi
 }
 
 # Before every start: a server that starts as a primary would be a second one.

@@ -46,10 +46,10 @@ def conninfo(service: DatabaseService, standby: Member, leader: Member) -> str:
     }
     if service.access.replication_passfile:
         parts["passfile"] = service.access.replication_passfile
-    return " ".join(f"{key}={_quoted(value)}" for key, value in parts.items())
+    return " ".join(f"{key}={quoted(value)}" for key, value in parts.items())
 
 
-def _quoted(value: str) -> str:
+def quoted(value: str) -> str:
     """As libpq reads a value: in quotes where it holds anything that ends one."""
     if not re.search(r"[\s'\\]", value):
         return value

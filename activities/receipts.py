@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 from temporalio import activity
 
 from activities.beating import beating
-from activities.data_folder import position, run_job
+from activities.data_folder import run_job
+from activities.jobs import position
 from activities.sessions import session
 from schemas.facts import lsn_text
 from schemas.receipts import TableLoss

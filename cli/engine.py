@@ -29,6 +29,7 @@ from schemas.cache_requests import CacheFailoverRequest
 from schemas.queue_requests import QueueFailoverRequest
 from schemas.reports import Report
 from schemas.requests import Answer, CandidateRequest, FailoverRequest, RejoinRequest, RunRequest, Verb
+from schemas.restore_requests import PitrRequest, VerifyRequest
 from schemas.state import RunState
 
 PROCEDURES = {
@@ -39,6 +40,8 @@ PROCEDURES = {
     "cache-failover": "CacheFailover",
     "cache-switchover": "CacheSwitchover",
     "cache-failback": "CacheFailback",
+    "pitr-restore": "PitrRestore",
+    "backup-verify": "BackupVerify",
     "queue-failover": "QueueFailover",
     "queue-drain": "QueueDrain",
     "queue-switchover": "QueueSwitchover",
@@ -54,6 +57,8 @@ REQUESTS: dict[str, type[RunRequest]] = {
     "cache-failover": CacheFailoverRequest,
     "cache-switchover": CandidateRequest,
     "cache-failback": RunRequest,
+    "pitr-restore": PitrRequest,
+    "backup-verify": VerifyRequest,
     "queue-failover": QueueFailoverRequest,
     "queue-drain": RunRequest,
     "queue-switchover": CandidateRequest,

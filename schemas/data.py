@@ -24,6 +24,8 @@ class DataFolder(Declared):
     keep: str = Field(pattern="^/")
     config_file: str | None = Field(default=None, pattern="^/")
     """postgresql.conf, where it is not in the data folder (Debian has it in /etc)."""
+    backup_config: str | None = Field(default=None, pattern="^/")
+    """pgBackRest's file on this node, where it is another one than the service's (`backup.repository.config`)."""
     max_rate_kb_s: PositiveInt | None = Field(default=None, ge=32, le=1048576)
     """Limit of a copy of the whole (pg_basebackup's --max-rate), so that it leaves the leader room to serve."""
 

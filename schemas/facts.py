@@ -83,6 +83,13 @@ class MemberFacts(Fact):
         return max(self.received or 0, self.replayed or 0)
 
 
+class Branch(Fact):
+    """A line of a timeline's history: `timeline` was left at `switch`."""
+
+    timeline: int
+    switch: int
+
+
 class EpochRecord(Fact):
     """A service's epoch, kept in the estate by compare-and-set.
 

@@ -206,3 +206,50 @@ class DrainStalled(LifeboatError):
 
 class NoElection(LifeboatError):
     """A queue has no leader that the other nodes know; the cluster's owner must bring back enough of its nodes."""
+
+
+class BackupsUnreadable(LifeboatError):
+    """The repository of the backups can't be read; its owner must look at what is said here: credentials, key, network,
+    storage. It is tried again by itself."""
+
+
+class NoBackupFits(LifeboatError):
+    """No backup leads to that target; whoever started the run must name another one, as it says here."""
+
+    retryable = False
+
+
+class WalMissing(LifeboatError):
+    """The archive has not every WAL file that the target takes; its owner must look for the file, and whoever started
+    the run may name a target before it."""
+
+    retryable = False
+
+
+class TargetNotReached(LifeboatError):
+    """Recovery ran out of WAL before the target; whoever started the run must name one that is archived."""
+
+    retryable = False
+
+
+class RestoreHostFailed(LifeboatError):
+    """The work on the restore host failed; its owner must look at what its own programs say here. It is tried again by
+    itself, and goes on where it was."""
+
+
+class RestoreFailed(LifeboatError):
+    """A restore ended in vain, and again would; the backups' owner must look at what is said here, then retry."""
+
+    retryable = False
+
+
+class NoRoomToRestore(LifeboatError):
+    """The restore host has not the room that a copy takes; its owner must make room there, then retry."""
+
+    retryable = False
+
+
+class CopyBackRefused(LifeboatError):
+    """The tables can't be written back as things stand; whoever decides must look at what stands in their way."""
+
+    retryable = False

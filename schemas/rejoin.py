@@ -6,16 +6,9 @@ from datetime import datetime
 from typing import Literal
 
 from schemas.base import Fact
-from schemas.facts import MemberFacts
+from schemas.facts import Branch, MemberFacts
 from schemas.orders import NodeOrder
 from schemas.receipts import TableLoss
-
-
-class Branch(Fact):
-    """A line of a timeline's history: `timeline` was left at `switch`."""
-
-    timeline: int
-    switch: int
 
 
 class FolderFacts(Fact):

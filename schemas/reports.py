@@ -10,6 +10,7 @@ from schemas.decisions import Assessment, Fence
 from schemas.facts import RouteWrite
 from schemas.reads import ReadResult
 from schemas.receipts import Receipt
+from schemas.restores import RestoreEvidence
 
 Outcome = Literal[
     "recovered, unprotected",
@@ -124,6 +125,8 @@ class Report(Fact):
     """What was lost, as far as it is known now."""
     loss: Receipt | None = None
     """The same, counted in the WAL that only the old primary has."""
+    restore: RestoreEvidence | None = None
+    """Of a run that restored a copy: what came of it, and the proof."""
     followed_by: list[str] = []
     """Runs that this one started, and that go on: rejoins."""
     routes: list[RouteWrite] = []

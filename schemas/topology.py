@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, PositiveFloat, PositiveInt, Tag, model_validator
 
+from schemas.backup import BackupPolicy
 from schemas.base import Declared, Name, SecretRef
 from schemas.cache import CacheService
 from schemas.control import Isolation, NetworkAclIsolation, NodeControl
@@ -128,6 +129,8 @@ class DatabaseService(Service):
     failover: Failover = Failover()
     rejoin: RejoinPolicy = RejoinPolicy()
     switchover: SwitchoverPolicy = SwitchoverPolicy()
+    backup: BackupPolicy | None = None
+    """Without it Lifeboat restores nothing, and can't tell whether anything could be."""
 
     def member(self, name: str) -> Member:
         """The member called `name`; KeyError when there is none."""
@@ -190,6 +193,8 @@ class DatabaseService(Service):
 
     def places(self) -> dict[str, str]:
         found = {f"members.{index}.region": member.region for index, member in enumerate(self.members)}
+        if self.backup is not None:
+            found["backup.host.region"] = self.backup.host.region
         return found | {
             f"routes.{index}.region": route.region
             for index, route in enumerate(self.routes)

@@ -22,6 +22,7 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxR
 
 from activities import (
     application,
+    backups,
     cache_elections,
     cache_fencing,
     cache_keeper,
@@ -29,6 +30,8 @@ from activities import (
     cache_probes,
     cache_survey,
     cache_warming,
+    copy_checks,
+    copying_back,
     data_folder,
     dns,
     epoch,
@@ -56,6 +59,7 @@ from activities import (
     reads,
     receipts,
     reports,
+    restoring,
     survey,
 )
 from schemas.attributes import TASK_QUEUE, region_queue
@@ -63,6 +67,7 @@ from schemas.failures import LifeboatError
 from workers import gauges, logs, metrics
 from workers.connect import connect
 from workers.run_ends import RunEnds
+from workflows.backup_verify import BackupVerify
 from workflows.cache_failover import CacheFailover
 from workflows.cache_switchover import CacheFailback, CacheSwitchover
 from workflows.cache_watch import CacheWatch
@@ -73,6 +78,7 @@ from workflows.database_switchover import DatabaseFailback, DatabaseSwitchover
 from workflows.keeping import KeepReport
 from workflows.lock import Lock
 from workflows.notify import Notify
+from workflows.pitr_restore import PitrRestore
 from workflows.queue_drain import QueueDrain
 from workflows.queue_failover import QueueFailover
 from workflows.queue_switchover import QueueFailback, QueueSwitchover
@@ -82,6 +88,7 @@ from workflows.watch import Watch
 log = logging.getLogger("lifeboat.worker")
 
 WORKFLOWS: list[type] = [
+    BackupVerify,
     CacheFailback,
     CacheFailover,
     CacheSwitchover,
@@ -94,6 +101,7 @@ WORKFLOWS: list[type] = [
     KeepReport,
     Lock,
     Notify,
+    PitrRestore,
     QueueDrain,
     QueueFailback,
     QueueFailover,
@@ -104,6 +112,9 @@ WORKFLOWS: list[type] = [
 ACTIVITIES: list[Any] = [
     application.tell_application,
     application.write_configuration,
+    backups.archive_what_is_written,
+    backups.read_repository,
+    backups.read_wal,
     cache_elections.let_sentinel_elect,
     cache_elections.until_calm,
     cache_elections.until_elected,
@@ -123,6 +134,14 @@ ACTIVITIES: list[Any] = [
     cache_survey.observe_cache,
     cache_warming.count_lost_keys,
     cache_warming.warm_cache,
+    copy_checks.ask_owner,
+    copy_checks.check_pages,
+    copy_checks.check_structure,
+    copy_checks.look_at_newest,
+    copying_back.copy_back,
+    copying_back.hand_over,
+    copying_back.sweep_copies,
+    copying_back.take_back,
     data_folder.examine_folder,
     data_folder.keep_from_starting,
     data_folder.let_it_start,
@@ -201,6 +220,12 @@ ACTIVITIES: list[Any] = [
     reads.keep_watch_of_reads,
     reads.look_at_reads,
     reports.keep_report,
+    restoring.look_at_copy,
+    restoring.look_at_tables,
+    restoring.prepare_copy,
+    restoring.recover_copy,
+    restoring.remove_copy,
+    restoring.restore_backup,
     survey.observe,
     survey.until_led,
 ]
@@ -236,6 +261,7 @@ SANDBOX = SandboxedWorkflowRunner(
         "workflows.watch_reads",
         "workflows.watching",
         "workflows.database_routes",
+        "workflows.restoring",
         "workflows.synchronous",
         "pydantic",
         "pydantic_core",

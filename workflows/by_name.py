@@ -11,7 +11,6 @@ with workflow.unsafe.imports_passed_through():
     from schemas.facts import EpochRecord
     from schemas.orders import DnsOrder, EstablishOrder, RecordOrder
     from workflows.procedure import Procedure
-    from workflows.reporting import build_report
     from workflows.runbook import Ended
 
 
@@ -92,8 +91,3 @@ class LeadingByName(Procedure):
             )
         except FailureError:
             self.note("no watch runs")
-
-    async def notify(self) -> str:
-        self.tell_end(build_report(self, "needs a person" if self.tasks else self.reached()))
-        await self.all_told()
-        return ", ".join(target.name for target in self.estate.service.notify) or "nobody is to be told"

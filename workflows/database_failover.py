@@ -39,7 +39,6 @@ with workflow.unsafe.imports_passed_through():
     from workflows.policy.merge import merge_fences, merge_observations
     from workflows.policy.voters import follower_names
     from workflows.reasons import kind_of, reason_of
-    from workflows.reporting import build_report
     from workflows.runbook import Ended
 
 CONFIRM = "Confirm that the primary is dead"
@@ -401,12 +400,6 @@ class DatabaseFailover(Planning, Fencing, Reading, Routing, StartingRejoins):
         self.astray = result.diverged | result.unreachable
         await self.update_reads(self.promoted.member)
         return result
-
-    async def notify(self) -> str:
-        """The targets are told in a workflow of its own; what they are told is what is known by now."""
-        self.tell_end(build_report(self, "needs a person" if self.tasks else "recovered, unprotected"))
-        await self.all_told()
-        return ", ".join(target.name for target in self.estate.service.notify) or "nobody is to be told"
 
     def fence_text(self, fenced: FenceResult) -> str:
         missed = "".join(f"; {name} not reached" for name in fenced.missed)

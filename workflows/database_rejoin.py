@@ -26,7 +26,6 @@ with workflow.unsafe.imports_passed_through():
     from workflows.plan import Planning
     from workflows.policy.rejoin import already_back, other_cluster, unreadable
     from workflows.reasons import kind_of, reason_of
-    from workflows.reporting import build_report
     from workflows.runbook import WAIT_S, Ended, Overtaken
 
 T = TypeVar("T")
@@ -205,8 +204,3 @@ class DatabaseRejoin(Planning, Reading, Returning):
         _, self.unprotected = await self.look_at_protection()
         await self.update_reads(self.record.leader)
         return told
-
-    async def notify(self) -> str:
-        self.tell_end(build_report(self, "needs a person" if self.tasks else self.reached()))
-        await self.all_told()
-        return ", ".join(target.name for target in self.estate.service.notify) or "nobody is to be told"

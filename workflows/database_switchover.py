@@ -45,7 +45,6 @@ with workflow.unsafe.imports_passed_through():
     from workflows.policy import switchover
     from workflows.policy.voters import follower_names
     from workflows.reasons import kind_of, reason_of
-    from workflows.reporting import build_report
     from workflows.runbook import Ended
 
 CONFIRM = "Confirm who leads, and choose the candidate"
@@ -412,11 +411,6 @@ class Switching(Planning, Fencing, Reading, Routing, StartingRejoins, Returning)
         _, self.unprotected = await self.look_at_protection()
         await self.update_reads(self.record.leader)
         return told
-
-    async def notify(self) -> str:
-        self.tell_end(build_report(self, "needs a person" if self.tasks else self.reached()))
-        await self.all_told()
-        return ", ".join(target.name for target in self.estate.service.notify) or "nobody is to be told"
 
     # The undos, in the order in which they run
 

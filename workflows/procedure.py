@@ -138,6 +138,12 @@ class Procedure(Runbook):
         }
         self.tell("ended", report_line(report), {name: value for name, value in more.items() if value})
 
+    async def notify(self) -> str:
+        """The targets are told in a workflow of its own; what they are told is what is known by now."""
+        self.tell_end(build_report(self, "needs a person" if self.tasks else self.reached()))
+        await self.all_told()
+        return ", ".join(target.name for target in self.estate.service.notify) or "nobody is to be told"
+
     async def after_undo(self) -> None:
         """Look at what clients get now that everything was undone."""
 

@@ -54,6 +54,7 @@ def build_report(run: Procedure, outcome: Outcome, summary: str = "") -> Report:
         fence=run.fence,
         receipt=loss.text() if loss is not None else run.lost_text(),
         loss=loss,
+        restore=getattr(run, "evidence", None),
         followed_by=getattr(run, "followed_by", []),
         routes=run.route_writes,
         reads=getattr(run, "read_results", []),

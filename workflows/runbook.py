@@ -268,15 +268,18 @@ class Runbook(Telling):
             self._parked = None
             return str(self._verdict_on_parked)
 
-    async def ask(self, text: str, digest: str, *, needs_override: bool, machine_s: float) -> DecisionReport:
+    async def ask(
+        self, text: str, digest: str, *, needs_override: bool, machine_s: float, expires: timedelta | None = None
+    ) -> DecisionReport:
         """Ask a person, and wait until quorum, a rejection, the expiry or an abort. The answer is on record."""
         policy = self.estate.service.approval
+        expires = expires or timedelta(seconds=policy.expires_s)
         now = workflow.now()
         self.question = Question(
             text=text,
             digest=digest,
             asked=now,
-            expires=now + timedelta(seconds=policy.expires_s),
+            expires=now + expires,
             decide_by=clock.decide_by(self.outage_started, self.rto_s, machine_s) if self.outage_started else None,
             approvers=policy.approvers,
             quorum=policy.quorum,
@@ -301,7 +304,7 @@ class Runbook(Telling):
             return self._abort is not None or ballots.tally(question, self._answers) != "open"
 
         try:
-            await workflow.wait_condition(settled, timeout=timedelta(seconds=policy.expires_s))
+            await workflow.wait_condition(settled, timeout=expires)
             answer: str = "aborted" if self._abort is not None else ballots.tally(question, self._answers)
         except TimeoutError:
             answer = "expired"

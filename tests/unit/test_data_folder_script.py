@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from activities.commands import KEPT
-from activities.data_folder import parse
+from activities.jobs import parse, script
 
-SCRIPT = (Path(__file__).parents[2] / "activities" / "data_folder.sh").read_text(encoding="utf-8")
+SCRIPT = script("data_folder.sh")
 CONTROL = """#!/bin/sh
 echo "Database cluster state:               shut down"
 echo "Latest checkpoint location:           0/3000148"

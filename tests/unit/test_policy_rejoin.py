@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from schemas.facts import Branch
 from schemas.receipts import Receipt
-from schemas.rejoin import Branch, Divergence, Examination, FolderFacts, Room
+from schemas.rejoin import Divergence, Examination, FolderFacts, Room
 from tests.unit.estates import E1, E2, SYSTEM, gone, leader, receiver, standby
 from workflows.policy.rejoin import (
     already_back,

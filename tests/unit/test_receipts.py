@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from activities.data_folder import position
+from activities.jobs import position
 from activities.receipts import _count, first_segment
 
 ROOT = Path(__file__).parents[2]

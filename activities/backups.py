@@ -1,0 +1,143 @@
+"""What there is to restore from: the repository's backups, the archive's WAL, and what is written in it."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+
+import asyncpg
+from temporalio import activity
+
+from activities.beating import beating
+from activities.jobs import Answers, branches_of, number, one, position
+from activities.restore_host import ask, backups_of, run_job, told
+from activities.sessions import BROKEN, session
+from schemas.failures import BackupsUnreadable, MemberUnreachable, NoBackupFits, NotYet, RestoreHostFailed, WalMissing
+from schemas.restores import Archived, ArchiveOrder, Found, LookOrder, Place, Repository, ScanOrder, Stretch
+
+ARCHIVED_S = 30.0
+"""How long the leader's archiver is waited for."""
+
+_WRITTEN = """
+SELECT pg_walfile_name(pg_switch_wal() - 1) AS file,
+       (SELECT setting::int FROM pg_settings WHERE name = 'wal_segment_size') AS bytes,
+       (SELECT system_identifier::text FROM pg_control_system()) AS system
+"""
+_ARCHIVER = """
+SELECT last_archived_wal, last_failed_wal, last_failed_time > coalesce(last_archived_time, '-infinity') AS fails
+  FROM pg_stat_archiver
+"""
+
+
+@activity.defn
+async def archive_what_is_written(order: ArchiveOrder) -> Archived:
+    """End the leader's WAL file, and wait until it is archived: NotYet, with what its archiver says, after 30 s."""
+    service, leader = order.service, order.service.member(order.leader)
+    try:
+        async with beating(f"the archiver of {leader.name}"), session(service, leader) as conn:
+            row = await conn.fetchrow(_WRITTEN)
+            assert row is not None
+            file, end = row["file"], asyncio.get_running_loop().time() + ARCHIVED_S
+            while True:
+                seen = await conn.fetchrow(_ARCHIVER)
+                assert seen is not None
+                # A history file, or a file of an older timeline, may be the newest that was archived.
+                if (seen["last_archived_wal"] or "")[:24] >= file:
+                    break
+                if asyncio.get_running_loop().time() > end:
+                    failing = f": it fails at {seen['last_failed_wal']}" if seen["fails"] else ""
+                    raise NotYet(f"{leader.name} has not archived {file}{failing}; its owner should look at its log")
+                await asyncio.sleep(0.1)
+    except (*BROKEN, asyncpg.PostgresError) as error:
+        raise MemberUnreachable(f"{leader.name}: {error}") from error
+    return Archived(file=file, segment_bytes=row["bytes"], system=row["system"], timeline=int(file[:8], 16))
+
+
+@activity.defn
+async def read_repository(order: LookOrder) -> Repository:
+    """Every backup, and the archive's WAL of the intended timeline and of those that it comes from."""
+    async with beating("reading the repository"):
+        stanza = order.policy.repository.stanza
+        backups, why = backups_of(one(await ask(order, "info"), "info"), stanza)
+        if not backups:
+            raise NoBackupFits(f"there is no backup in {stanza}: {why or 'take one'}")
+        archive, oldest = backups[-1].archive, min(each.wal_start for each in backups)
+        timeline = order.timeline or await _newest_timeline(order, archive, oldest)
+        found = await ask(order, "history", f"{timeline:08X}") if timeline > 1 else {}
+        if timeline > 1 and "branch" not in found:
+            raise NoBackupFits(f"the archive knows no timeline {timeline}: {timeline:08X}.history is not in it")
+        branches = branches_of(found.get("branch", []))
+        stretches: list[Stretch] = []
+        for each in [*(branch.timeline for branch in branches), timeline]:
+            stretches += await _stretches(order, archive, each, oldest)
+    return Repository(
+        backups=backups,
+        timeline=timeline,
+        branches=branches,
+        stretches=stretches,
+        segment_bytes=order.segment_bytes,
+    )
+
+
+async def _newest_timeline(order: LookOrder, archive: str, oldest: str) -> int:
+    """Of the archive, where nobody leads who could be asked."""
+    answers = await ask(order, "timelines", archive)
+    return max((int(each, 16) for each in answers.get("timeline", [])), default=int(oldest[:8], 16))
+
+
+async def _stretches(order: LookOrder, archive: str, timeline: int, oldest: str) -> list[Stretch]:
+    name = f"{timeline:08X}"
+    answers = await ask(order, "segments", archive, name, name + oldest[8:], str(order.segment_bytes))
+    pairs = [each.split(";") for each in answers.get("stretch", [])]
+    return [Stretch(first=first, last=last) for first, last in pairs]
+
+
+@activity.defn
+async def read_wal(order: ScanOrder) -> Found:
+    """Read the archive's WAL for a moment, on the restore host. WalMissing names a file that isn't there."""
+    stretches = [f"{each.first};{each.last}" for each in order.stretches]
+    start = f"{order.lsn >> 32:X}/{order.lsn & 0xFFFFFFFF:X}" if order.lsn else ""
+    words = ["scan", str(order.segment_bytes), start, order.what, *stretches]
+
+    async def progress(answers: Answers) -> dict[str, object]:
+        return {"file": (answers.get("line") or [""])[-1].removeprefix("have "), "to": order.stretches[-1].last}
+
+    mark = f"scan/{order.what}/{'/'.join(stretches)}"
+    answers = await run_job(order, mark, *words, doing="reading WAL", progress=progress)
+    if answers.get("code") != ["0"] or "done" not in answers:
+        raise _wal_failure(told(answers))
+    _must_be_whole(order, answers)
+    commit = one(answers, "newest").split(";")
+    return Found(
+        places=[_place(each) for each in answers.get("moment", [])],
+        newest_commit=utc(commit[2]) if len(commit) == 3 else None,
+        newest_lsn=position(one(answers, "end")),
+        records=number(answers, "records"),
+    )
+
+
+def _wal_failure(text: str) -> Exception:
+    if "archive-get exited 1:" in f"{text}:" or text.endswith("archive-get exited 1"):
+        return WalMissing(text)
+    return BackupsUnreadable(text) if "archive-get" in text else RestoreHostFailed(text)
+
+
+def _must_be_whole(order: ScanOrder, answers: Answers) -> None:
+    """pg_waldump ends with an error at the end of the WAL, and at a page that is no good: only the place tells."""
+    last = order.stretches[-1].last
+    per_file = 0x100000000 // order.segment_bytes
+    reached = position(one(answers, "end")) // order.segment_bytes
+    wanted = int(last[8:16], 16) * per_file + int(last[16:], 16)
+    if reached < wanted:
+        at = one(answers, "end") or "its beginning"
+        raise WalMissing(f"the WAL can't be read past {at}, and it goes on to {last}: a file is damaged")
+
+
+def _place(told_as: str) -> Place:
+    lsn, xid, at, what = told_as.split(";")
+    return Place(lsn=position(lsn), xid=int(xid), at=utc(at), what=what)
+
+
+def utc(text: str) -> datetime | None:
+    """`2026-11-25 10:00:00.123456` of pg_waldump, which runs in UTC; None for none."""
+    return datetime.fromisoformat(text).replace(tzinfo=UTC) if text else None

@@ -1,0 +1,392 @@
+# What a restore does on its host, as the servers' own user (activities/restore_host.py sends it, behind jobs.sh).
+#
+#   env PGBACKREST=… sh -c 'eval "$1"' lifeboat-restore THIS DATA BIN KEEP CONFIG VERB …
+#
+# Lines that begin with `::` are the answer, `::name=value`; anything else is for people. POSIX sh, awk, PostgreSQL's own
+# programs and pgBackRest. KEEP is the copy's own folder: `owner` the run that it belongs to, `data/` the cluster,
+# `postgresql.conf`, `hba` and `fetch` ours, `fetched` every file that recovery asked for and what came of it, `wal/` what
+# was fetched to be read, `sock/` the only way in, `job/` the newest job.
+#
+# The environment: PGBACKREST its program, PGBACKREST_FILE its configuration, STANZA, REPOSITORY.
+set -u
+umask 077
+script=$1 data=$2 bin=$3 keep=$4 config=$5 verb=$6
+shift 6
+label=lifeboat-restore
+export LC_ALL=C TZ=UTC PATH="$bin:/usr/local/bin:/usr/bin:/bin"
+unset PGDATA PGHOST PGPORT PGUSER PGPASSWORD PGSERVICE PGOPTIONS
+
+repository() {
+  "$PGBACKREST" "--config=$PGBACKREST_FILE" "--stanza=$STANZA" "--repo=$REPOSITORY" --log-level-file=off --log-level-stderr=off "$@"
+}
+
+# With the copy's own spool and locks: two restores at once share nothing.
+ours() {
+  repository "--pg1-path=$data" "--spool-path=$keep/spool" "--lock-path=$keep/lock" --log-level-console=warn "$@"
+}
+
+# What the repository holds: backups, and the WAL of the archive.
+info() {
+  said=$(mktemp) && trap 'rm -f "$said"' EXIT || die "no temporary file can be made"
+  repository --log-level-console=error --output=json info > "$said.out" 2> "$said" ||
+    { rm -f "$said.out"; die "pgBackRest can't read its repository: $(tr '\n' ' ' < "$said" | tail -c 400)"; }
+  { printf '::info='; tr -d '\n' < "$said.out"; printf '\n'; } > "$said"
+  rm -f "$said.out"
+  answers "$said"
+  say done 1
+}
+
+# The WAL of one timeline in the archive, from a segment on, as stretches without a gap: ARCHIVE TIMELINE FROM BYTES.
+segments() {
+  said=$(mktemp) && trap 'rm -f "$said"' EXIT || die "no temporary file can be made"
+  for folder in $(repository --log-level-console=error --filter="^$2" repo-ls "archive/$STANZA/$1" 2> "$said"); do
+    [ "$(printf '%s\n%.16s\n' "$folder" "$3" | sort | tail -n 1)" = "$folder" ] || continue
+    repository --log-level-console=error repo-ls "archive/$STANZA/$1/$folder" 2>> "$said" || exit 3
+  done | sed -n 's/^\([0-9A-F]\{24\}\)-.*/\1/p' | sort -u | awk -v from="$3" -v size="$4" '
+    function number(hex,   i, n) { n = 0; for (i = 1; i <= length(hex); i++) n = n * 16 + index("0123456789ABCDEF", substr(hex, i, 1)) - 1; return n }
+    $0 < from { next }
+    { at = number(substr($0, 9, 8)) * (4294967296 / size) + number(substr($0, 17, 8)) }
+    first == "" { first = last = $0; was = at; next }
+    at == was + 1 { last = $0; was = at; next }
+    { print "::stretch=" first ";" last; first = last = $0; was = at }
+    END { if (first != "") print "::stretch=" first ";" last }' > "$said.out"
+  [ ! -s "$said" ] || { rm -f "$said.out"; die "pgBackRest can't list the archive: $(tr '\n' ' ' < "$said" | tail -c 400)"; }
+  answers "$said.out"
+  rm -f "$said.out"
+  say done 1
+}
+
+# Every timeline that the archive has a history of: ARCHIVE.
+timelines() {
+  repository --log-level-console=error --filter='\.history$' repo-ls "archive/$STANZA/$1" | sed -n 's/^\([0-9A-F]\{8\}\)\.history.*/::timeline=\1/p'
+  say done 1
+}
+
+# Where the copy's folder may be a file system of its own.
+room() {
+  at=$keep
+  while [ ! -d "$at" ]; do at=$(dirname "$at"); done
+  say room_kb "$(df -Pk "$at" | awk 'NR == 2 { print $4 }')"
+  say used_kb "$(du -skx "$keep" 2>/dev/null | cut -f 1)"
+  say done 1
+}
+
+# The folder of a run's copy: OWNER.
+prepare() {
+  if [ -e "$keep/owner" ] && [ "$(cat "$keep/owner")" != "$1" ]; then die "$keep belongs to $(cat "$keep/owner")"; fi
+  mkdir -p "$keep/sock" "$keep/spool" "$keep/lock" "$keep/wal" || die "$keep can't be made"
+  printf '%s' "$1" > "$keep/owner" && flush "$keep/owner" "$keep" || die "$keep/owner not written"
+  room
+}
+
+# BACKUP. One that was broken off goes on with what it has (--delta compares checksums); one that has ended is let be.
+restore() {
+  if [ "$(cat "$keep/restored" 2>/dev/null)" = "$1" ]; then say done 1; return; fi
+  if running; then "$bin/pg_ctl" -D "$data" -m immediate -w stop >/dev/null 2>&1 || die "the copy's server does not end"; fi
+  rm -f "$keep/restored" "$keep/fetched" "$keep/wanted"
+  mkdir -p "$data" || die "$data can't be made"
+  set -- "$1" --delta
+  # Of another backup, or of one that was not begun by this: nothing is to be kept.
+  [ "$(cat "$keep/begun" 2>/dev/null)" = "$1" ] || find "$data" -mindepth 1 -delete || die "$data can't be emptied"
+  [ -n "$(ls -A "$data")" ] || set -- "$1"
+  printf '%s' "$1" > "$keep/begun" || die "$keep/begun not written"
+  set -- "--set=$1" --type=none --log-level-console=detail ${2:+"$2"}
+  # Tablespaces lie below the copy's folder, never at the source's own places.
+  ours --tablespace-map-all="$keep/spaces" "$@" restore
+  code=$?
+  [ $code = 0 ] || die "pgBackRest's restore exited $code"
+  # Nothing of the source's own settings: they name archives, standbys and libraries.
+  rm -f "$data/standby.signal" "$data/recovery.signal" "$data/postmaster.pid"
+  : > "$data/postgresql.auto.conf"
+  rm -f "$keep/begun"
+  printf '%s' "${1#--set=}" > "$keep/restored.new" && mv "$keep/restored.new" "$keep/restored" && flush "$keep/restored" "$keep"
+  say done 1
+}
+
+# Limits that a server in recovery must have at least (hot_standby), and what tells the copy from another cluster.
+control() {
+  "$bin/pg_controldata" -D "$data" 2>/dev/null | sed -n \
+    -e 's/^Database cluster state: */::state=/p' -e 's/^Database system identifier: */::system=/p' \
+    -e 's/^Minimum recovery ending location: */::recovered_to=/p' -e "s/^Min recovery ending loc's timeline: */::recovered_timeline=/p" \
+    -e 's/^Bytes per WAL segment: */::segment_bytes=/p' -e 's/^Data page checksum version: */::checksums=/p' \
+    -e 's/^Latest checkpoint location: */::checkpoint=/p' -e "s/^Latest checkpoint's TimeLineID: */::checkpoint_timeline=/p"
+}
+
+limits() {
+  "$bin/pg_controldata" -D "$data" | sed -n \
+    -e 's/^max_connections setting: */max_connections = /p' -e 's/^max_worker_processes setting: */max_worker_processes = /p' \
+    -e 's/^max_wal_senders setting: */max_wal_senders = /p' -e 's/^max_prepared_xacts setting: */max_prepared_transactions = /p' \
+    -e 's/^max_locks_per_xact setting: */max_locks_per_transaction = /p'
+}
+
+# WANTED PRELOAD SETTINGS: recovery's target, one setting a line; what it is called, so that a second order finds it met.
+recover() {
+  [ -s "$keep/restored" ] || die "nothing is restored here"
+  if [ "$(cat "$keep/wanted" 2>/dev/null)" = "$1" ] && running; then say done 1; return; fi
+  if running; then "$bin/pg_ctl" -D "$data" -m fast -w stop >/dev/null 2>&1 || die "the copy's server does not stop"; fi
+  {
+    # No port, no network; whoever may pass the folder is its user.
+    printf '%s\n' "listen_addresses = ''" "unix_socket_directories = '$keep/sock'" "port = 5432" "hba_file = '$keep/hba'" \
+      "ident_file = '$keep/ident'" "archive_mode = off" "primary_conninfo = ''" "hot_standby = on" \
+      "max_logical_replication_workers = 0" "shared_preload_libraries = '$2'" "shared_buffers = 128MB" "fsync = off" \
+      "autovacuum = off" "logging_collector = off" "log_line_prefix = '%m [%p] '" "timezone = 'UTC'" "log_timezone = 'UTC'" \
+      "max_standby_archive_delay = -1" "jit = off" "restore_command = 'sh \"$keep/fetch\" \"%f\" \"%p\"'" "recovery_target_action = 'pause'"
+    limits
+    printf '%s\n' "$3"
+  } > "$config.new" && mv "$config.new" "$config" || die "$config not written"
+  printf 'local all all trust\n' > "$keep/hba" && : > "$keep/ident" || die "$keep/hba not written"
+  fetcher > "$keep/fetch" || die "$keep/fetch not written"
+  printf '%s' "$1" > "$keep/wanted"
+  : > "$data/recovery.signal" || die "recovery.signal not written"
+  : > "$keep/server.log"
+  start
+  say done 1
+}
+
+start() {
+  setsid "$bin/postgres" -D "$data" -c "config_file=$config" >> "$keep/server.log" 2>&1 < /dev/null &
+  # Its PID file tells that it runs; one that ends before it has one ended in vain.
+  for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
+    if running || ! kill -0 $! 2>/dev/null; then break; fi
+    sleep 0.05
+  done
+}
+
+# restore_command. What PostgreSQL takes for "there is no such file" is any exit from 1 to 125: it would go on without, and
+# in silence. So only what the archive says it has not is 1, and anything else ends the server, which is started again.
+fetcher() {
+  cat <<FETCH
+#!/bin/sh
+if [ -e "$keep/wal/\$1" ]; then
+  cp "$keep/wal/\$1" "\$2" && echo "\$(date +%s) \$1 0" >> "$keep/fetched" && exit 0
+  echo "\$(date +%s) \$1 255" >> "$keep/fetched"
+  exit 255
+fi
+"$PGBACKREST" "--config=$PGBACKREST_FILE" "--stanza=$STANZA" "--repo=$REPOSITORY" "--pg1-path=$data" "--spool-path=$keep/spool" \\
+  "--lock-path=$keep/lock" --log-level-file=off --log-level-console=error --log-level-stderr=off archive-get "\$1" "\$2"
+code=\$?
+echo "\$(date +%s) \$1 \$code" >> "$keep/fetched"
+case \$code in 0 | 1) exit \$code ;; *) exit 255 ;; esac
+FETCH
+}
+
+# As the only superuser that every cluster has, whatever it is called: it may read all, and the server listens to nobody else.
+ask() { "$bin/psql" -X -A -t -v ON_ERROR_STOP=1 -h "$keep/sock" -p "$(port)" -U "$(superuser)" -d "${1:-postgres}" -c "$2"; }
+port() { sed -n 's/^port = //p' "$config"; }
+superuser() {
+  if [ ! -s "$keep/superuser" ]; then
+    for name in postgres "$OWN_ROLE"; do
+      found=$("$bin/psql" -X -A -t -h "$keep/sock" -p "$(port)" -U "$name" -d template1 -c 'SELECT rolname FROM pg_roles WHERE oid = 10' 2>/dev/null) && break
+    done
+    [ -z "$found" ] || printf '%s' "$found" > "$keep/superuser"
+  fi
+  cat "$keep/superuser" 2>/dev/null
+}
+
+# How the copy stands. HEARTBEAT-DATABASE.
+look() {
+  say owner "$(cat "$keep/owner" 2>/dev/null)"
+  say restored "$(cat "$keep/restored" 2>/dev/null)"
+  say begun "$(cat "$keep/begun" 2>/dev/null)"
+  say wanted "$(cat "$keep/wanted" 2>/dev/null)"
+  control
+  if running; then say running 1; else say running 0; fi
+  said=$(ask postgres "SELECT pg_is_in_recovery(), CASE WHEN pg_is_in_recovery() THEN pg_get_wal_replay_pause_state() END,
+    pg_last_wal_replay_lsn(), extract(epoch FROM pg_last_xact_replay_timestamp())" 2>/dev/null) && say session "$said"
+  if [ -n "${1:-}" ]; then
+    said=$(ask "$1" "SELECT extract(epoch FROM at) FROM lifeboat.heartbeat" 2>/dev/null) && say heartbeat "$said"
+  fi
+  # The newest that was asked for and came, how many, and whatever did not come, by its last answer.
+  [ ! -e "$keep/fetched" ] || awk '{ code[$2] = $3; if ($3 == 0) { newest = $2; n++ } last = $0 }
+    END { print "::fetched=" n ";" newest; for (name in code) if (code[name] != 0) print "::refused=" name ";" code[name] }' "$keep/fetched"
+  grep -E ' (FATAL|PANIC): ' "$keep/server.log" 2>/dev/null | grep -v 'the database system is starting up' | tail -n 3 | sed 's/^/::fatal=/'
+  sed -n 's/.*LOG:  last completed transaction was at log time \(.*\)/::last_commit=\1/p' "$keep/server.log" 2>/dev/null | tail -n 1
+  tail -n 1 "$keep/server.log" 2>/dev/null | sed 's/^/::line=/'
+  say done 1
+}
+
+# DATABASE QUERY: its rows, columns by |.
+query() {
+  said=$(mktemp) && trap 'rm -f "$said" "$said.out"' EXIT || die "no temporary file can be made"
+  if ask "$1" "$2" > "$said" 2>&1; then sed 's/^/::row=/' "$said" > "$said.out"; answers "$said.out"; say done 1
+  else die "$(tr '\n' ' ' < "$said" | tail -c 400)"; fi
+}
+
+# Every WAL file of these stretches (FIRST;LAST) into wal/, to be read and to be recovered with: BYTES STRETCH ….
+fetch_wal() {
+  size=$1
+  shift
+  for stretch in "$@"; do
+    name=${stretch%;*}
+    while :; do
+      if [ ! -e "$keep/wal/$name" ]; then
+        ours archive-get "$name" "$keep/wal/$name.new"
+        code=$?
+        [ $code = 0 ] || die "WAL file $name can't be had: pgBackRest's archive-get exited $code"
+        mv "$keep/wal/$name.new" "$keep/wal/$name" || die "$name not kept"
+      fi
+      echo "have $name"
+      [ "$name" != "${stretch#*;}" ] || break
+      name=$(following "$name" "$size")
+    done
+  done
+}
+
+following() {
+  high=$((0x$(printf '%s' "$1" | cut -c 9-16))) low=$((0x$(printf '%s' "$1" | cut -c 17-24) + 1))
+  if [ $low -ge $((4294967296 / $2)) ]; then high=$((high + 1)) low=0; fi
+  printf '%.8s%08X%08X' "$1" $high $low
+}
+
+# Reads the WAL of these stretches from an LSN on: BYTES FROM WHAT STRETCH …. WHAT: `xid N`, `name N`, `drop DATABASE OID`
+# (of a relation) or `commits` (only the newest).
+scan() {
+  size=$1 from=$2 what=$3
+  shift 3
+  fetch_wal "$size" "$@"
+  for stretch in "$@"; do
+    # It ends with an error where the WAL does; a stretch that was not begun with says so.
+    "$bin/pg_waldump" -p "$keep/wal" ${from:+-s "$from"} "${stretch%;*}" "${stretch#*;}" 2> "$keep/scan.end"
+    grep -Eq 'could not find a valid record after' "$keep/scan.end" && die "$(cat "$keep/scan.end")"
+    from=
+  done | found "$what" > "$keep/scan" || exit 3
+  grep '^::error=' "$keep/scan" && exit 3
+  cat "$keep/scan"
+  say done 1
+}
+
+# Of pg_waldump's lines, those that name a moment. A DROP's is that of its lock, which it takes before it changes anything.
+found() {
+  awk -v what="$1" '
+    BEGIN { split(what, want, " ") }
+    /^::error/ { print; next }
+    {
+      at = index($0, "lsn: "); lsn = substr($0, at + 5); sub(/,.*/, "", lsn)
+      at = index($0, "tx: "); tx = substr($0, at + 4); sub(/,.*/, "", tx); gsub(/ /, "", tx)
+      at = index($0, "desc: "); desc = substr($0, at + 6); word = desc; sub(/[ ,+].*/, "", word)
+    }
+    $2 == "Transaction" && word ~ /^(COMMIT|ABORT)/ {
+      when = match(desc, /[0-9]+-[0-9]+-[0-9]+ [0-9:.]+ UTC/) ? substr(desc, RSTART, RLENGTH - 4) : ""
+      if (word ~ /PREPARED/) { match(desc, /PREPARED [0-9]+/); tx = substr(desc, RSTART + 9, RLENGTH - 9) }
+      if (word ~ /^COMMIT/) newest = lsn ";" tx ";" when
+      if (want[1] == "xid" && tx == want[2]) print "::moment=" lsn ";" tx ";" when ";" word
+      family = tx
+      if (match(desc, /subxacts: [0-9 ]+/)) family = family " " substr(desc, RSTART + 10, RLENGTH - 10)
+      count = split(family, each, " ")
+      for (i = 1; i <= count; i++) {
+        if (!(each[i] in held)) continue
+        # "dropped stats" lists kind 2 (relations), the database and what was dropped in it.
+        gone = " 2/" want[2] "/" want[3] "[ ;]"
+        if (word ~ /^COMMIT/ && (desc " ") ~ gone) print "::moment=" held[each[i]] ";" tx ";" when ";DROP"
+        delete held[each[i]]
+      }
+    }
+    want[1] == "drop" && $2 == "Standby" && word == "LOCK" {
+      count = split(desc, part, " ")
+      for (i = 2; i + 5 <= count; i += 6)
+        if (part[i + 3] == want[2] && part[i + 5] == want[3] && !(part[i + 1] in held)) held[part[i + 1]] = lsn
+    }
+    want[1] == "name" && $2 == "XLOG" && word == "RESTORE_POINT" && substr(desc, 15) == want[2] { print "::moment=" lsn ";0;;RESTORE_POINT" }
+    END { if (newest != "") print "::newest=" newest; print "::end=" lsn; print "::records=" NR }'
+}
+
+# The branches that a timeline comes from, by its history file in the archive: TIMELINE (eight hexadecimal digits).
+history() {
+  mkdir -p "$keep/wal" "$keep/spool" "$keep/lock" || die "$keep can't be made"
+  ours archive-get "$1.history" "$keep/wal/$1.history"
+  code=$?
+  case $code in
+    0) sed -n '/^[0-9]/s/^/::branch=/p' "$keep/wal/$1.history" ;;
+    1) say none 1 ;;
+    *) die "pgBackRest's archive-get exited $code" ;;
+  esac
+  say done 1
+}
+
+stop() {
+  if running; then "$bin/pg_ctl" -D "$data" -m "${1:-fast}" -w -t 60 stop >/dev/null 2>&1 || "$bin/pg_ctl" -D "$data" -m immediate -w stop >/dev/null 2>&1; fi
+  if running; then die "the copy's server does not stop"; fi
+  say done 1
+}
+
+# Tables of the copy, into a service that has none of that name, in one transaction with the row that says so:
+# TARGET DATABASE RUN PASSFILE TABLE ….
+copy_back() {
+  target=$1 database=$2 run=$3 pass=$4
+  shift 4
+  list=
+  for table in "$@"; do
+    list="$list${list:+,}$table"
+    set -- "$@" "--table=\"${table%%.*}\".\"${table#*.}\""
+    shift
+  done
+  # What fails to be read must not be committed as far as it came.
+  {
+    printf 'BEGIN;\n'
+    "$bin/pg_dump" -h "$keep/sock" -p "$(port)" -U "$(superuser)" -d "$database" "$@" || printf '\n\\.\n;SELECT 1/0;\n'
+    printf "INSERT INTO lifeboat.restored (run, tables) VALUES ('%s', '{%s}');\nCOMMIT;\n" "$run" "$list"
+  } | PGPASSFILE=$pass "$bin/psql" -X -q -v ON_ERROR_STOP=1 -d "$target" > "$keep/copied" 2>&1
+  code=$?
+  [ $code = 0 ] || die "psql exited $code: $(tr '\n' ' ' < "$keep/copied" | tail -c 400)"
+  say done 1
+}
+
+# For reading, by whoever its network lets in: HOST PORT NETWORK …. Passwords are those that the service had at the target.
+hand_over() {
+  host=$1 port=$2
+  shift 2
+  { printf 'local all all trust\n'; for network in "$@"; do printf 'host all all %s scram-sha-256\n' "$network"; done; } > "$keep/hba"
+  sed -i -e "s/^listen_addresses = .*/listen_addresses = '$host'/" -e "s/^port = .*/port = $port/" "$config" || die "$config not written"
+  printf '%s' "$host:$port" > "$keep/handed"
+  stop > /dev/null
+  start
+  say done 1
+}
+
+# Every page's checksum, which needs the server stopped; it goes on where it was afterwards.
+checksums() {
+  stop > /dev/null
+  "$bin/pg_checksums" --check -D "$data" > "$keep/checked" 2>&1
+  code=$?
+  [ -n "$(cat "$keep/wanted" 2>/dev/null)" ] && start
+  sed -n 's/^Bad checksums: */::bad=/p; s/^Blocks scanned: */::blocks=/p' "$keep/checked"
+  grep 'checksum verification failed' "$keep/checked" | head -n 5 | sed 's/^/::finding=/'
+  grep -q 'data checksums are not enabled' "$keep/checked" && say disabled 1
+  say status $code
+  tail -n 2 "$keep/checked"
+  say done 1
+}
+
+# Heaps and indexes of every database that has amcheck: pg_amcheck's findings.
+amcheck() {
+  "$bin/pg_amcheck" -h "$keep/sock" -p "$(port)" -U "$(superuser)" --heapallindexed --all --no-dependent-toast > "$keep/checked" 2>&1
+  code=$?
+  # Once more with everything where that kept something back.
+  grep -Ev '^[[:space:]]' "$keep/checked" | head -n 20 | sed 's/^/::finding=/'
+  say status $code
+  say done 1
+}
+
+# Every copy here, with the run that it belongs to.
+copies() {
+  for folder in "$keep"/*/; do
+    [ -e "$folder/owner" ] && printf '::copy=%s;%s;%s\n' "$(basename "$folder")" "$(cat "$folder/handed" 2>/dev/null)" "$(cat "$folder/owner")"
+  done
+  say done 1
+}
+
+# Whatever there is of the copy: its job, its server, its folder.
+remove() {
+  if [ -e "$keep/job/pid" ] && alive; then kill -TERM -- "-$(cat "$keep/job/pid")" 2>/dev/null; sleep 0.2; fi
+  if alive; then kill -KILL -- "-$(cat "$keep/job/pid")" 2>/dev/null; sleep 0.1; fi
+  stop immediate > /dev/null
+  case $keep in */*/*) rm -rf "$keep" || die "$keep can't be removed" ;; esac
+  say done 1
+}
+
+case $verb in
+  amcheck | begin | checksums | copies | copy_back | hand_over | history | info | look | prepare | query | recover | remove | restore | room | scan | segments | status | stop | timelines | work)
+    "$verb" "$@"
+    ;;
+  *) die "there is no verb $verb" ;;
+esac

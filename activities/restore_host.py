@@ -1,0 +1,136 @@
+"""The restore host: restore.sh is sent to it, and what it answers is read here (safety.md, Point-in-time restore).
+
+A host of another kind than a folder needs no more than its own way to run a command there (`run_there`).
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+
+from activities.commands import TOLD, run_command
+from activities.jobs import Answers, Progress, number, one, parse, position, script, until_ended
+from schemas.failures import BackupsUnreadable, NodeControlFailed, RestoreHostFailed
+from schemas.restores import Backup, CopyFacts, HostOrder
+
+COMMAND_S = 60.0
+"""Limit of a verb that is no job."""
+UNREADABLE = "pgBackRest"
+"""How an error of the repository, not of the host, begins."""
+
+
+async def run_there(order: HostOrder, argv: list[str], limit: float) -> tuple[int, str]:
+    """One command on the host, as its servers' user: exit code and the end of its output."""
+    return await run_command([*order.host.run_as, *argv], limit)
+
+
+def folder_of(order: HostOrder) -> str:
+    """The copy's own folder."""
+    return f"{order.host.directory.rstrip('/')}/{order.copy_name}"
+
+
+async def ask(order: HostOrder, *words: str, limit: float = COMMAND_S) -> Answers:
+    """Carry out one verb of restore.sh; its answers by name. BackupsUnreadable, RestoreHostFailed."""
+    policy, host, keep = order.policy, order.host, folder_of(order)
+    repository = policy.repository
+    environment = {
+        "PGBACKREST": repository.program,
+        "PGBACKREST_FILE": host.config or repository.config,
+        "STANZA": repository.stanza,
+        "REPOSITORY": str(repository.repository),
+        "OWN_ROLE": order.service.access.user,
+    }
+    argv = ["env", *(f"{name}={value}" for name, value in environment.items())]
+    argv += ["sh", "-c", 'eval "$1"', "lifeboat-restore", script("restore.sh")]
+    argv += [f"{keep}/data", host.bin, keep, f"{keep}/postgresql.conf", *words]
+    try:
+        code, output = await run_there(order, argv, limit)
+    except NodeControlFailed as error:
+        raise RestoreHostFailed(f"{host.name}: {error.detail}") from error
+    answers = parse(output)
+    failed = "; ".join(answers.get("error", []))
+    if failed and words[0] not in ("begin", "status"):
+        raise (BackupsUnreadable if failed.startswith(UNREADABLE) else RestoreHostFailed)(f"{host.name}: {failed}")
+    if code != 0 and not answers:
+        raise RestoreHostFailed(f"{host.name}: {words[0]} exited {code}: {output[-TOLD:]}")
+    return answers
+
+
+async def run_job(order: HostOrder, what: str, *words: str, doing: str, progress: Progress | None = None) -> Answers:
+    """Long work on the copy, found under way by the next worker where this one dies; as it ended."""
+
+    async def carry_out(*each: str) -> Answers:
+        return await ask(order, *each)
+
+    return await until_ended(carry_out, f"{what}/{order.run}", list(words), doing, progress)
+
+
+def told(answers: Answers) -> str:
+    """What a job that failed said."""
+    return " | ".join([*answers.get("error", []), *answers.get("line", [])])[-TOLD:]
+
+
+def moment_of(seconds: str) -> datetime | None:
+    """Of seconds since 1970; None for none."""
+    try:
+        return datetime.fromtimestamp(float(seconds), UTC)
+    except ValueError:
+        return None
+
+
+def backups_of(info: str, stanza: str) -> tuple[list[Backup], str]:
+    """What `pgbackrest info --output=json` lists, oldest first, and why there is nothing where there is nothing."""
+    found = next((each for each in json.loads(info) if each["name"] == stanza), None)
+    if found is None:
+        return [], f"the repository has no stanza {stanza}"
+    systems = {each["id"]: str(each["system-id"]) for each in found["db"]}
+    archives = {each["database"]["id"]: each["id"] for each in found["archive"]}
+    backups = [
+        Backup(
+            label=each["label"],
+            kind=each["type"],
+            started=datetime.fromtimestamp(each["timestamp"]["start"], UTC),
+            stopped=datetime.fromtimestamp(each["timestamp"]["stop"], UTC),
+            lsn_start=position(each["lsn"]["start"]),
+            lsn_stop=position(each["lsn"]["stop"]),
+            wal_start=each["archive"]["start"],
+            wal_stop=each["archive"]["stop"],
+            system=systems.get(each["database"]["id"], ""),
+            archive=archives.get(each["database"]["id"], ""),
+            bytes=each["info"]["size"],
+            kept_bytes=each["info"]["repository"]["delta"],
+            broken=bool(each.get("error")),
+        )
+        for each in found["backup"]
+    ]
+    status = found["status"]
+    return sorted(backups, key=lambda each: each.stopped), status["message"] if status["code"] else ""
+
+
+def facts_of(answers: Answers) -> CopyFacts:
+    """What `look` tells."""
+    recovery, pause, replayed, commit, *_ = [*one(answers, "session").split("|"), "", "", "", ""]
+    count, _, newest = one(answers, "fetched").partition(";")
+    refused = dict(each.split(";") for each in answers.get("refused", []))
+    return CopyFacts(
+        owner=one(answers, "owner"),
+        restored=one(answers, "restored"),
+        running=one(answers, "running") == "1",
+        wanted=one(answers, "wanted"),
+        state=one(answers, "state"),
+        system=one(answers, "system"),
+        timeline=max(int(newest[:8], 16) if newest else 0, number(answers, "recovered_timeline")),
+        checkpoint_timeline=number(answers, "checkpoint_timeline"),
+        checksums=number(answers, "checksums") > 0,
+        in_recovery=recovery == "t",
+        pause=pause,
+        replayed=position(replayed),
+        last_commit=moment_of(commit),
+        heartbeat=moment_of(one(answers, "heartbeat")),
+        fetched=int(count or 0),
+        newest_file=newest,
+        refused={name: int(code) for name, code in refused.items()},
+        fatal=answers.get("fatal", []),
+        ended_at=one(answers, "last_commit"),
+        line=one(answers, "line"),
+    )

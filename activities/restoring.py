@@ -1,0 +1,191 @@
+"""Restoring a copy beside the service: room, files, recovery to the target, and its removal."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+
+from temporalio import activity
+
+from activities.beating import beating
+from activities.jobs import Answers, number, one
+from activities.restore_host import ask, facts_of, run_job, told
+from activities.sessions import literal
+from schemas.failures import (
+    BackupsUnreadable,
+    NoBackupFits,
+    NoRoomToRestore,
+    RestoreFailed,
+    RestoreHostFailed,
+    TargetNotReached,
+)
+from schemas.restores import (
+    CopyFacts,
+    HostOrder,
+    Moment,
+    RecoverOrder,
+    Restored,
+    RestoreOrder,
+    RoomOrder,
+    TableOrder,
+    TableState,
+)
+
+POLL_S = 0.2
+PERCENT = re.compile(r"\(([0-9.]+ ?[KMGT]?B), ([0-9.]+)%\)")
+"""How pgBackRest tells of a file that it has restored: its size, and how much of the whole there is."""
+LOCAL = re.compile(r"[0-9A-F]{24}$")
+
+
+@activity.defn
+async def prepare_copy(order: RoomOrder) -> int:
+    """The copy's folder, for this run alone; the bytes that are free. NoRoomToRestore where it would not fit."""
+    async with beating(f"room on {order.host.name}"):
+        answers = await ask(order, "prepare", order.run)
+    free, used = number(answers, "room_kb") * 1024, number(answers, "used_kb") * 1024
+    needed = order.bytes + order.host.keep_free_bytes
+    if free + used < needed:
+        raise NoRoomToRestore(
+            f"{order.host.name}: {order.host.directory} has {free} bytes free; the copy takes {order.bytes}, and"
+            f" {order.host.keep_free_bytes} must be left"
+        )
+    return free
+
+
+@activity.defn
+async def restore_backup(order: RestoreOrder) -> Restored:
+    """The backup's files, each with its checksum compared; one that was broken off goes on with what is there."""
+    began = asyncio.get_running_loop().time()
+
+    async def progress(answers: Answers) -> dict[str, object]:
+        found = PERCENT.search((answers.get("line") or [""])[-1])
+        if found is None:
+            return {}
+        share, passed = float(found[2]) / 100, asyncio.get_running_loop().time() - began
+        done = int(order.backup.bytes * share)
+        left = None if not share else round(passed * (1 - share) / share, 1)
+        return {"bytes": done, "of": order.backup.bytes, "rate": round(done / passed), "left_s": left}
+
+    doing = f"restoring {order.backup.label}"
+    answers = await run_job(
+        order, f"restore/{order.backup.label}", "restore", order.backup.label, doing=doing, progress=progress
+    )
+    if answers.get("code") != ["0"] or "done" not in answers:
+        raise _restore_failure(order, told(answers))
+    return Restored(seconds=asyncio.get_running_loop().time() - began)
+
+
+def _restore_failure(order: HostOrder, text: str) -> Exception:
+    """Which failures trying again can't help, by what pgBackRest says."""
+    lower = text.lower()
+    if "no space left" in lower:
+        return NoRoomToRestore(f"{order.host.name}: {text}")
+    if "checksum" in lower and "does not match" in lower:
+        return RestoreFailed(f"a file of the backup is not what was backed up: {text}")
+    if "cryptoerror" in lower or "unable to flush" in lower:
+        return RestoreFailed(f"the repository can't be decrypted with this key: {text}")
+    if "filemissing" in lower or "unable to find backup set" in lower:
+        return RestoreFailed(f"a file of the backup is missing: {text}")
+    return BackupsUnreadable(text)
+
+
+def settings_of(moment: Moment) -> str:
+    """Recovery's target, as postgresql.conf has it."""
+    lines = [f"recovery_target_timeline = '{moment.timeline:d}'"]
+    match moment.kind:
+        case "immediate":
+            lines.append("recovery_target = 'immediate'")
+        case "time":
+            assert moment.time is not None
+            lines.append(f"recovery_target_time = {literal(moment.time.isoformat(sep=' ', timespec='microseconds'))}")
+        case "lsn":
+            lines.append(f"recovery_target_lsn = '{moment.lsn >> 32:X}/{moment.lsn & 0xFFFFFFFF:X}'")
+            lines.append(f"recovery_target_inclusive = {'on' if moment.inclusive else 'off'}")
+    return "\n".join(lines)
+
+
+@activity.defn
+async def recover_copy(order: RecoverOrder) -> CopyFacts:
+    """Replay WAL to the target and stand still there, seen twice. It is never resumed: that would promote it."""
+    settings = settings_of(order.moment)
+    wanted = hashlib.sha256(settings.encode()).hexdigest()[:16]
+    doing: dict[str, object] = {"doing": f"recovering to {order.moment.text()}"}
+    async with beating(doing):
+        await ask(order, "recover", wanted, ",".join(order.host.preload), settings)
+        before: CopyFacts | None = None
+        while True:
+            facts = await _look(order)
+            doing |= {"file": facts.newest_file, "files": facts.fetched, "log": facts.line[-200:]}
+            if facts.running and facts.pause == "paused" and facts.wanted == wanted:
+                if before is not None and before.replayed == facts.replayed:
+                    return facts
+                before = facts
+            elif facts.running and not facts.in_recovery and facts.replayed:
+                await ask(order, "stop", "immediate")
+                raise RestoreFailed(f"the copy left recovery by itself, and was stopped: {facts.line}")
+            elif not facts.running:
+                raise _recovery_failure(facts, order.moment)
+            await asyncio.sleep(POLL_S)
+
+
+def _recovery_failure(facts: CopyFacts, moment: Moment) -> Exception:
+    """Why the copy's server ended before its target."""
+    fatal = " | ".join(facts.fatal) or facts.line or "it said nothing"
+    unread = [f"{name} (exit {code})" for name, code in facts.refused.items() if code not in (0, 1)]
+    if unread:
+        return BackupsUnreadable(f"recovery can't have {', '.join(unread)}")
+    if "before configured recovery target was reached" in fatal:
+        absent = [name for name, code in facts.refused.items() if code == 1 and LOCAL.match(name)]
+        last = f", the last commit there was at {facts.ended_at}" if facts.ended_at else ""
+        return TargetNotReached(f"{moment.text()}: {', '.join(absent) or 'the next file'} isn't in the archive{last}")
+    if "before consistent recovery point" in fatal or "WAL ends before end of online backup" in fatal:
+        return NoBackupFits(f"{moment.text()}: {fatal}")
+    if "No space left" in fatal:
+        return NoRoomToRestore(fatal)
+    return RestoreFailed(fatal)
+
+
+async def _look(order: HostOrder) -> CopyFacts:
+    database = order.service.access.database if order.service.detection.heartbeat else ""
+    return facts_of(await ask(order, "look", database))
+
+
+@activity.defn
+async def look_at_copy(order: HostOrder) -> CopyFacts:
+    """The copy as it stands. Nothing is changed."""
+    return await _look(order)
+
+
+_TABLE = """
+SELECT c.oid::bigint, d.oid::bigint FROM pg_class c, pg_database d
+ WHERE c.oid = to_regclass({name}) AND d.datname = current_database()
+"""
+
+
+@activity.defn
+async def look_at_tables(order: TableOrder) -> list[TableState]:
+    """Those of the tables that the copy has in the service's database, with their exact rows."""
+    database, found = order.service.access.database, []
+    async with beating("looking at the tables"):
+        for table in order.tables:
+            rows = (await ask(order, "query", database, _TABLE.format(name=literal(table)))).get("row", [])
+            if not rows:
+                continue
+            oid, in_database = (int(each) for each in rows[0].split("|"))
+            schema, _, name = table.partition(".")
+            counted = await ask(order, "query", database, f'SELECT count(*) FROM "{schema}"."{name}"', limit=3600.0)
+            found.append(TableState(table=table, oid=oid, database=in_database, rows=int(one(counted, "row"))))
+    return found
+
+
+@activity.defn
+async def remove_copy(order: HostOrder) -> str:
+    """The copy's server, jobs and folder are gone; done where there is none."""
+    async with beating(f"removing {order.copy_name}"):
+        answers = await ask(order, "look")
+        owner = one(answers, "owner")
+        if owner and owner != order.run:
+            raise RestoreHostFailed(f"{order.copy_name} belongs to {owner}, and is left alone")
+        await ask(order, "remove")
+    return f"{order.copy_name} is removed from {order.host.name}"

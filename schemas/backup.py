@@ -1,0 +1,110 @@
+"""How a database's backups are declared: where they are, where they are restored, what a restored copy must show."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt, StringConstraints, model_validator
+
+from schemas.base import Declared, Name
+
+TableName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_$]*\.[A-Za-z_][A-Za-z0-9_$]*$")]
+"""`schema.table`, as the catalogue has both: lower case unless it was made with quotes."""
+
+AbsolutePath = Annotated[str, Field(pattern="^/")]
+
+
+class PgBackRest(Declared):
+    """Backups and WAL that pgBackRest keeps. `config` is its file on the restore host and on every member; a member
+    whose file is elsewhere says so in its `data`.
+    """
+
+    kind: Literal["pgbackrest"] = "pgbackrest"
+    stanza: str = Field(min_length=1)
+    program: AbsolutePath = "/usr/bin/pgbackrest"
+    config: AbsolutePath = "/etc/pgbackrest/pgbackrest.conf"
+    repository: PositiveInt = 1
+
+
+class FolderHost(Declared):
+    """A machine that copies are restored on, beside the service: a folder where the worker of its region runs.
+
+    A copy never shares anything with a member: own folder, own port, no network but what it is handed over with.
+    """
+
+    kind: Literal["folder"] = "folder"
+    name: Name
+    region: Name
+    directory: AbsolutePath
+    """Copies are made below it, one folder each; it is Lifeboat's alone. Short: Unix sockets are made there."""
+    bin: AbsolutePath
+    """The folder of PostgreSQL's own programs, of the service's major version."""
+    config: AbsolutePath | None = None
+    """pgBackRest's file here, where it is another one than the members'."""
+    run_as: list[str] = Field(default_factory=list)
+    """Words before each command that make it the servers' user, for instance `[sudo, -n, -u, postgres]`."""
+    keep_free_bytes: int = Field(default=1 << 30, ge=0)
+    """A restore begins only where this much is left once it has ended."""
+    preload: list[str] = Field(default_factory=list)
+    """shared_preload_libraries of a copy: only what its WAL can't be replayed without. What runs jobs stays out."""
+    host: str | None = None
+    """Where a copy that is handed over listens; without it none can be."""
+    ports: tuple[int, int] = (0, 0)
+    """The first and the last port that it may take there."""
+    readers: list[str] = Field(default_factory=list)
+    """Networks (CIDR) whose clients may read a copy that is handed over."""
+
+
+class OwnerQuery(Declared):
+    """A question that only the data's owner knows the answer to. Its first column must be `expect`, in one row."""
+
+    name: Name
+    sql: str = Field(min_length=1)
+    database: str | None = None
+    """The service's own where it is left out."""
+    expect: str = "t"
+
+
+class NewestRow(Declared):
+    """A table that gets rows all the time: its newest row tells how much was lost (RPO)."""
+
+    table: TableName
+    column: str = Field(min_length=1)
+    """A timestamp with time zone."""
+
+
+class CopyBack(Declared):
+    """With which role tables are written back. It must be a member of their owners (`GRANT app TO …`), who may create
+    in their schemas. `passfile` is on the restore host.
+    """
+
+    user: str = Field(min_length=1)
+    passfile: AbsolutePath | None = None
+
+
+class BackupPolicy(Declared):
+    """Where a service's backups are, and how it is proved that they restore."""
+
+    repository: PgBackRest
+    host: FolderHost
+    checks: list[OwnerQuery] = Field(default_factory=list)
+    newest: list[NewestRow] = Field(default_factory=list)
+    copy_back: CopyBack | None = None
+    rate_bytes_s: PositiveFloat = 50e6
+    """What a restore is expected to do at least, for its time limit and for what a plan foretells."""
+    max_age_s: PositiveFloat = 26 * 3600.0
+    """A newest backup that is older than this is a finding."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> BackupPolicy:
+        names = [each.name for each in self.checks]
+        for index, name in enumerate(names):
+            if name in names[:index]:
+                raise ValueError(f"checks.{index}.name: {name} is declared twice; give each query a name of its own")
+        first, last = self.host.ports
+        if self.host.host is not None and not 0 < first <= last <= 65535:
+            raise ValueError(
+                f"host.ports: {first} to {last} are no ports that a copy could be handed over on; name the first and"
+                " the last of a range that nobody else uses"
+            )
+        return self

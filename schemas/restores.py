@@ -1,0 +1,266 @@
+"""What is known of backups and of copies that are restored from them. LSNs are bytes, times are UTC."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+from schemas.backup import BackupPolicy, FolderHost
+from schemas.base import Fact
+from schemas.facts import Branch
+from schemas.topology import DatabaseService
+
+
+class Backup(Fact):
+    """One backup of the repository. `wal_start`, `wal_stop`: the WAL files without which it is good for nothing."""
+
+    label: str
+    kind: Literal["full", "diff", "incr"]
+    started: datetime
+    stopped: datetime
+    lsn_start: int
+    lsn_stop: int
+    wal_start: str
+    wal_stop: str
+    system: str
+    archive: str
+    """What its WAL's part of the archive is called."""
+    bytes: int
+    """Of the cluster,"""
+    kept_bytes: int
+    """and of what the repository keeps for this backup alone."""
+    broken: bool = False
+    """pgBackRest found bad pages while it was taken."""
+
+    @property
+    def timeline(self) -> int:
+        return int(self.wal_start[:8], 16)
+
+
+class Stretch(Fact):
+    """WAL files of one timeline that follow each other without a gap."""
+
+    first: str
+    last: str
+
+
+class Repository(Fact):
+    """What there is to restore from. `branches`: where the intended timeline left those before it, oldest first."""
+
+    backups: list[Backup]
+    timeline: int
+    branches: list[Branch] = []
+    stretches: list[Stretch] = []
+    """The archive's WAL of the intended timeline and of its ancestors, from the oldest backup on."""
+    segment_bytes: int = 16 * 1024 * 1024
+    newest_commit: datetime | None = None
+    """The last commit that is archived,"""
+    newest_lsn: int = 0
+    """and where."""
+    encrypted: bool = False
+
+
+class Moment(Fact):
+    """A target as recovery takes it. `immediate`: as soon as the backup is consistent."""
+
+    kind: Literal["immediate", "time", "lsn"]
+    timeline: int
+    reason: str
+    time: datetime | None = None
+    lsn: int = 0
+    inclusive: bool = True
+    xid: int = 0
+    """The transaction that it was found by."""
+    near: datetime | None = None
+    """When that was, where the target is no time."""
+
+    def text(self) -> str:
+        if self.kind == "time" and self.time is not None:
+            return f"{self.time.isoformat(sep=' ', timespec='milliseconds')} on timeline {self.timeline}"
+        if self.kind == "lsn":
+            at = f"{self.lsn >> 32:X}/{self.lsn & 0xFFFFFFFF:08X}"
+            side = "up to and with" if self.inclusive else "just before"
+            return f"{side} {at} on timeline {self.timeline}"
+        return f"the end of the backup, on timeline {self.timeline}"
+
+
+class Place(Fact):
+    """`what`: COMMIT, ABORT, DROP or RESTORE_POINT; of a DROP the LSN of its lock."""
+
+    lsn: int
+    xid: int
+    at: datetime | None
+    what: str
+
+
+class Found(Fact):
+    """What reading the WAL gave: each place that fits, oldest first."""
+
+    places: list[Place]
+    newest_commit: datetime | None = None
+    newest_lsn: int = 0
+    records: int = 0
+
+
+class TableState(Fact):
+    """A table in a copy: exact rows; its identity in the catalogue. `database` is the database's oid."""
+
+    table: str
+    oid: int
+    database: int
+    rows: int | None = None
+
+
+class HostOrder(Fact):
+    """Work on a restore host, on one run's copy. `copy_name` is its folder's name there."""
+
+    service: DatabaseService
+    run: str
+    copy_name: str
+
+    @property
+    def policy(self) -> BackupPolicy:
+        assert self.service.backup is not None
+        return self.service.backup
+
+    @property
+    def host(self) -> FolderHost:
+        return self.policy.host
+
+
+class ArchiveOrder(Fact):
+    """Have `leader` archive all that is written."""
+
+    service: DatabaseService
+    leader: str
+
+
+class Archived(Fact):
+    """`file` and all before it is archived; what the leader tells of itself besides."""
+
+    file: str
+    segment_bytes: int
+    system: str
+    timeline: int
+
+
+class LookOrder(HostOrder):
+    """`timeline`: the intended one; None: the newest of the archive."""
+
+    timeline: int | None = None
+    segment_bytes: int = 16 * 1024 * 1024
+
+
+class RoomOrder(HostOrder):
+    bytes: int
+
+
+class RestoreOrder(HostOrder):
+    backup: Backup
+
+
+class RecoverOrder(HostOrder):
+    backup: Backup
+    moment: Moment
+    limit_s: float
+
+
+class ScanOrder(HostOrder):
+    """Read the WAL of `stretches` from `lsn` on for `what`: `xid N`, `name N`, `drop DATABASE OID`, `commits`."""
+
+    stretches: list[Stretch]
+    lsn: int = 0
+    """0: from the first record of the first file."""
+    what: str
+    segment_bytes: int
+
+
+class TableOrder(HostOrder):
+    tables: list[str]
+
+
+class CopyBackOrder(HostOrder):
+    """Write these tables, as the copy has them, to whoever leads."""
+
+    leader: str
+    tables: list[TableState]
+
+
+class CopyFacts(Fact):
+    """How a copy stands, as its own programs tell it."""
+
+    owner: str = ""
+    restored: str = ""
+    running: bool = False
+    wanted: str = ""
+    state: str = ""
+    system: str = ""
+    timeline: int = 0
+    """The one that it has recovered on,"""
+    checkpoint_timeline: int = 0
+    checksums: bool = False
+    in_recovery: bool = False
+    pause: str = ""
+    """`paused` once it stands still."""
+    replayed: int = 0
+    last_commit: datetime | None = None
+    heartbeat: datetime | None = None
+    fetched: int = 0
+    """WAL files that recovery asked for and got."""
+    newest_file: str = ""
+    refused: dict[str, int] = {}
+    """Files that it asked for and did not get, with the last exit code: 1 there is none, else it could not be had."""
+    fatal: list[str] = []
+    ended_at: str = ""
+    """The last commit that a recovery which ran out of WAL had seen."""
+    line: str = ""
+
+
+class Proof(Fact):
+    """One clause of what makes a restored copy good. None: it does not apply, and why."""
+
+    clause: str
+    ok: bool | None
+    evidence: str
+
+
+class Restored(Fact):
+    """`seconds` of this attempt alone, where another had begun."""
+
+    seconds: float
+    log: str = ""
+
+
+class Newest(Fact):
+    """The newest row of a table; `at` None: it has none, or why it can't be read."""
+
+    table: str
+    at: datetime | None
+    error: str = ""
+
+
+class RestoreEvidence(Fact):
+    """What a restore came to, for the report: what was restored, how far, how fast, and the proof clause by clause."""
+
+    backup: Backup | None = None
+    moment: Moment | None = None
+    copy_name: str = ""
+    where: str = ""
+    """The copy's place while it is there."""
+    restore_s: float | None = None
+    recovery_s: float | None = None
+    bytes: int = 0
+    reached_lsn: int = 0
+    last_commit: datetime | None = None
+    newest_row: datetime | None = None
+    rpo_s: float | None = None
+    """How much older the newest row was than the target."""
+    proofs: list[Proof] = []
+    checks: list[Proof] = []
+    copied: dict[str, int] = {}
+    """Tables that were written back to the service, with their rows."""
+    considered: list[str] = []
+    """Other places that fitted the target, and why they were not taken."""
+
+    def failed(self) -> list[Proof]:
+        return [each for each in (*self.proofs, *self.checks) if each.ok is False]

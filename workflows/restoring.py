@@ -1,0 +1,208 @@
+"""What every restore shares: what there is to restore from, a copy beside the service, its proof, and its removal."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+from temporalio import workflow
+from temporalio.exceptions import ActivityError, ApplicationError
+
+with workflow.unsafe.imports_passed_through():
+    from activities import backups, copy_checks, copying_back, restoring
+    from schemas.backup import BackupPolicy
+    from schemas.failures import UnknownService
+    from schemas.restores import (
+        Archived,
+        ArchiveOrder,
+        Backup,
+        CopyFacts,
+        Found,
+        HostOrder,
+        LookOrder,
+        Moment,
+        Proof,
+        RecoverOrder,
+        Repository,
+        RestoreEvidence,
+        RestoreOrder,
+        RoomOrder,
+        ScanOrder,
+        Stretch,
+    )
+    from workflows.looking import Looking
+    from workflows.policy import restore as policy
+    from workflows.reasons import kind_of, reason_of
+    from workflows.runbook import Ended
+
+T = TypeVar("T")
+
+REMOVE = "Remove the copy"
+NEWEST_FILES = 64
+"""WAL files at the archive's end that are read for the newest commit, at most."""
+
+
+class Restoring(Looking):
+    """A runbook that restores a copy. It takes no lock and no epoch: the service goes on, and may fail over."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.evidence = RestoreEvidence()
+        self.repository: Repository
+        self.backup: Backup
+        self.moment: Moment
+        self.system = ""
+        """The leader's own identifier; "" while nobody leads."""
+
+    @property
+    def backups(self) -> BackupPolicy:
+        found = self.estate.service.backup
+        if found is None:
+            told = f"{self.service_name} declares no `backup`, so nothing can be restored; its owner must"
+            raise ApplicationError(str(UnknownService(told)), type=UnknownService.__name__, non_retryable=True)
+        return found
+
+    def lost_text(self) -> str:
+        return ""
+
+    # The host
+
+    def order(self) -> dict[str, Any]:
+        info = workflow.info()
+        return {
+            "service": self.estate.service,
+            "run": f"{info.workflow_id}@{info.run_id}",
+            # Short: a Unix socket lies below it.
+            "copy_name": hashlib.sha256(f"{info.workflow_id}@{info.run_id}".encode()).hexdigest()[:12],
+        }
+
+    async def on_host(
+        self, act: Callable[[Any], Awaitable[T]], order: HostOrder, *, limit: float = 120.0, total: float | None = None
+    ) -> T:
+        """By a worker of the host's region. A look may take long behind a slow store; a job is found again."""
+        return await self.do(
+            act, order, region=self.backups.host.region, limit=limit, total=total or 2 * limit + 60, heartbeat=10.0
+        )
+
+    def note_evidence(self, **more: Any) -> None:
+        self.evidence = self.evidence.model_copy(update=more)
+
+    # What there is
+
+    async def read_repository(self, timeline: int | None) -> Repository:
+        """The repository as it is once the leader, if there is one, has archived all that it wrote."""
+        seen = await self.observe()
+        self.suspect = seen.led_by or self.suspect_of(seen)
+        archived: Archived | None = None
+        if seen.led_by is not None:
+            ordered = ArchiveOrder(service=self.estate.service, leader=seen.led_by)
+            try:
+                archived = await self.do(backups.archive_what_is_written, ordered, limit=45, total=60, heartbeat=6.0)
+                self.system = archived.system
+            except ActivityError as error:
+                self.note(f"what is not archived yet can't be restored: {reason_of(error)}")
+        else:
+            self.note("nobody leads who could archive what was written last")
+        more = {"segment_bytes": archived.segment_bytes} if archived is not None else {}
+        looked = LookOrder(**self.order(), timeline=timeline or (archived.timeline if archived else None), **more)
+        return await self.on_host(backups.read_repository, looked, limit=300)
+
+    async def scan(self, what: str, stretches: list[Stretch], lsn: int = 0) -> Found:
+        order = ScanOrder(
+            **self.order(),
+            stretches=stretches,
+            lsn=lsn,
+            what=what,
+            segment_bytes=self.repository.segment_bytes,
+        )
+        return await self.on_host(backups.read_wal, order, limit=6 * 3600)
+
+    async def newest_after(self, backup: Backup) -> tuple[Found, str]:
+        """The newest commit that can be replayed after this backup, and the first WAL file that is missing."""
+        stretches, missing = policy.legs(self.repository, backup)
+        if not stretches:
+            return Found(places=[]), missing
+        found = await self.scan("commits", [policy.end_of(stretches[-1], NEWEST_FILES, self.repository.segment_bytes)])
+        return found, missing
+
+    # The copy
+
+    async def make_room(self) -> int:
+        removed = await self.on_host(copying_back.sweep_copies, HostOrder(**self.order()))
+        for each in removed:
+            self.note(f"left over from a run that has ended, and removed: {each}")
+        return await self.on_host(restoring.prepare_copy, RoomOrder(**self.order(), bytes=self.backup.bytes))
+
+    async def restore(self, backup: Backup) -> str:
+        self.backup = backup
+        limit = policy.time_limit(backup.bytes, self.backups.rate_bytes_s)
+        began = workflow.now()
+        await self.on_host(restoring.restore_backup, RestoreOrder(**self.order(), backup=backup), limit=limit)
+        took = (workflow.now() - began).total_seconds()
+        self.note_evidence(backup=backup, restore_s=took, bytes=backup.bytes, where=self.place())
+        return f"{backup.label}: {backup.bytes / 1e6:.0f} MB in {took:.1f} s"
+
+    async def recover(self, moment: Moment) -> CopyFacts:
+        limit = policy.time_limit(self.backup.bytes, self.backups.rate_bytes_s)
+        began = workflow.now()
+        order = RecoverOrder(**self.order(), backup=self.backup, moment=moment, limit_s=limit)
+        facts = await self.on_host(restoring.recover_copy, order, limit=limit)
+        self.note_evidence(
+            moment=moment,
+            recovery_s=(self.evidence.recovery_s or 0.0) + (workflow.now() - began).total_seconds(),
+            reached_lsn=facts.replayed,
+            last_commit=facts.last_commit,
+        )
+        return facts
+
+    async def prove(self) -> str:
+        """Clause by clause; a restore that is not what it seems is called so."""
+        facts = await self.on_host(restoring.look_at_copy, HostOrder(**self.order()))
+        heartbeat = self.estate.service.detection.heartbeat
+        proofs = policy.prove(facts, self.backup, self.moment, self.repository, system=self.system, heartbeat=heartbeat)
+        self.note_evidence(proofs=proofs)
+        return self.judged(proofs, "the copy is not what it seems")
+
+    async def validate(self) -> str:
+        """Pages, structure, the owner's queries, the newest rows. What fails is told by name, all of it."""
+        order = HostOrder(**self.order())
+        limit = policy.time_limit(self.backup.bytes, self.backups.rate_bytes_s)
+        newest = await self.on_host(copy_checks.look_at_newest, order)
+        checks = [
+            *await self.on_host(copy_checks.ask_owner, order, limit=limit),
+            *await self.on_host(copy_checks.check_structure, order, limit=limit),
+            *await self.on_host(copy_checks.check_pages, order, limit=limit),
+        ]
+        at = self.moment.time or self.moment.near or self.evidence.last_commit
+        rows = [each.at for each in newest if each.at is not None]
+        self.note_evidence(
+            checks=checks, newest_row=max(rows, default=None), rpo_s=policy.rpo_of(max(rows, default=None), at)
+        )
+        return self.judged(checks, "the data is not good")
+
+    def judged(self, found: list[Proof], what: str) -> str:
+        """The run ends here where anything failed."""
+        if failed := [each for each in found if each.ok is False]:
+            raise Ended("refused", f"{what}: " + "; ".join(f"{each.clause}: no: {each.evidence}" for each in failed))
+        return f"{sum(bool(each.ok) for each in found)} hold" + self._not_told(found)
+
+    @staticmethod
+    def _not_told(found: list[Proof]) -> str:
+        open_ = [each.clause for each in found if each.ok is None]
+        return f"; not to be told: {', '.join(open_)}" if open_ else ""
+
+    def place(self) -> str:
+        host, name = self.backups.host, self.order()["copy_name"]
+        return f"{host.name}:{host.directory.rstrip('/')}/{name}"
+
+    async def remove(self) -> str:
+        told = await self.on_host(restoring.remove_copy, HostOrder(**self.order()))
+        self.note_evidence(where="")
+        return told
+
+    def must_be_reached(self, error: ActivityError, *kinds: type) -> None:
+        """A target that can't be reached ends the run in words; anything else is the step's own failure."""
+        if kind_of(error) in {each.__name__ for each in kinds}:
+            raise Ended("refused", reason_of(error)) from error
+        raise error
