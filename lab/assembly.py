@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from temporalio.client import Client
 
-from lab import cache, network, node, processes, rabbit
+from lab import backup, cache, network, node, processes, rabbit, storage
 from lab.balancer import write_balancer
 from lab.binaries import Binaries
 from lab.errors import LabError
@@ -32,7 +32,7 @@ async def build(lab: Lab, binaries: Binaries, say: Say) -> None:
     for each in lab.nodes:
         folder = lab.paths.node(each.name)
         folder.mkdir(mode=0o700)
-        if each.kind in ("postgresql", "pgbouncer", "pgpool", "knot", "redis", "sentinel", "rabbitmq", "epmd"):
+        if each.kind in ("postgresql", "pgbouncer", "pgpool", "knot", "redis", "sentinel", "rabbitmq", "epmd", "host"):
             give(folder)
     write_node_control(lab)
     if lab.netns:
@@ -62,13 +62,18 @@ async def _start_platform(lab: Lab, say: Say) -> Client:
 
 
 async def _start_first_estate(lab: Lab, say: Say) -> None:
+    if "backup" in lab.parts:
+        say("Object storage: a bucket for backups")
+        await _start_first_storage(lab)
     if "database" in lab.parts:
-        say("PostgreSQL: a primary is built")
+        say("PostgreSQL: a primary is built" + (" and backed up" if "backup" in lab.parts else ""))
         verifiers = await build_pristine(lab)
         for each in lab.of_kind("pgbouncer"):
             write_pooler(lab, each, verifiers)
         for each in lab.of_kind("pgpool"):
             write_balancer(lab, each)
+    if "backup" in lab.parts:
+        await _keep_storage(lab)
     for each in lab.of_kind("knot"):
         write_dns(lab, each)
     for each in lab.of_kind("rabbitmq"):
@@ -78,7 +83,12 @@ async def _start_first_estate(lab: Lab, say: Say) -> None:
 
 async def start_estate(lab: Lab, say: Say) -> None:
     """Lay every data store anew from the kept copies, and start it. Those before must be stopped, but for RabbitMQ."""
-    servers = {"database": "PostgreSQL, PgBouncer", "cache": "Redis, Sentinel", "queue": "RabbitMQ"}
+    servers = {
+        "database": "PostgreSQL, PgBouncer",
+        "backup": "versitygw",
+        "cache": "Redis, Sentinel",
+        "queue": "RabbitMQ",
+    }
     say(f"{', '.join(servers[part] for part in lab.parts)} and Knot: laid anew and started")
 
     async def rest() -> None:
@@ -89,12 +99,33 @@ async def start_estate(lab: Lab, say: Say) -> None:
         await start(lab, [each.name for each in lab.of_kind("pgbouncer", "pgpool", "knot")])
 
     parts = {"database": _start_databases, "cache": _start_caches, "queue": _start_queues}
-    await asyncio.gather(rest(), *(parts[part](lab) for part in lab.parts))
+    await asyncio.gather(rest(), *(parts[part](lab) for part in lab.services))
+
+
+async def _start_first_storage(lab: Lab) -> None:
+    for each in lab.of_kind("s3"):
+        await asyncio.to_thread(storage.write_storage, lab, each)
+    await start(lab, [each.name for each in lab.of_kind("s3")])
+    await storage.make_bucket(lab)
+
+
+async def _keep_storage(lab: Lab) -> None:
+    for each in lab.of_kind("s3"):
+        await asyncio.to_thread(node.stop, node.Target.read(lab.paths, each.name))
+    await asyncio.to_thread(storage.keep, lab)
+
+
+async def _start_storage(lab: Lab) -> None:
+    await asyncio.to_thread(storage.restore_storage, lab)
+    await asyncio.to_thread(backup.write_restores, lab)
+    await start(lab, [each.name for each in lab.of_kind("s3")])
 
 
 async def _start_databases(lab: Lab) -> None:
     # A standby that finds its sender at once streams at once; after a miss it waits 5 s.
-    await asyncio.gather(*(restore_member(lab, each) for each in lab.members()))
+    laid = [restore_member(lab, each) for each in lab.members()]
+    # Its own history of WAL, before the primary adds to it.
+    await asyncio.gather(*laid, *([_start_storage(lab)] if "backup" in lab.parts else []))
     await _start_tiers(lab, lab.members())
     await until_protected(lab)
 

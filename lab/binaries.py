@@ -25,6 +25,9 @@ class Binaries:
     knotd: Path
     redis: Path | None = None
     """Redis' server, which is Sentinel as well."""
+    versitygw: Path | None = None
+    """Object storage."""
+    pgbackrest: Path | None = None
     jaeger: Path | None = None
 
 
@@ -53,6 +56,14 @@ def find_jaeger() -> Path:
             raise MissingProgram(f"LIFEBOAT_JAEGER={named} can't be run; correct or unset it")
         raise MissingBuild(f"jaeger: neither LIFEBOAT_JAEGER nor {found}; `make jaeger` builds it (2 to 4 minutes)")
     return found.resolve()
+
+
+def find_versitygw() -> Path:
+    """PATH, else the user's cache folder, where set-up puts it."""
+    found = shutil.which("versitygw") or cache_folder() / "bin" / "versitygw"
+    if not os.access(found, os.X_OK):
+        raise MissingBuild(f"versitygw: neither on PATH nor {found}; `scripts/setup versitygw` builds it (1 minute)")
+    return Path(found).resolve()
 
 
 def find_pg_bin() -> Path:
@@ -89,5 +100,7 @@ def find_all(extras: Sequence[str] = (), parts: Sequence[str] = ()) -> Binaries:
         pgpool=find_program("pgpool"),
         knotd=find_program("knotd"),
         redis=find_program("redis-server") if "cache" in parts else None,
+        versitygw=find_versitygw() if "backup" in parts else None,
+        pgbackrest=find_program("pgbackrest") if "backup" in parts else None,
         jaeger=find_jaeger() if "jaeger" in extras else None,
     )

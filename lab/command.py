@@ -13,10 +13,8 @@ from lab.errors import LabError
 from lab.owner import as_server
 
 
-async def run(
-    argv: Sequence[str], *, cwd: Path, env: dict[str, str], server: bool = False, limit: float = 60.0
-) -> None:
-    """Run a program, as the servers' user with `server`; LabError with its last words when it fails.
+async def run(argv: Sequence[str], *, cwd: Path, env: dict[str, str], server: bool = False, limit: float = 60.0) -> str:
+    """What a program prints, run as the servers' user with `server`; LabError with its last words when it fails.
 
     It never outlives the call: after `limit` seconds, or when the caller is cancelled, its whole group is killed.
     """
@@ -39,5 +37,7 @@ async def run(
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
+    said = output.decode(errors="replace")
     if process.returncode != 0:
-        raise LabError(f"{argv[0]} exited {process.returncode}: {output.decode(errors='replace').strip()[-1000:]}")
+        raise LabError(f"{argv[0]} exited {process.returncode}: {said.strip()[-1000:]}")
+    return said

@@ -21,19 +21,28 @@ from lab.layout import (
     shape_of,
 )
 from lab.model import Lab, Node
-from lab.secrets import KEY_NAME
+from lab.owner import server_name
+from lab.secrets import KEY_NAME, SUPERUSER
 
 
 def template(name: str) -> str:
     return (resources.files("lab") / "etc" / name).read_text(encoding="utf-8")
 
 
-def postgresql_conf(node: Node) -> str:
-    return template("postgresql.conf").format(host=node.host, port=node.port, name=node.name)
+def postgresql_conf(node: Node, sockets: str = "") -> str:
+    """`sockets`: the folder of its Unix socket, where it has one."""
+    return template("postgresql.conf").format(host=node.host, port=node.port, name=node.name, sockets=sockets)
 
 
 def pg_hba_conf(lab: Lab) -> str:
-    return template("pg_hba.conf").format(network=f"{lab.network}.0.0/16")
+    """With backups, the servers' own user may come in over a Unix socket as superuser."""
+    local = "local all postgres peer map=lab\n" if "backup" in lab.parts else ""
+    return local + template("pg_hba.conf").format(network=f"{lab.network}.0.0/16")
+
+
+def pg_ident_conf() -> str:
+    """Who the servers' user may be, in a lab with backups."""
+    return f"lab {server_name()} {SUPERUSER}\n"
 
 
 def auto_conf(lab: Lab, node: Node) -> str:
@@ -137,8 +146,8 @@ def files(lab: Lab) -> dict[str, str]:
             case "knot":
                 found[f"{place}/knot.conf"] = knot_conf(lab, node)
                 found[f"{place}/state/lab.zone"] = zone_file(lab, node)
-            case "rabbitmq" | "epmd" | "temporal" | "worker" | "jaeger" | "health":
-                pass  # they take arguments
+            case "rabbitmq" | "epmd" | "temporal" | "worker" | "jaeger" | "health" | "s3" | "host":
+                pass  # they take arguments, or run nothing
             case "redis" | "sentinel":
                 pass  # theirs hold secrets, since they rewrite them themselves: lab/cache.py
     return found

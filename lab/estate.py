@@ -162,6 +162,7 @@ def _service(lab: Lab) -> dict[str, Any]:
         },
         "approval": {"approvers": ["ana", "ben"], "quorum": 1, "expires_s": 120.0},
         "failover": {"candidates": list(shape.candidates), "cross_region": shape.cross_region},
+        # Of the part `backup` nothing is declared yet: its repository, and where it is restored (lab/backup.py).
     }
 
 

@@ -18,6 +18,8 @@ ACTIONS: tuple[str, ...] = get_args(Action)
 
 
 def _pid(lab: Lab, name: str) -> int | None:
+    if lab.node(name).kind == "host":
+        return None
     return Supervisor(lab.paths).process(name).pid
 
 
@@ -31,9 +33,8 @@ def kill(lab: Lab, name: str) -> str:
 
 def freeze(lab: Lab, name: str, *, postmaster_only: bool = False) -> str:
     """SIGSTOP everything on the node, whose control then doesn't answer either; or its main process alone."""
-    lab.node(name)
-    pid = _pid(lab, name)
-    if pid is None and (postmaster_only or not processes.trees(lab.paths, [name])):
+    pid, idle = _pid(lab, name), lab.node(name).kind != "host" and not processes.trees(lab.paths, [name])
+    if pid is None and (postmaster_only or idle):
         raise LabError(f"{name} does not run, so it can't be frozen")
     if postmaster_only and pid is not None:
         processes.freeze_one(pid)

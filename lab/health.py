@@ -105,8 +105,8 @@ async def respond(lab: Lab, line: str) -> tuple[HTTPStatus, dict[str, object]]:
     part = rest.partition(" ")[0].removeprefix("/health/")
     if method != "GET":
         return HTTPStatus.METHOD_NOT_ALLOWED, {"error": "GET only"}
-    if part not in lab.parts:
-        return HTTPStatus.NOT_FOUND, {"error": f"one of: {', '.join(f'/health/{each}' for each in lab.parts)}"}
+    if part not in lab.services:
+        return HTTPStatus.NOT_FOUND, {"error": f"one of: {', '.join(f'/health/{each}' for each in lab.services)}"}
     began = time.monotonic()
     told: dict[str, object] = {"service": lab.services[part], "healthy": True}
     try:

@@ -140,7 +140,7 @@ def _prepare(
     parts = list(profile_of(profile).parts)
     base = choose_base_port(shape_of(shape), parts)
     found = {each.name: each for each in nodes(shape_of(shape), prefix, base, extras, parts=parts, metrics=metrics)}
-    services = {part: SERVICES[part] for part in parts}
+    services = {part: SERVICES[part] for part in parts if part in SERVICES}
     lab = Lab(
         folder=folder.root,
         profile=profile,

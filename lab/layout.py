@@ -36,6 +36,11 @@ QUEUE_RECORD = f"{QUEUE}.{ZONE}"
 QUEUE_HOME = "rabbit-east-1"
 """The node that clients are led to at first."""
 
+STORAGE = "s3-eu"
+"""Where the database's backups and its archive of WAL are kept,"""
+RESTORES = "restore-eu"
+"""and the host on which they are restored, to be looked at."""
+
 LOOPBACK = "127.0"
 _OFFSETS: dict[NodeKind, int] = {
     "postgresql": 0,
@@ -48,6 +53,8 @@ _OFFSETS: dict[NodeKind, int] = {
     "sentinel": 1,
     "health": 0,
     "rabbitmq": 0,
+    "s3": 0,
+    "host": 0,
 }
 _UI_OFFSET = 4
 _SETUP_OFFSET = 5
@@ -116,6 +123,12 @@ THREE_REGIONS_DATABASE = (
     Planned("pgpool-east", "pgpool", "balancer", "us-east-1", "1.22"),
 )
 
+# In neither region that a failover moves the database between. Nothing runs on the host until somebody restores there.
+THREE_REGIONS_BACKUP = (
+    Planned(STORAGE, "s3", "storage", "eu-west-1", "3.61"),
+    Planned(RESTORES, "host", "restore", "eu-west-1", "3.62"),
+)
+
 # The west stands by: one of its servers follows the master across the regions, and feeds the others, so that each
 # write crosses once. Its Sentinels watch nobody.
 THREE_REGIONS_CACHE = (
@@ -149,7 +162,12 @@ THREE_REGIONS_QUEUE = (
 THREE_REGIONS = Shape(
     summary="three regions, six servers, two voters, two poolers, a Pgpool-II for reads",
     regions={"us-east-1": "primary", "us-west-2": "standby", "eu-west-1": "dr"},
-    parts={"database": THREE_REGIONS_DATABASE, "cache": THREE_REGIONS_CACHE, "queue": THREE_REGIONS_QUEUE},
+    parts={
+        "database": THREE_REGIONS_DATABASE,
+        "backup": THREE_REGIONS_BACKUP,
+        "cache": THREE_REGIONS_CACHE,
+        "queue": THREE_REGIONS_QUEUE,
+    },
     platform=(
         Planned("knot-eu", "knot", "dns", "eu-west-1", "3.53"),
         Planned("temporal", "temporal", "temporal", "", "0.2"),
@@ -201,12 +219,13 @@ class Profile:
 
 PROFILES = {
     "database": Profile(("database",)),
+    "backup": Profile(("database", "backup")),
     "cache": Profile(("cache",), ("health",)),
     "queue": Profile(("queue",), ("health",)),
     "full": Profile(("database", "cache", "queue"), ("health",)),
 }
 SERVICES = {"database": SERVICE, "cache": CACHE, "queue": QUEUE}
-"""Part → what the topology calls its service."""
+"""Part → what the topology calls its service, for those that are one."""
 
 SHAPES = {
     "three-regions": THREE_REGIONS,

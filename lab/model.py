@@ -28,7 +28,10 @@ NodeKind = Literal[
     "health",
     "rabbitmq",
     "epmd",
+    "s3",
+    "host",
 ]
+"""A `host` has no program of its own: others run there what they need."""
 
 
 class TracesAt(Fact):
@@ -51,8 +54,8 @@ class TemporalAt(Fact):
 class Node(Fact):
     """A node as it was set up.
 
-    `role`: primary, standby, pooler, balancer, master, replica, sentinel, broker, epmd, dns, temporal, worker, traces
-    or health; `status` observes it.
+    `role`: primary, standby, pooler, balancer, master, replica, sentinel, broker, epmd, dns, temporal, worker, traces,
+    health, storage or restore; `status` observes it.
     `address` is host:port, the host alone for a worker, which listens nowhere.
     `pid` is that of lab.json's writing; a node that was started again has another.
     """
@@ -100,7 +103,7 @@ class Lab(Fact):
     folder: Path
     profile: str = "database"
     parts: list[str] = ["database"]
-    """Of the estate: database, cache, queue (lab/layout.py, PROFILES)."""
+    """Of the estate: database, backup, cache, queue (lab/layout.py, PROFILES)."""
     shape: str = "three-regions"
     created: datetime
     network: str
@@ -110,7 +113,7 @@ class Lab(Fact):
     service: str
     """The database's; in a profile without one, the first that it has."""
     services: dict[str, str] = {"database": "counting-db"}
-    """Part → its service's name in the topology."""
+    """Part → its service's name in the topology; `backup` has none, being the database's."""
     temporal: TemporalAt
     nodes: list[Node]
     routes: dict[str, str]
@@ -163,7 +166,7 @@ class Lab(Fact):
     def health(self) -> dict[str, str]:
         """Service → where it is asked for its health; empty without a node that answers."""
         found = self.of_kind("health")
-        return {self.services[part]: f"http://{found[0].address}/health/{part}" for part in self.parts if found}
+        return {self.services[part]: f"http://{found[0].address}/health/{part}" for part in self.services if found}
 
     def secret(self, name: str) -> str:
         """The password of a database role (postgres, lifeboat, app, lifeboat_probe, replicator), of a cache's user

@@ -101,8 +101,10 @@ def _answers_ping(target: Target) -> bool:
 
 def start(target: Target, *, limit: float | None = None) -> None:
     """Start the node, and return once it serves; NodeFailed after `limit` seconds."""
-    limit = limit or (BROKER_START_S if target.kind == "rabbitmq" else START_S)
     answers(target)
+    if target.kind == "host":
+        return
+    limit = limit or (BROKER_START_S if target.kind == "rabbitmq" else START_S)
     supervisor = Supervisor(target.folder)
     pid = supervisor.start(target.name)
     until = time.monotonic() + limit
@@ -126,6 +128,9 @@ def _gone(target: Target, limit: float) -> bool:
 def stop(target: Target) -> None:
     """Ensure that the node is stopped: asked first, then told, then killed; no PID file and the port closed."""
     answers(target)
+    if target.kind == "host":
+        processes.kill(target.folder, target.name)
+        return
     supervisor = Supervisor(target.folder)
     if target.kind == "postgresql":
         _stop_postgres(target, supervisor.process(target.name).pid)

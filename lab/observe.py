@@ -45,7 +45,7 @@ async def _observed(lab: Lab, node: Node, process: Process | None) -> Node:
 
 async def _role(lab: Lab, node: Node) -> str:
     alive = processes.trees(lab.paths, [node.name])
-    if not alive:
+    if not alive and node.kind != "host":
         return "down"
     if lab.paths.frozen_mark(node.name).exists() or any(processes.is_stopped(each) for each in alive):
         return "frozen"
@@ -53,7 +53,7 @@ async def _role(lab: Lab, node: Node) -> str:
         return await _database_role(lab, node.name)
     if node.kind in ("redis", "sentinel"):
         return await _cache_role(lab, node.name)
-    if node.port and not await asyncio.to_thread(port_open, node.host, node.port):
+    if node.kind != "host" and node.port and not await asyncio.to_thread(port_open, node.host, node.port):
         return "silent"
     return node.role
 

@@ -23,6 +23,12 @@ def server_ids() -> tuple[int, int] | None:
     return entry.pw_uid, entry.pw_gid
 
 
+def server_name() -> str:
+    """The name of the user that servers run as."""
+    ids = server_ids()
+    return pwd.getpwuid(os.geteuid() if ids is None else ids[0]).pw_name
+
+
 def as_server() -> dict[str, Any]:
     """Arguments of subprocess.run that make a command run as the servers do."""
     ids = server_ids()

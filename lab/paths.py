@@ -47,6 +47,16 @@ class Folder:
         return self.root / "pristine"
 
     @property
+    def stored(self) -> Path:
+        """What object storage held at first."""
+        return self.root / "stored"
+
+    @property
+    def authority(self) -> Path:
+        """The certificate by which object storage is known, readable for all."""
+        return self.nodes / "authority.pem"
+
+    @property
     def passfile(self) -> Path:
         """Passwords of replication, as libpq reads them on every member."""
         return self.nodes / "replication.pgpass"
@@ -78,6 +88,10 @@ class Folder:
     def kept(self, name: str) -> Path:
         """What outlives a rebuild of the node's data."""
         return self.node(name) / "lifeboat"
+
+    def pgbackrest(self, name: str) -> Path:
+        """The configuration of a node's pgBackRest."""
+        return self.node(name) / "pgbackrest.conf"
 
     def log(self, name: str) -> Path:
         return self.root / "logs" / f"{name}.log"

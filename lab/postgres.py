@@ -10,7 +10,7 @@ from pathlib import Path
 import asyncpg
 from asyncpg.connect_utils import SessionAttribute
 
-from lab import config
+from lab import backup, config
 from lab.command import run
 from lab.copying import make_equal
 from lab.errors import LabError
@@ -33,7 +33,8 @@ async def build_pristine(lab: Lab) -> dict[str, str]:
     write_private(password, lab.secret(SUPERUSER), server=True)
     initdb = [
         *(str(lab.pg_bin / "initdb"), "--pgdata", str(pristine), f"--username={SUPERUSER}", f"--pwfile={password}"),
-        *("--auth=scram-sha-256", "--locale=C.UTF-8", "--encoding=UTF8", "--no-sync", "--no-instructions"),
+        *("--auth=scram-sha-256", "--locale=C.UTF-8", "--encoding=UTF8", "--data-checksums"),
+        *("--no-sync", "--no-instructions"),
     ]
     try:
         await run(initdb, cwd=lab.paths.nodes, env=server_env(lab.folder), server=True)
@@ -55,6 +56,8 @@ async def build_pristine(lab: Lab) -> dict[str, str]:
         )
     try:
         await _make_objects(lab, node, verifiers)
+        if "backup" in lab.parts:
+            await backup.take_first(lab)
     finally:
         server.send_signal(signal.SIGINT)  # fast: a smart shutdown would wait for a session
         await asyncio.wait_for(server.wait(), _SETUP_S)
@@ -104,7 +107,12 @@ async def session(lab: Lab, name: str, *, limit: float = 1.0) -> asyncpg.Connect
 
 
 def _configure(lab: Lab, node: Node, data: Path) -> None:
-    write_private(data / "postgresql.conf", config.postgresql_conf(node), server=True)
+    conf = config.postgresql_conf(node)
+    if "backup" in lab.parts:
+        conf = config.postgresql_conf(node, str(backup.sockets(lab, node))) + backup.archiving_conf(lab, node)
+        write_private(data / "pg_ident.conf", config.pg_ident_conf(), server=True)
+        backup.write_archiver(lab, node, data)
+    write_private(data / "postgresql.conf", conf, server=True)
     write_private(data / "pg_hba.conf", config.pg_hba_conf(lab), server=True)
 
 

@@ -2,7 +2,8 @@
 
 A process belongs to a node when it works in the node's folder, where every program of the lab is started and stays,
 or descends from one that does; and in either case descends from the lab's supervisor, which as a subreaper inherits
-the orphans. A person's shell in that folder doesn't.
+the orphans. A person's shell in that folder doesn't. What archives in the background leaves the folder for `/`, and is
+known by the node's files that it names.
 """
 
 from __future__ import annotations
@@ -98,7 +99,14 @@ def _works_in(pid: int, folders: Collection[str]) -> bool:
         cwd = os.readlink(f"/proc/{pid}/cwd") + "/"
     except OSError:  # gone meanwhile, or another user's
         return False
-    return any(cwd.startswith(f"{folder}/") for folder in folders)
+    if cwd != "//":
+        return any(cwd.startswith(f"{folder}/") for folder in folders)
+    try:
+        with open(f"/proc/{pid}/cmdline", encoding="utf-8", errors="replace") as file:
+            named = file.read()
+    except OSError:
+        return False
+    return any(f"{folder}/" in named for folder in folders)
 
 
 def _candidates(paths: Folder, seen: dict[int, _Seen]) -> list[int]:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from lab import balancer, jaeger, network, rabbit
+from lab import balancer, jaeger, network, rabbit, storage
 from lab.binaries import Binaries
 from lab.errors import LabError
 from lab.layout import LOOPBACK, ui_port
@@ -52,11 +52,12 @@ class Program:
 
 
 def programs(lab: Lab, binaries: Binaries) -> list[Program]:
-    """Every node of the lab as a program."""
-    return [_program(lab, node, binaries) for node in lab.nodes]
+    """Every node of the lab as a program, but for hosts, which have none."""
+    found = (_program(lab, node, binaries) for node in lab.nodes)
+    return [program for program in found if program is not None]
 
 
-def _program(lab: Lab, node: Node, binaries: Binaries) -> Program:
+def _program(lab: Lab, node: Node, binaries: Binaries) -> Program | None:
     folder = lab.paths.node(node.name)
     match node.kind:
         case "postgresql":
@@ -86,6 +87,11 @@ def _program(lab: Lab, node: Node, binaries: Binaries) -> Program:
             return Program(node, [str(binaries.redis), str(folder / "redis.conf")], as_server=True)
         case "sentinel":
             return Program(node, [str(binaries.redis), str(folder / "sentinel.conf"), "--sentinel"], as_server=True)
+        case "s3":
+            assert binaries.versitygw is not None
+            return Program(node, storage.command(lab, node, binaries.versitygw), env=storage.environment(lab))
+        case "host":
+            return None
         case "health":
             argv = [sys.executable, "-m", "lab.health", str(lab.folder)]
             return Program(node, argv, restarts=True, env=scrubbed_env(lab))
@@ -141,6 +147,7 @@ stdout_logfile_backups=1
 def write_supervisor(lab: Lab, binaries: Binaries) -> None:
     """supervisord's configuration. It listens on a Unix socket that only the caller may open, with a password."""
     paths, password = lab.paths, lab.secret("supervisor")
+    found = programs(lab, binaries)
     head = f"""\
 [supervisord]
 nodaemon=true
@@ -160,9 +167,9 @@ password={password}
 supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface
 
 [group:{GROUP}]
-programs={",".join(node.name for node in lab.nodes)}
+programs={",".join(program.node.name for program in found)}
 """
-    sections = [_section(lab, program) for program in programs(lab, binaries)]
+    sections = [_section(lab, program) for program in found]
     write_private(paths.supervisor_conf, head + "".join(sections))
 
 

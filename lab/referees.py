@@ -42,8 +42,8 @@ class Whole(BaseModel):
 
 async def audit(lab: Lab) -> Audit | Whole:
     """The audit of the only service that is a database, or of all together. LedgerUnreadable where no load ever ran."""
-    found = {lab.services[part]: await REFEREES[part](lab) for part in lab.parts}
-    if lab.parts == ["database"]:
+    found = {lab.services[part]: await REFEREES[part](lab) for part in lab.services}
+    if list(lab.services) == ["database"]:
         return found[lab.service]
     missing = [each.missing for each in found.values()]
     known = [each for each in missing if each is not None]

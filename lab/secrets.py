@@ -25,6 +25,8 @@ SENTINEL_USERS = ("app", "lifeboat", "peer")
 """On Sentinels; the secret of each is `sentinel-NAME`. They are each other's `peer`."""
 QUEUE_USERS = ("app", "lifeboat", "shovel", "referee")
 """On RabbitMQ; the secret of each is `queue-NAME`, and `queue-cookie` is what its nodes know each other by."""
+BACKUP_SECRETS = ("s3-key", "s3-secret", "repo-cipher")
+"""Object storage's key and its secret, and the passphrase of the repository that pgBackRest keeps there."""
 KEY_NAME = "lifeboat-lab"
 _ITERATIONS = 4096
 """PostgreSQL's own number (src/include/common/scram-common.h)."""
@@ -34,7 +36,7 @@ def make_secrets(folder: Folder) -> None:
     """Passwords of every role and of the supervisor, the key of DNS updates, and replication's passfile."""
     cache = (*(f"cache-{user}" for user in CACHE_USERS), *(f"sentinel-{user}" for user in SENTINEL_USERS))
     queue = (*(f"queue-{user}" for user in QUEUE_USERS), "queue-cookie")
-    for name in (*ROLES, "supervisor", "pcp", *cache, *queue):
+    for name in (*ROLES, "supervisor", "pcp", *cache, *queue, *BACKUP_SECRETS):
         write_private(folder.secret(name), secrets.token_hex(16))
     write_private(folder.secret("tsig"), base64.b64encode(secrets.token_bytes(32)).decode())
     password = folder.secret("replicator").read_text(encoding="utf-8")

@@ -101,8 +101,7 @@ _PROBING = ("watch_member", "watch_master", "watch_brokers")
 async def start_watch(lab: Lab, client: Client | None = None) -> None:
     """Start each service's watch, and wait until every region probes: from then on a fault is seen."""
     client = client or await connect(lab)
-    watched = [part for part in lab.parts if part in _WATCHES]
-    await asyncio.gather(*(_start_one(lab, client, _WATCHES[part], lab.services[part]) for part in watched))
+    await asyncio.gather(*(_start_one(lab, client, _WATCHES[part], name) for part, name in lab.services.items()))
 
 
 async def _start_one(lab: Lab, client: Client, workflow: str, service: str) -> None:

@@ -69,3 +69,13 @@ def queue_lab() -> Iterator[Lab]:
         yield lab
     finally:
         asyncio.run(life.down(lab))
+
+
+@pytest.fixture(scope="session")
+def backup_lab() -> Iterator[Lab]:
+    """A lab of the database with its backups, in which nothing of the product runs. Its tests reset it."""
+    lab = asyncio.run(life.up("backup", workers=False, make_current=False))
+    try:
+        yield lab
+    finally:
+        asyncio.run(life.down(lab))

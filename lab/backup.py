@@ -1,0 +1,106 @@
+"""pgBackRest of the lab: every server archives its WAL and can be backed up, and a host of its own restores.
+
+There is no repository host: each node reaches object storage by itself (its manual, "S3-Compatible Object Store").
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from lab.binaries import find_program
+from lab.command import run
+from lab.config import template
+from lab.layout import HOME, RESTORES, SERVICE, STORAGE
+from lab.model import Lab, Node
+from lab.owner import give, write_private
+from lab.secrets import SUPERUSER
+from lab.storage import BUCKET
+from lab.world import server_env
+
+STANZA = SERVICE
+"""What the repository calls the database."""
+_LIMIT_S = 120.0
+
+
+def command(lab: Lab, name: str, *words: str) -> list[str]:
+    """pgBackRest as it is run on a node, as the servers' user."""
+    program = str(find_program("pgbackrest"))
+    return [program, f"--config={lab.paths.pgbackrest(name)}", f"--stanza={STANZA}", *words]
+
+
+def archiving_conf(lab: Lab, node: Node) -> str:
+    """What is added to postgresql.conf."""
+    return template("archiving.conf").format(command=" ".join(command(lab, node.name, "archive-push", "%p")))
+
+
+def sockets(lab: Lab, node: Node) -> Path:
+    """pgBackRest reaches a server on its own host by a Unix socket only; nobody else may pass into this folder."""
+    return lab.paths.node(node.name)
+
+
+def pgbackrest_conf(lab: Lab, name: str) -> str:
+    """A node's configuration without its server, the repository's secrets included."""
+    storage = lab.node(STORAGE)
+    return template("pgbackrest.conf").format(
+        folder=lab.paths.node(name) / "pgbackrest",
+        bucket=BUCKET,
+        region=storage.region,
+        host=storage.host,
+        port=storage.port,
+        authority=lab.paths.authority,
+        key=lab.secret("s3-key"),
+        secret=lab.secret("s3-secret"),
+        cipher=lab.secret("repo-cipher"),
+    )
+
+
+def _server(lab: Lab, node: Node, data: Path) -> str:
+    lines = (
+        f"\n[{STANZA}]",
+        f"pg1-path={data}",
+        f"pg1-port={node.port}",
+        f"pg1-socket-path={sockets(lab, node)}",
+        f"pg1-user={SUPERUSER}",
+    )
+    return "\n".join(lines) + "\n"
+
+
+def write_archiver(lab: Lab, node: Node, data: Path) -> None:
+    """A server's pgBackRest as at the beginning: nothing is under way, and nothing is known of earlier attempts."""
+    _begin(lab, node.name)
+    write_private(
+        lab.paths.pgbackrest(node.name), pgbackrest_conf(lab, node.name) + _server(lab, node, data), server=True
+    )
+
+
+def write_restores(lab: Lab) -> None:
+    """The host of restores as at the beginning, with nothing restored. Nothing may run there."""
+    folder = lab.paths.node(RESTORES)
+    shutil.rmtree(folder)
+    folder.mkdir(mode=0o700)
+    _begin(lab, RESTORES)
+    write_private(lab.paths.pgbackrest(RESTORES), pgbackrest_conf(lab, RESTORES))
+    give(folder)
+
+
+def _begin(lab: Lab, name: str) -> None:
+    folder = lab.paths.node(name) / "pgbackrest"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o700)
+    for each in ("spool", "lock", "log"):
+        (folder / each).mkdir(mode=0o700)
+    give(folder)
+
+
+async def run_on(lab: Lab, name: str, *words: str, limit: float = _LIMIT_S) -> str:
+    """What pgBackRest prints on this node; LabError with its last words when it fails."""
+    argv = command(lab, name, *words)
+    return await run(argv, cwd=lab.paths.node(name), env=server_env(lab.folder), server=True, limit=limit)
+
+
+async def take_first(lab: Lab) -> None:
+    """The first backup, of the first primary, which must run and archive."""
+    await run_on(lab, HOME, "stanza-create")
+    await run_on(lab, HOME, "check")
+    await run_on(lab, HOME, "backup", "--type=full")

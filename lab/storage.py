@@ -1,0 +1,150 @@
+"""Object storage of the lab: versitygw, an S3 server over a folder, with TLS from an authority of the lab's own.
+
+Its calls are signed here by hand: a client of boto3 would look for the user's own profiles first.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import ssl
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import httpx
+from botocore.auth import S3SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from lab.copying import make_equal
+from lab.errors import LabError
+from lab.layout import STORAGE
+from lab.model import Lab, Node
+from lab.owner import write_private
+
+BUCKET = "lifeboat-backups"
+_DAYS = 3650
+_CALL_S = 20.0
+_VERSIONED = '<VersioningConfiguration xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Status>Enabled</Status>'
+_VERSIONED += "</VersioningConfiguration>"
+
+
+def _stored(lab: Lab) -> Path:
+    """All that it keeps: the objects, what is said of them, and their former versions."""
+    return lab.paths.node(STORAGE) / "stored"
+
+
+def command(lab: Lab, node: Node, program: Path) -> list[str]:
+    folder, stored = lab.paths.node(node.name), _stored(lab)
+    return [
+        *(str(program), "--port", node.address, "--region", node.region, "--quiet"),
+        *("--cert", str(folder / "server.pem"), "--key", str(folder / "server.key")),
+        # Beside the objects, not in extended attributes, which not every file system has.
+        *("posix", "--sidecar", str(stored / "side"), "--versioning-dir", str(stored / "versions")),
+        str(stored / "data"),
+    ]
+
+
+def environment(lab: Lab) -> dict[str, str]:
+    """Its root's key, which may do everything."""
+    return {"ROOT_ACCESS_KEY_ID": lab.secret("s3-key"), "ROOT_SECRET_ACCESS_KEY": lab.secret("s3-secret")}
+
+
+def write_storage(lab: Lab, node: Node) -> None:
+    """The server's certificate and key, and its folder, which begins empty."""
+    for name in ("data", "side", "versions"):
+        (_stored(lab) / name).mkdir(mode=0o700, parents=True)
+    authority, certificate, key = _certificates(node.host)
+    folder = lab.paths.node(node.name)
+    write_private(folder / "server.pem", certificate)
+    write_private(folder / "server.key", key)
+    lab.paths.authority.write_text(authority, encoding="ascii")
+    lab.paths.authority.chmod(0o644)  # servers and restores check it, as another user
+
+
+def _certificates(host: str) -> tuple[str, str, str]:
+    """An authority, and a server's certificate from it with its key, as PEM. The authority's own key is forgotten."""
+    now = datetime.now(UTC)
+    authority_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+    authority_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Lifeboat's lab")])
+
+    def signed(subject: x509.Name, public: ec.EllipticCurvePublicKey, *extensions: x509.ExtensionType) -> str:
+        builder = x509.CertificateBuilder(authority_name, subject, public, x509.random_serial_number())
+        builder = builder.not_valid_before(now - timedelta(days=1)).not_valid_after(now + timedelta(days=_DAYS))
+        for each in extensions:
+            critical = isinstance(each, x509.BasicConstraints | x509.KeyUsage)
+            builder = builder.add_extension(each, critical=critical)
+        return builder.sign(authority_key, hashes.SHA256()).public_bytes(Encoding.PEM).decode()
+
+    vouches = authority_key.public_key()
+    authority = signed(
+        authority_name,
+        vouches,
+        x509.BasicConstraints(ca=True, path_length=0),
+        _usage(signs=True),
+        x509.SubjectKeyIdentifier.from_public_key(vouches),
+    )
+    certificate = signed(
+        x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)]),
+        key.public_key(),
+        x509.BasicConstraints(ca=False, path_length=None),
+        _usage(signs=False),
+        x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]),
+        # Twice: pgBackRest compares an address with names only.
+        x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(host)), x509.DNSName(host)]),
+        x509.SubjectKeyIdentifier.from_public_key(key.public_key()),
+        x509.AuthorityKeyIdentifier.from_issuer_public_key(vouches),
+    )
+    return authority, certificate, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+
+
+def _usage(*, signs: bool) -> x509.KeyUsage:
+    """Of an authority, or of a server."""
+    return x509.KeyUsage(
+        digital_signature=not signs,
+        key_cert_sign=signs,
+        crl_sign=signs,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+async def call(lab: Lab, method: str, path: str, body: str = "") -> str:
+    """The text of its answer to one request; LabError when it gives none, or refuses."""
+    node = lab.node(STORAGE)
+    request = AWSRequest(method=method, url=f"https://{node.address}/{path}", data=body.encode())
+    keys = Credentials(lab.secret("s3-key"), lab.secret("s3-secret"))
+    S3SigV4Auth(keys, "s3", node.region).add_auth(request)
+    context = ssl.create_default_context(cafile=lab.paths.authority)
+    try:
+        async with httpx.AsyncClient(verify=context, timeout=_CALL_S, trust_env=False) as client:
+            answer = await client.request(method, request.url, content=body.encode(), headers=dict(request.headers))
+    except httpx.HTTPError as error:
+        raise LabError(f"{node.name}: {method} {path}: {str(error) or type(error).__name__}") from error
+    if not answer.is_success:
+        raise LabError(f"{node.name}: {method} {path}: {answer.status_code} {answer.text[:300]}")
+    return answer.text
+
+
+async def make_bucket(lab: Lab) -> None:
+    """The bucket of the backups, which keeps what is overwritten or deleted."""
+    await call(lab, "PUT", BUCKET)
+    await call(lab, "PUT", f"{BUCKET}?versioning", _VERSIONED)
+
+
+def keep(lab: Lab) -> None:
+    """Remember what is stored now. The server must be stopped."""
+    make_equal(_stored(lab), lab.paths.stored)
+
+
+def restore_storage(lab: Lab) -> None:
+    """What was stored at the beginning. The server must be stopped."""
+    make_equal(lab.paths.stored, _stored(lab))
