@@ -1,13 +1,13 @@
 # What a restore does on its host, as the servers' own user (activities/restore_host.py sends it, behind jobs.sh).
 #
-#   env PGBACKREST=… sh -c 'eval "$1"' lifeboat-restore THIS DATA BIN KEEP CONFIG VERB …
+#   env REPOSITORY_PROGRAM=… sh -c 'eval "$1"' lifeboat-restore THIS DATA BIN KEEP CONFIG VERB …
 #
 # Lines that begin with `::` are the answer, `::name=value`; anything else is for people. POSIX sh, awk, PostgreSQL's own
 # programs and pgBackRest. KEEP is the copy's own folder: `owner` the run that it belongs to, `data/` the cluster,
 # `postgresql.conf`, `hba` and `fetch` ours, `fetched` every file that recovery asked for and what came of it, `wal/` what
 # was fetched to be read, `sock/` the only way in, `job/` the newest job.
 #
-# The environment: PGBACKREST its program, PGBACKREST_FILE its configuration, STANZA, REPOSITORY.
+# The environment: pgBackRest's REPOSITORY_PROGRAM, REPOSITORY_CONFIG, STANZA and REPOSITORY (its number); OWN_ROLE, the service's.
 set -u
 umask 077
 script=$1 data=$2 bin=$3 keep=$4 config=$5 verb=$6
@@ -17,7 +17,7 @@ export LC_ALL=C TZ=UTC PATH="$bin:/usr/local/bin:/usr/bin:/bin"
 unset PGDATA PGHOST PGPORT PGUSER PGPASSWORD PGSERVICE PGOPTIONS
 
 repository() {
-  "$PGBACKREST" "--config=$PGBACKREST_FILE" "--stanza=$STANZA" "--repo=$REPOSITORY" --log-level-file=off --log-level-stderr=off "$@"
+  "$REPOSITORY_PROGRAM" "--config=$REPOSITORY_CONFIG" "--stanza=$STANZA" "--repo=$REPOSITORY" --log-level-file=off --log-level-stderr=off "$@"
 }
 
 # With the copy's own spool and locks: two restores at once share nothing.
@@ -162,7 +162,7 @@ if [ -e "$keep/wal/\$1" ]; then
   echo "\$(date +%s) \$1 255" >> "$keep/fetched"
   exit 255
 fi
-"$PGBACKREST" "--config=$PGBACKREST_FILE" "--stanza=$STANZA" "--repo=$REPOSITORY" "--pg1-path=$data" "--spool-path=$keep/spool" \\
+"$REPOSITORY_PROGRAM" "--config=$REPOSITORY_CONFIG" "--stanza=$STANZA" "--repo=$REPOSITORY" "--pg1-path=$data" "--spool-path=$keep/spool" \\
   "--lock-path=$keep/lock" --log-level-file=off --log-level-console=error --log-level-stderr=off archive-get "\$1" "\$2"
 code=\$?
 echo "\$(date +%s) \$1 \$code" >> "$keep/fetched"

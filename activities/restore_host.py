@@ -34,8 +34,8 @@ async def ask(order: HostOrder, *words: str, limit: float = COMMAND_S) -> Answer
     policy, host, keep = order.policy, order.host, folder_of(order)
     repository = policy.repository
     environment = {
-        "PGBACKREST": repository.program,
-        "PGBACKREST_FILE": host.config or repository.config,
+        "REPOSITORY_PROGRAM": repository.program,
+        "REPOSITORY_CONFIG": host.config or repository.config,
         "STANZA": repository.stanza,
         "REPOSITORY": str(repository.repository),
         "OWN_ROLE": order.service.access.user,

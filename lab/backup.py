@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 from lab.binaries import find_program
 from lab.command import run
@@ -81,6 +82,7 @@ def write_restores(lab: Lab) -> None:
     folder.mkdir(mode=0o700)
     _begin(lab, RESTORES)
     write_private(lab.paths.pgbackrest(RESTORES), pgbackrest_conf(lab, RESTORES))
+    write_private(folder / "copy_back.pgpass", f"*:*:*:lifeboat_restore:{lab.secret('lifeboat_restore')}\n")
     give(folder)
 
 
@@ -91,6 +93,37 @@ def _begin(lab: Lab, name: str) -> None:
     for each in ("spool", "lock", "log"):
         (folder / each).mkdir(mode=0o700)
     give(folder)
+
+
+def declaration(lab: Lab) -> dict[str, Any]:
+    """`backup` of the service in the lab's topology."""
+    host, folder = lab.node(RESTORES), lab.paths.node(RESTORES)
+    return {
+        "repository": {
+            "kind": "pgbackrest",
+            "stanza": STANZA,
+            "program": str(find_program("pgbackrest")),
+            "config": str(lab.paths.pgbackrest(HOME)),
+        },
+        "host": {
+            "kind": "folder",
+            "name": RESTORES,
+            "region": host.region,
+            "directory": str(folder / "copies"),
+            "bin": str(lab.pg_bin),
+            "config": str(lab.paths.pgbackrest(RESTORES)),
+            "run_as": [str(lab.paths.control), "exec", RESTORES],
+            "keep_free_bytes": 200_000_000,
+            "host": host.host,
+            "ports": [lab.base_port, lab.base_port + 2],
+            "readers": [f"{lab.network}.0.0/16"],
+        },
+        "checks": [
+            {"name": "counted", "sql": "SELECT count(*) = count(DISTINCT id) AND min(count) >= 0 FROM counting_results"}
+        ],
+        "newest": [{"table": "public.counting_results", "column": "counted_at"}],
+        "copy_back": {"user": "lifeboat_restore", "passfile": str(folder / "copy_back.pgpass")},
+    }
 
 
 async def run_on(lab: Lab, name: str, *words: str, limit: float = _LIMIT_S) -> str:

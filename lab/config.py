@@ -67,6 +67,11 @@ def objects_sql() -> str:
     return template("objects.sql")
 
 
+def copy_back_sql() -> str:
+    """What an owner grants besides, so that tables can be written back from a restored copy."""
+    return template("copy_back.sql")
+
+
 def lifeboat_sql() -> str:
     """What Lifeboat needs in the service's database, and no more."""
     return template("lifeboat.sql")

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from lab import config, network
+from lab import backup, config, network
 from lab.cache_estate import cache_service, control
 from lab.layout import DATABASE, DATABASES, HOME, READ_RECORD, RECORD, SERVICE, ZONE, pcp_port, shape_of
 from lab.model import Lab
@@ -162,7 +162,7 @@ def _service(lab: Lab) -> dict[str, Any]:
         },
         "approval": {"approvers": ["ana", "ben"], "quorum": 1, "expires_s": 120.0},
         "failover": {"candidates": list(shape.candidates), "cross_region": shape.cross_region},
-        # Of the part `backup` nothing is declared yet: its repository, and where it is restored (lab/backup.py).
+        **({"backup": backup.declaration(lab)} if "backup" in lab.parts else {}),
     }
 
 
@@ -182,6 +182,7 @@ def _member(lab: Lab, name: str) -> dict[str, Any]:
             "bin": str(lab.pg_bin),
             "run_as": [command, "exec", name],
             "keep": str(lab.paths.kept(name)),
+            **({"backup_config": str(lab.paths.pgbackrest(name))} if "backup" in lab.parts else {}),
         },
     }
 

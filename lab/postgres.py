@@ -77,6 +77,8 @@ async def _make_objects(lab: Lab, node: Node, verifiers: dict[str, str]) -> None
     try:
         await conn.execute(config.objects_sql())
         await conn.execute(config.lifeboat_sql())
+        if "backup" in lab.parts:
+            await conn.execute(config.copy_back_sql())
     finally:
         await conn.close()
 

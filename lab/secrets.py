@@ -18,7 +18,7 @@ from lab.paths import Folder
 
 SUPERUSER = "postgres"
 """The lab's own, for its set-up, its bench and its referee; Lifeboat has only what lab/etc/lifeboat.sql grants."""
-ROLES = (SUPERUSER, "lifeboat", "replicator", "app", "lifeboat_probe")
+ROLES = (SUPERUSER, "lifeboat", "replicator", "app", "lifeboat_probe", "lifeboat_restore")
 CACHE_USERS = ("app", "lifeboat", "replicator", "sentinel", "referee")
 """On the cache's servers; the secret of each is `cache-NAME`. `referee` is the lab's own, and may do everything."""
 SENTINEL_USERS = ("app", "lifeboat", "peer")

@@ -38,6 +38,11 @@ GRANT pg_signal_backend TO lifeboat;
 -- Lets a restored backup be checked, index by index (amcheck): a copy that is still in recovery has only what its backup brought along.
 CREATE EXTENSION IF NOT EXISTS amcheck;
 
+-- Says which tables a run has copied back from a restored copy, in the same transaction. The role that may write them (backup.copy_back)
+-- needs: GRANT USAGE ON SCHEMA lifeboat, GRANT INSERT ON lifeboat.restored, and membership in the tables' owners.
+CREATE TABLE IF NOT EXISTS lifeboat.restored (run text PRIMARY KEY, tables text[] NOT NULL, at timestamptz DEFAULT clock_timestamp());
+GRANT SELECT ON lifeboat.restored TO lifeboat;
+
 -- Rewinds a member that comes back: the role with which its pg_rewind reads the leader's files (pg_rewind's manual).
 GRANT EXECUTE ON FUNCTION pg_ls_dir(text, boolean, boolean), pg_stat_file(text, boolean), pg_read_binary_file(text),
     pg_read_binary_file(text, bigint, bigint, boolean) TO replicator;
