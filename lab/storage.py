@@ -29,8 +29,9 @@ from lab.owner import write_private
 BUCKET = "lifeboat-backups"
 _DAYS = 3650
 _CALL_S = 20.0
-_VERSIONED = '<VersioningConfiguration xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Status>Enabled</Status>'
-_VERSIONED += "</VersioningConfiguration>"
+_VERSIONED = """\
+<VersioningConfiguration xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Status>Enabled</Status></VersioningConfiguration>
+"""
 
 
 def _stored(lab: Lab) -> Path:
