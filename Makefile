@@ -21,7 +21,7 @@ setup: ## packages, virtual environment, Temporal CLI (idempotent; asks nothing)
 jaeger: ## set up, and build Jaeger for `lifeboat lab up --with jaeger` (2 to 4 minutes, once)
 	@scripts/setup jaeger
 
-setup-all: ## set up, and build what only the tests run (5 minutes, once)
+setup-all: ## set up, and build what the tests and the lab's backups take (5 minutes, once)
 	@scripts/setup jaeger versitygw compose-parser
 
 setup-parser:

@@ -30,7 +30,7 @@ WITHOUT: tuple[NodeKind, ...] = ("pgpool",)
 """What the containers' estate is without: Pgpool-II keeps its clients' passwords as text.
 
 It is profile `database`, so it has no cache either: Redis and Sentinel write passwords into the configuration that
-they rewrite, and what containers mount holds none.
+they rewrite, and what containers mount holds none. Nor are there backups: pgBackRest's holds the repository's keys.
 """
 ROOT = Path("/var/lib/lifeboat")
 """Stands for the lab's folder in every container."""

@@ -1,24 +1,15 @@
 """Object storage of the lab: versitygw, an S3 server over a folder, with TLS from an authority of the lab's own.
 
-Its calls are signed here by hand: a client of boto3 would look for the user's own profiles first.
+Its calls are signed here by hand: a client of boto3 would look for the user's own profiles first. What makes
+certificates and signatures is imported where it is needed: every command of the lab would wait 0.1 s for it.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import ssl
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
-from botocore.auth import S3SigV4Auth
-from botocore.awsrequest import AWSRequest
-from botocore.credentials import Credentials
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from lab.copying import make_equal
 from lab.errors import LabError
@@ -27,10 +18,10 @@ from lab.model import Lab, Node
 from lab.owner import write_private
 
 BUCKET = "lifeboat-backups"
-_DAYS = 3650
 _CALL_S = 20.0
-_VERSIONED = '<VersioningConfiguration xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Status>Enabled</Status>'
-_VERSIONED += "</VersioningConfiguration>"
+_VERSIONED = """\
+<VersioningConfiguration xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Status>Enabled</Status></VersioningConfiguration>
+"""
 
 
 def _stored(lab: Lab) -> Path:
@@ -56,9 +47,11 @@ def environment(lab: Lab) -> dict[str, str]:
 
 def write_storage(lab: Lab, node: Node) -> None:
     """The server's certificate and key, and its folder, which begins empty."""
-    for name in ("data", "side", "versions"):
-        (_stored(lab) / name).mkdir(mode=0o700, parents=True)
-    authority, certificate, key = _certificates(node.host)
+    from lab.authority import certificates
+
+    for each in (_stored(lab), *(_stored(lab) / name for name in ("data", "side", "versions"))):
+        each.mkdir(mode=0o700)
+    authority, certificate, key = certificates(node.host)
     folder = lab.paths.node(node.name)
     write_private(folder / "server.pem", certificate)
     write_private(folder / "server.key", key)
@@ -66,59 +59,12 @@ def write_storage(lab: Lab, node: Node) -> None:
     lab.paths.authority.chmod(0o644)  # servers and restores check it, as another user
 
 
-def _certificates(host: str) -> tuple[str, str, str]:
-    """An authority, and a server's certificate from it with its key, as PEM. The authority's own key is forgotten."""
-    now = datetime.now(UTC)
-    authority_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
-    authority_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Lifeboat's lab")])
-
-    def signed(subject: x509.Name, public: ec.EllipticCurvePublicKey, *extensions: x509.ExtensionType) -> str:
-        builder = x509.CertificateBuilder(authority_name, subject, public, x509.random_serial_number())
-        builder = builder.not_valid_before(now - timedelta(days=1)).not_valid_after(now + timedelta(days=_DAYS))
-        for each in extensions:
-            critical = isinstance(each, x509.BasicConstraints | x509.KeyUsage)
-            builder = builder.add_extension(each, critical=critical)
-        return builder.sign(authority_key, hashes.SHA256()).public_bytes(Encoding.PEM).decode()
-
-    vouches = authority_key.public_key()
-    authority = signed(
-        authority_name,
-        vouches,
-        x509.BasicConstraints(ca=True, path_length=0),
-        _usage(signs=True),
-        x509.SubjectKeyIdentifier.from_public_key(vouches),
-    )
-    certificate = signed(
-        x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)]),
-        key.public_key(),
-        x509.BasicConstraints(ca=False, path_length=None),
-        _usage(signs=False),
-        x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]),
-        # Twice: pgBackRest compares an address with names only.
-        x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(host)), x509.DNSName(host)]),
-        x509.SubjectKeyIdentifier.from_public_key(key.public_key()),
-        x509.AuthorityKeyIdentifier.from_issuer_public_key(vouches),
-    )
-    return authority, certificate, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
-
-
-def _usage(*, signs: bool) -> x509.KeyUsage:
-    """Of an authority, or of a server."""
-    return x509.KeyUsage(
-        digital_signature=not signs,
-        key_cert_sign=signs,
-        crl_sign=signs,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
-
-
 async def call(lab: Lab, method: str, path: str, body: str = "") -> str:
     """The text of its answer to one request; LabError when it gives none, or refuses."""
+    from botocore.auth import S3SigV4Auth
+    from botocore.awsrequest import AWSRequest
+    from botocore.credentials import Credentials
+
     node = lab.node(STORAGE)
     request = AWSRequest(method=method, url=f"https://{node.address}/{path}", data=body.encode())
     keys = Credentials(lab.secret("s3-key"), lab.secret("s3-secret"))

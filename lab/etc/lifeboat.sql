@@ -35,7 +35,8 @@ GRANT EXECUTE ON FUNCTION pg_switch_wal() TO lifeboat;
 -- Ends clients' sessions on an old primary that still answers; those of superusers stay, and are told in the report.
 GRANT pg_signal_backend TO lifeboat;
 
--- Lets a restored backup be checked, index by index (amcheck): a copy that is still in recovery has only what its backup brought along.
+-- Lets a restored backup be checked, index by index (one of PostgreSQL's contrib modules): a copy that is still in recovery can't get it
+-- any more, and has only what its backup brought along.
 CREATE EXTENSION IF NOT EXISTS amcheck;
 
 -- Says which tables a run has copied back from a restored copy, in the same transaction. The role that may write them (backup.copy_back)

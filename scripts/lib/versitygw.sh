@@ -1,5 +1,6 @@
 # shellcheck shell=bash
-# versitygw, an S3 server over a folder, for the tests of what is kept in object storage. Built into the user's cache.
+# versitygw, an S3 server over a folder, for the lab's backups, and the tests of what is kept in object storage. Built
+# into the user's cache.
 
 VERSITYGW_VERSION=v1.8.0
 
