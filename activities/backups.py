@@ -10,11 +10,13 @@ from temporalio import activity
 
 from activities.beating import beating
 from activities.jobs import Answers, branches_of, number, one, position
-from activities.restore_host import ask, backups_of, run_job, told
+from activities.restore_host import ask, backups_of, databases_of, run_job, told
 from activities.sessions import BROKEN, session
 from schemas.failures import BackupsUnreadable, MemberUnreachable, NoBackupFits, NotYet, RestoreHostFailed, WalMissing
 from schemas.restores import Archived, ArchiveOrder, Found, LookOrder, Place, Repository, ScanOrder, Stretch
 
+PROBE_S = 300.0
+"""Limit of restoring what a cluster has besides its users' databases."""
 ARCHIVED_S = 30.0
 """How long the leader's archiver is waited for."""
 
@@ -61,6 +63,8 @@ async def read_repository(order: LookOrder) -> Repository:
         backups, why = backups_of(one(await ask(order, "info"), "info"), stanza)
         if not backups:
             raise NoBackupFits(f"there is no backup in {stanza}: {why or 'take one'}")
+        left_out = databases_of(one(await ask(order, "set_info", backups[-1].label), "info"), stanza)
+        await ask(order, "probe", order.run, backups[-1].label, *left_out, limit=PROBE_S)
         archive, oldest = backups[-1].archive, min(each.wal_start for each in backups)
         timeline = order.timeline or await _newest_timeline(order, archive, oldest)
         found = await ask(order, "history", f"{timeline:08X}") if timeline > 1 else {}

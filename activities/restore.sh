@@ -20,9 +20,36 @@ repository() {
   "$REPOSITORY_PROGRAM" "--config=$REPOSITORY_CONFIG" "--stanza=$STANZA" "--repo=$REPOSITORY" --log-level-file=off --log-level-stderr=off "$@"
 }
 
-# With the copy's own spool and locks: two restores at once share nothing.
-ours() {
-  repository "--pg1-path=$data" "--spool-path=$keep/spool" "--lock-path=$keep/lock" --log-level-console=warn "$@"
+# To have WAL without a restored cluster: pgBackRest asks which one it is for, of a folder that has its pg_control.
+wal() {
+  repository "--pg1-path=$keep/probe" "--spool-path=$keep/spool" "--lock-path=$keep/lock" --log-level-console=warn archive-get "$@"
+}
+
+# The databases of a backup, as pgBackRest's JSON: BACKUP.
+set_info() {
+  said=$(mktemp) && trap 'rm -f "$said" "$said.out"' EXIT || die "no temporary file can be made"
+  repository --log-level-console=error --output=json "--set=$1" info > "$said.out" 2> "$said" ||
+    die "pgBackRest can't read its repository: $(tr '\n' ' ' < "$said" | tail -c 400)"
+  { printf '::info='; tr -d '\n' < "$said.out"; printf '\n'; } > "$said"
+  answers "$said"
+  say done 1
+}
+
+# The folder of a run's copy, and in it the cluster's pg_control alone: OWNER BACKUP, and the DATABASEs to leave out.
+probe() {
+  if [ -e "$keep/owner" ] && [ "$(cat "$keep/owner")" != "$1" ]; then die "$keep belongs to $(cat "$keep/owner")"; fi
+  mkdir -p "$keep/sock" "$keep/spool" "$keep/lock" "$keep/wal" || die "$keep can't be made"
+  printf '%s' "$1" > "$keep/owner" && flush "$keep/owner" "$keep" || die "$keep/owner not written"
+  if [ -e "$keep/probe/global/pg_control" ]; then say done 1; return; fi
+  backup=$2
+  shift 2
+  for database in "$@"; do set -- "$@" "--db-exclude=$database"; shift; done
+  rm -rf "$keep/probe" && mkdir -p "$keep/probe.new" || die "$keep/probe can't be made"
+  repository "--pg1-path=$keep/probe.new" "--spool-path=$keep/spool" "--lock-path=$keep/lock" --log-level-console=warn \
+    --tablespace-map-all="$keep/probe.new/spaces" "--set=$backup" --type=none --delta --force "$@" restore > "$keep/probe.said" 2>&1 ||
+    die "pgBackRest can't read its repository: $(tr '\n' ' ' < "$keep/probe.said" | tail -c 400)"
+  find "$keep/probe.new" -mindepth 1 -maxdepth 1 ! -name global -exec rm -rf {} + && mv "$keep/probe.new" "$keep/probe" || die "$keep/probe not kept"
+  say done 1
 }
 
 # What the repository holds: backups, and the WAL of the archive.
@@ -71,14 +98,6 @@ room() {
   say done 1
 }
 
-# The folder of a run's copy: OWNER.
-prepare() {
-  if [ -e "$keep/owner" ] && [ "$(cat "$keep/owner")" != "$1" ]; then die "$keep belongs to $(cat "$keep/owner")"; fi
-  mkdir -p "$keep/sock" "$keep/spool" "$keep/lock" "$keep/wal" || die "$keep can't be made"
-  printf '%s' "$1" > "$keep/owner" && flush "$keep/owner" "$keep" || die "$keep/owner not written"
-  room
-}
-
 # BACKUP. One that was broken off goes on with what it has (--delta compares checksums); one that has ended is let be.
 restore() {
   if [ "$(cat "$keep/restored" 2>/dev/null)" = "$1" ]; then say done 1; return; fi
@@ -90,9 +109,11 @@ restore() {
   [ "$(cat "$keep/begun" 2>/dev/null)" = "$1" ] || find "$data" -mindepth 1 -delete || die "$data can't be emptied"
   [ -n "$(ls -A "$data")" ] || set -- "$1"
   printf '%s' "$1" > "$keep/begun" || die "$keep/begun not written"
-  set -- "--set=$1" --type=none --log-level-console=detail ${2:+"$2"}
-  # Tablespaces lie below the copy's folder, never at the source's own places.
-  ours --tablespace-map-all="$keep/spaces" "$@" restore
+  set -- "--set=$1" --type=none ${2:+"$2"}
+  # With its own spool and locks: two restores at once share nothing. Tablespaces lie below the copy's folder, never at
+  # the source's own places.
+  repository "--pg1-path=$data" "--spool-path=$keep/spool" "--lock-path=$keep/lock" --log-level-console=detail \
+    --tablespace-map-all="$keep/spaces" "$@" restore
   code=$?
   [ $code = 0 ] || die "pgBackRest's restore exited $code"
   # Nothing of the source's own settings: they name archives, standbys and libraries.
@@ -220,7 +241,7 @@ fetch_wal() {
     name=${stretch%;*}
     while :; do
       if [ ! -e "$keep/wal/$name" ]; then
-        ours archive-get "$name" "$keep/wal/$name.new"
+        wal "$name" "$keep/wal/$name.new"
         code=$?
         [ $code = 0 ] || die "WAL file $name can't be had: pgBackRest's archive-get exited $code"
         mv "$keep/wal/$name.new" "$keep/wal/$name" || die "$name not kept"
@@ -292,8 +313,7 @@ found() {
 
 # The branches that a timeline comes from, by its history file in the archive: TIMELINE (eight hexadecimal digits).
 history() {
-  mkdir -p "$keep/wal" "$keep/spool" "$keep/lock" || die "$keep can't be made"
-  ours archive-get "$1.history" "$keep/wal/$1.history"
+  wal "$1.history" "$keep/wal/$1.history"
   code=$?
   case $code in
     0) sed -n '/^[0-9]/s/^/::branch=/p' "$keep/wal/$1.history" ;;
@@ -361,8 +381,7 @@ checksums() {
 amcheck() {
   "$bin/pg_amcheck" -h "$keep/sock" -p "$(port)" -U "$(superuser)" --heapallindexed --all --no-dependent-toast > "$keep/checked" 2>&1
   code=$?
-  # Once more with everything where that kept something back.
-  grep -Ev '^[[:space:]]' "$keep/checked" | head -n 20 | sed 's/^/::finding=/'
+  grep -Ev '^[[:space:]]|skipping database' "$keep/checked" | head -n 20 | sed 's/^/::finding=/'
   say status $code
   say done 1
 }
@@ -385,7 +404,7 @@ remove() {
 }
 
 case $verb in
-  amcheck | begin | checksums | copies | copy_back | hand_over | history | info | look | prepare | query | recover | remove | restore | room | scan | segments | status | stop | timelines | work)
+  amcheck | begin | checksums | copies | copy_back | hand_over | history | info | look | probe | query | recover | remove | restore | room | scan | segments | set_info | status | stop | timelines | work)
     "$verb" "$@"
     ;;
   *) die "there is no verb $verb" ;;

@@ -15,6 +15,8 @@ from schemas.restores import Backup, CopyFacts, HostOrder
 
 COMMAND_S = 60.0
 """Limit of a verb that is no job."""
+FIRST_NORMAL = 16384
+"""The first oid that is not a system's own (FirstNormalObjectId)."""
 UNREADABLE = "pgBackRest"
 """How an error of the repository, not of the host, begins."""
 
@@ -105,6 +107,12 @@ def backups_of(info: str, stanza: str) -> tuple[list[Backup], str]:
     ]
     status = found["status"]
     return sorted(backups, key=lambda each: each.stopped), status["message"] if status["code"] else ""
+
+
+def databases_of(info: str, stanza: str) -> list[str]:
+    """The users' own databases in a backup, of `info --set`: those that can be left out of a restore."""
+    found = next(each for each in json.loads(info) if each["name"] == stanza)
+    return [each["name"] for each in found["backup"][0].get("database-ref") or [] if each["oid"] >= FIRST_NORMAL]
 
 
 def facts_of(answers: Answers) -> CopyFacts:

@@ -35,14 +35,17 @@ from schemas.restores import (
 POLL_S = 0.2
 PERCENT = re.compile(r"\(([0-9.]+ ?[KMGT]?B), ([0-9.]+)%\)")
 """How pgBackRest tells of a file that it has restored: its size, and how much of the whole there is."""
+CODE = re.compile(r"ERROR: \[(\d{3})\]")
+LASTING = {*range(25, 38), 80, 81}
+"""pgBackRest's own codes of what it was given and can't use (src/build/error/error.yaml)."""
 LOCAL = re.compile(r"[0-9A-F]{24}$")
 
 
 @activity.defn
-async def prepare_copy(order: RoomOrder) -> int:
-    """The copy's folder, for this run alone; the bytes that are free. NoRoomToRestore where it would not fit."""
+async def look_for_room(order: RoomOrder) -> int:
+    """The bytes that are free for the copy. NoRoomToRestore where it would not fit."""
     async with beating(f"room on {order.host.name}"):
-        answers = await ask(order, "prepare", order.run)
+        answers = await ask(order, "room")
     free, used = number(answers, "room_kb") * 1024, number(answers, "used_kb") * 1024
     needed = order.bytes + order.host.keep_free_bytes
     if free + used < needed:
@@ -79,6 +82,9 @@ async def restore_backup(order: RestoreOrder) -> Restored:
 def _restore_failure(order: HostOrder, text: str) -> Exception:
     """Which failures trying again can't help, by what pgBackRest says."""
     lower = text.lower()
+    code = CODE.search(text)
+    if code is not None and int(code[1]) in LASTING:
+        return RestoreFailed(text)
     if "no space left" in lower:
         return NoRoomToRestore(f"{order.host.name}: {text}")
     if "checksum" in lower and "does not match" in lower:

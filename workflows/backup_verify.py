@@ -61,14 +61,14 @@ class BackupVerify(Restoring):
             raise
 
     async def verify(self, request: VerifyRequest) -> None:
-        self.backup = await self.step(FIND, lambda: self.find(request), parks=False, told=lambda backup: backup.label)
+        self.backup = await self.step(
+            FIND, lambda: self.find(request), undo=(REMOVE, self.remove), parks=False, told=lambda backup: backup.label
+        )
         if request.dry_run:
+            await self.remove()
             await self.plan_rest(self.would())
             return
-        remove = (REMOVE, self.remove)
-        await self.step(
-            ROOM, self.make_room, undo=remove, parks=False, told=lambda free: f"{free / 1e9:.1f} GB are free"
-        )
+        await self.step(ROOM, self.make_room, parks=False, told=lambda free: f"{free / 1e9:.1f} GB are free")
         await self.step(RESTORE, lambda: self.restore(self.backup), parks=False, told=lambda text: text)
         await self.step(
             RECOVER, self.recover_to_rpo, parks=False, told=lambda copy: f"stands at {policy.lsn_text(copy.replayed)}"

@@ -68,12 +68,12 @@ class PitrRestore(Restoring):
 
     async def carry_out(self, request: PitrRequest) -> None:
         self.target = request.target
-        self.backup = await self.step(FIND, self.find, told=self.found_text)
+        self.backup = await self.step(FIND, self.find, undo=(REMOVE, self.remove), told=self.found_text)
         if request.dry_run:
+            await self.remove()
             await self.plan_rest(self.would(request))
             return
-        remove = (REMOVE, self.remove)
-        await self.step(ROOM, self.make_room, undo=remove, told=lambda free: f"{free / 1e9:.1f} GB are free")
+        await self.step(ROOM, self.make_room, told=lambda free: f"{free / 1e9:.1f} GB are free")
         await self.step(RESTORE, lambda: self.restore(self.backup), told=lambda text: text)
         if self.target.before_drop is not None:
             self.moment = await self.step(LOCATE, self.locate_drop, told=lambda moment: moment.reason)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
@@ -39,8 +40,8 @@ with workflow.unsafe.imports_passed_through():
 T = TypeVar("T")
 
 REMOVE = "Remove the copy"
-NEWEST_FILES = 64
-"""WAL files at the archive's end that are read for the newest commit, at most."""
+NEWEST_FILES = (2, 64)
+"""WAL files at the archive's end that are read for the newest commit: these, and where nothing committed, more."""
 
 
 class Restoring(Looking):
@@ -52,6 +53,7 @@ class Restoring(Looking):
         self.repository: Repository
         self.backup: Backup
         self.moment: Moment
+        self.undoing = False
         self.system = ""
         """The leader's own identifier; "" while nobody leads."""
 
@@ -80,10 +82,21 @@ class Restoring(Looking):
     async def on_host(
         self, act: Callable[[Any], Awaitable[T]], order: HostOrder, *, limit: float = 120.0, total: float | None = None
     ) -> T:
-        """By a worker of the host's region. A look may take long behind a slow store; a job is found again."""
-        return await self.do(
-            act, order, region=self.backups.host.region, limit=limit, total=total or 2 * limit + 60, heartbeat=10.0
-        )
+        """By a worker of the host's region. A look may take long behind a slow store; a job is found again.
+
+        An abort is obeyed meanwhile: what is under way is on the copy alone, and ends with it.
+        """
+        region = self.backups.host.region
+        doing = self.do(act, order, region=region, limit=limit, total=total or 2 * limit + 60, heartbeat=10.0)
+        if self.past_no_return or self.undoing:
+            return await doing
+        work: asyncio.Future[T] = asyncio.ensure_future(doing)
+        await workflow.wait_condition(lambda: work.done() or self._abort is not None)
+        if work.done():
+            return await work
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
+        raise Ended("aborted", self.aborted_by())
 
     def note_evidence(self, **more: Any) -> None:
         self.evidence = self.evidence.model_copy(update=more)
@@ -91,7 +104,12 @@ class Restoring(Looking):
     # What there is
 
     async def read_repository(self, timeline: int | None) -> Repository:
-        """The repository as it is once the leader, if there is one, has archived all that it wrote."""
+        """The repository as it is once the leader, if there is one, has archived all that it wrote.
+
+        Before it, what runs that were terminated left on the host is removed: they could not do so themselves.
+        """
+        for each in await self.on_host(copying_back.sweep_copies, HostOrder(**self.order()), total=150):
+            self.note(f"left over from a run that has ended, and removed: {each}")
         seen = await self.observe()
         self.suspect = seen.led_by or self.suspect_of(seen)
         archived: Archived | None = None
@@ -106,7 +124,7 @@ class Restoring(Looking):
             self.note("nobody leads who could archive what was written last")
         more = {"segment_bytes": archived.segment_bytes} if archived is not None else {}
         looked = LookOrder(**self.order(), timeline=timeline or (archived.timeline if archived else None), **more)
-        return await self.on_host(backups.read_repository, looked, limit=300)
+        return await self.on_host(backups.read_repository, looked, limit=400, total=400)
 
     async def scan(self, what: str, stretches: list[Stretch], lsn: int = 0) -> Found:
         order = ScanOrder(
@@ -123,16 +141,18 @@ class Restoring(Looking):
         stretches, missing = policy.legs(self.repository, backup)
         if not stretches:
             return Found(places=[]), missing
-        found = await self.scan("commits", [policy.end_of(stretches[-1], NEWEST_FILES, self.repository.segment_bytes)])
+        size = self.repository.segment_bytes
+        found = Found(places=[])
+        for files in NEWEST_FILES:
+            found = await self.scan("commits", [policy.end_of(stretches[-1], files, size)])
+            if found.newest_commit is not None:
+                break
         return found, missing
 
     # The copy
 
     async def make_room(self) -> int:
-        removed = await self.on_host(copying_back.sweep_copies, HostOrder(**self.order()))
-        for each in removed:
-            self.note(f"left over from a run that has ended, and removed: {each}")
-        return await self.on_host(restoring.prepare_copy, RoomOrder(**self.order(), bytes=self.backup.bytes))
+        return await self.on_host(restoring.look_for_room, RoomOrder(**self.order(), bytes=self.backup.bytes))
 
     async def restore(self, backup: Backup) -> str:
         self.backup = backup
@@ -184,7 +204,9 @@ class Restoring(Looking):
     def judged(self, found: list[Proof], what: str) -> str:
         """The run ends here where anything failed."""
         if failed := [each for each in found if each.ok is False]:
-            raise Ended("refused", f"{what}: " + "; ".join(f"{each.clause}: no: {each.evidence}" for each in failed))
+            told = "; ".join(f"{each.clause}: no: {each.evidence}" for each in failed)
+            self._report(self._current, "failed", self.under_way[self._current], 1, told)
+            raise Ended("refused", f"{what}: {told}")
         return f"{sum(bool(each.ok) for each in found)} hold" + self._not_told(found)
 
     @staticmethod
@@ -197,6 +219,7 @@ class Restoring(Looking):
         return f"{host.name}:{host.directory.rstrip('/')}/{name}"
 
     async def remove(self) -> str:
+        self.undoing = True
         told = await self.on_host(restoring.remove_copy, HostOrder(**self.order()))
         self.note_evidence(where="")
         return told
