@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -23,6 +23,17 @@ from cli.output import err, out, print_json, write_page
 from cli.picture import picture
 from cli.problems import Exit, Problem
 from cli.render import report_text
+from cli.targets import (
+    Backup,
+    Exclusive,
+    Tables,
+    Then,
+    Timeline,
+    To,
+    Until,
+    option_of,
+    restore_options,
+)
 from cli.words import moment, outcome_text
 from schemas.reports import EXIT_CODES, Report
 from schemas.requests import RunRequest
@@ -56,6 +67,13 @@ def run(
         str | None,
         typer.Option("--member", metavar="MEMBER", help="Of a rejoin: who is to come back.", autocompletion=members),
     ] = None,
+    to: To = None,
+    until: Until = None,
+    exclusive: Exclusive = False,
+    timeline: Timeline = None,
+    then: Then = None,
+    tables: Tables = None,
+    backup: Backup = None,
     wait: Annotated[bool, typer.Option("--wait", help="Follow it to its end.")] = False,
     ask: Annotated[
         bool, typer.Option("--ask/--no-ask", help="With --wait: stay while it waits for a person, or end with 4.")
@@ -73,7 +91,9 @@ def run(
     """
     if procedure not in PROCEDURES:
         raise Problem(f"there is no procedure {procedure}; one of: {', '.join(PROCEDURES)}", Exit.USAGE)
-    request = _request(procedure, service, reason or f"asked for by {whoami()}", approval, candidate, member)
+    options = restore_options(to, until, exclusive, timeline, then, tables, backup)
+    given = {"candidate": candidate, "member": member} | options
+    request = _request(procedure, service, reason or f"asked for by {whoami()}", approval, given)
 
     async def work(client: Client) -> tuple[str, Ending | None]:
         engine = Engine(client)
@@ -120,6 +140,13 @@ def plan(
         str | None,
         typer.Option("--member", metavar="MEMBER", help="Of a rejoin: who is to come back.", autocompletion=members),
     ] = None,
+    to: To = None,
+    until: Until = None,
+    exclusive: Exclusive = False,
+    timeline: Timeline = None,
+    then: Then = None,
+    tables: Tables = None,
+    backup: Backup = None,
     html: Html = None,
     json: Json = False,
     address: Address = None,
@@ -128,7 +155,9 @@ def plan(
     """What a run would do: reads for real, changes nothing. Exit 1 when something stands in its way."""
     if procedure not in PROCEDURES:
         raise Problem(f"there is no procedure {procedure}; one of: {', '.join(PROCEDURES)}", Exit.USAGE)
-    request = _request(procedure, service, f"planned by {whoami()}", ApprovalMode.policy, candidate, member).model_copy(
+    options = restore_options(to, until, exclusive, timeline, then, tables, backup)
+    given = {"candidate": candidate, "member": member} | options
+    request = _request(procedure, service, f"planned by {whoami()}", ApprovalMode.policy, given).model_copy(
         update={"dry_run": True}
     )
 
@@ -248,23 +277,24 @@ def _witnessed(found: Report, lab: Lab) -> Report:
 
 
 def _request(
-    procedure: str, service: str, reason: str, approval: ApprovalMode, candidate: str | None, member: str | None
+    procedure: str, service: str, reason: str, approval: ApprovalMode, given: Mapping[str, object]
 ) -> RunRequest:
     """The start form of a procedure; Problem says which option it lacks, or does not take."""
     form = REQUESTS[procedure]
-    given = {"candidate": candidate, "member": member}
     for name, value in given.items():
-        takes = form.model_fields.get(name)
-        if takes is None and value is not None:
-            raise Problem(f"{procedure} takes no --{name}", Exit.USAGE)
-        if takes is not None and takes.is_required() and value is None:
-            raise Problem(f"{procedure} needs --{name} MEMBER", Exit.USAGE)
+        if name not in form.model_fields and value is not None:
+            raise Problem(f"{procedure} takes no {option_of([name])}", Exit.USAGE)
+    for name, takes in form.model_fields.items():
+        if takes.is_required() and name not in ("service", "reason") and given.get(name) is None:
+            value_of = {"target": "KIND=VALUE"}.get(name, "MEMBER")
+            raise Problem(f"{procedure} needs {option_of([name])} {value_of}", Exit.USAGE)
     more = {name: value for name, value in given.items() if value is not None}
     try:
         return form.model_validate({"service": service, "reason": reason, "approval": approval.value, **more})
     except ValidationError as error:
         first = error.errors()[0]
-        raise Problem(f"{first['loc'][0]}: {first['msg']} (given: {first['input']})", Exit.USAGE) from error
+        place = option_of(first["loc"]) if first["loc"] else "together"
+        raise Problem(f"{place}: {first['msg']} (given: {first['input']})", Exit.USAGE) from error
 
 
 async def _refused_at_once(engine: Engine, run: str) -> Ending | None:

@@ -1,0 +1,80 @@
+"""A restore's target as it is typed: `time=…`, `lsn=…`, `xid=…`, `name=…` or `before-drop=…`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any
+
+import typer
+
+from cli.problems import Exit, Problem
+
+KINDS = ("time", "lsn", "xid", "name", "before-drop")
+USES = ("ask", "copy-back", "hand-over", "remove")
+
+
+def _kinds(incomplete: str) -> list[str]:
+    return [f"{kind}=" for kind in KINDS if kind.startswith(incomplete)]
+
+
+def _uses(incomplete: str) -> list[str]:
+    return [use for use in USES if use.startswith(incomplete)]
+
+
+To = Annotated[
+    str | None,
+    typer.Option(
+        "--to",
+        metavar="KIND=VALUE",
+        help="Of a restore: time=2026-11-25T10:00:00Z, lsn=0/3000148, xid=731, name=before-release,"
+        " before-drop=public.orders.",
+        autocompletion=_kinds,
+    ),
+]
+Until = Annotated[
+    str | None, typer.Option("--until", metavar="TIME", help="With a name or a drop: not later than this.")
+]
+Exclusive = Annotated[bool, typer.Option("--exclusive", help="With lsn or xid: without it.")]
+Timeline = Annotated[
+    int | None, typer.Option("--timeline", metavar="N", help="Another branch of history than the living one.")
+]
+Then = Annotated[
+    str | None,
+    typer.Option("--then", metavar="|".join(USES), help="What the proved copy is for.", autocompletion=_uses),
+]
+Tables = Annotated[
+    list[str] | None, typer.Option("--table", metavar="SCHEMA.TABLE", help="To be copied back; may be repeated.")
+]
+Backup = Annotated[str | None, typer.Option("--backup", metavar="LABEL", help="Of a verification: not the newest one.")]
+
+
+def restore_options(
+    to: str | None,
+    until: str | None,
+    exclusive: bool,
+    timeline: int | None,
+    then: str | None,
+    tables: list[str] | None,
+    backup: str | None,
+) -> dict[str, Any]:
+    """What of a start form these options give; Problem for a target of no known kind."""
+    found: dict[str, Any] = {"then": then, "tables": tables or None, "backup": backup}
+    more = {"until": until, "timeline": timeline, "exclusive": exclusive or None}
+    if to is None:
+        if any(value is not None for value in more.values()):
+            raise Problem("--until, --exclusive and --timeline go with --to", Exit.USAGE)
+        return _given(found)
+    kind, sign, value = to.partition("=")
+    if not sign or kind not in KINDS:
+        raise Problem(f"--to {to}: say one of {', '.join(f'{each}=…' for each in KINDS)}", Exit.USAGE)
+    return _given(found) | {"target": {kind.replace("-", "_"): value} | _given(more)}
+
+
+def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def option_of(place: Iterable[str | int]) -> str:
+    """The option by which a field of the start form is given."""
+    first = next(iter(place), "")
+    return {"target": "--to", "tables": "--table"}.get(str(first), f"--{first}")
