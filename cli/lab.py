@@ -17,7 +17,7 @@ from cli.problems import Exit, Problem
 from lab import lab as life
 from lab import load, pointer, world
 from lab.errors import LabError
-from lab.layout import EXTRAS, PROFILES, SHAPES, USUAL
+from lab.layout import EXTRAS, PROFILES, SHAPES, USUAL, profile_of
 from lab.model import Lab
 from lab.progress import Steps
 
@@ -215,7 +215,7 @@ def audit(which: Which = None, json: Json = False) -> None:
 
 @app.command()
 def demo(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="database-failover, round-trip, cache")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="database-failover, round-trip, pitr, cache, queue")],
     which: Which = None,
     shape: Shape = None,
     loops: Annotated[int, typer.Option("--loops", min=1, help="Of round-trip and cache: how often.")] = 1,
@@ -233,13 +233,21 @@ def demo(
         _demo_of_part(name, which, loops=loops, keep=keep, html=html, json=json)
         return
     there = pointer.require(which) if which else pointer.current()
-    if there is not None and not which and (not life.is_running(there) or shape not in (None, there.shape)):
+    profile = demos.DEMOS[name]
+    usable = there is not None and {*profile_of(profile).parts} <= {*there.parts}
+    if (
+        there is not None
+        and not which
+        and (not life.is_running(there) or shape not in (None, there.shape) or not usable)
+    ):
         there = None
+    if there is not None and not usable:
+        raise Problem(f"the lab in {there.folder} has the profile {there.profile}; {name} takes {profile}", Exit.USAGE)
     if there is not None and shape not in (None, there.shape):
         raise Problem(f"the lab in {there.folder} has the shape {there.shape}, not {shape}", Exit.USAGE)
 
     async def show(steps: Steps) -> demos.Demonstration:
-        lab = there or await life.up(shape=shape or USUAL, say=steps)
+        lab = there or await life.up(profile, shape=shape or USUAL, say=steps)
         try:
             return await demos.demonstrate(name, lab, steps, loops=loops)
         finally:

@@ -33,7 +33,8 @@ from schemas.reports import EXIT_CODES, Report, StepReport
 from schemas.requests import Answer
 from schemas.state import RunState
 
-DEMOS = ("database-failover", "round-trip")
+DEMOS = {"database-failover": "database", "round-trip": "database", "pitr": "backup"}
+"""Demonstration → the profile of the lab that it takes."""
 APPROVER = "ana"
 OVERRIDE_REASON = "the demonstration: clients wait, and the loss was seen"
 BEFORE = 100
@@ -58,8 +59,9 @@ class Demonstration(Fact):
 
     audit: Audit
     runs: list[Report]
+    fault: str = f"killed     {HOME}"
     astray: list[str] = []
-    """Of a round trip: what keeps the estate from being as it was; who does not stream on the last timeline."""
+    """What keeps the estate from being as it was: who does not stream on the last timeline, what else was touched."""
 
     @property
     def passed(self) -> bool:
@@ -96,6 +98,10 @@ async def demonstrate(name: str, lab: Lab, tell: Print, *, loops: int = 1) -> De
         from lab.round_trip import round_trips
 
         return await round_trips(lab, client, tell, loops)
+    if name == "pitr":
+        from lab.demo_restore import restore_dropped
+
+        return await restore_dropped(lab, client, tell)
     report = await kill_and_follow(lab, client, tell)
     found = await until_writing(lab)
     return Demonstration(audit=found, runs=[witnessed(report, lab)])
@@ -209,7 +215,7 @@ async def until_writing(lab: Lab) -> Audit:
 
 def text(found: Demonstration) -> str:
     """What a person wants to know of it: what was killed, outages, rows, verdict, receipt."""
-    lines = [f"killed     {HOME}"]
+    lines = [found.fault]
     for report in found.runs:
         lines.append(f"outcome    {report.outcome}: {report.summary}")
         if report.assessment is not None:
