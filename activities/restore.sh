@@ -27,11 +27,11 @@ wal() {
 
 # The databases of a backup, as pgBackRest's JSON: BACKUP.
 set_info() {
-  said=$(mktemp) && trap 'rm -f "$said" "$said.out"' EXIT || die "no temporary file can be made"
-  repository --log-level-console=error --output=json "--set=$1" info > "$said.out" 2> "$said" ||
-    die "pgBackRest can't read its repository: $(tr '\n' ' ' < "$said" | tail -c 400)"
-  { printf '::info='; tr -d '\n' < "$said.out"; printf '\n'; } > "$said"
-  answers "$said"
+  printed=$(mktemp) && trap 'rm -f "$printed" "$printed.out"' EXIT || die "no temporary file can be made"
+  repository --log-level-console=error --output=json "--set=$1" info > "$printed.out" 2> "$printed" ||
+    die "pgBackRest can't read its repository: $(tr '\n' ' ' < "$printed" | tail -c 400)"
+  { printf '::info='; tr -d '\n' < "$printed.out"; printf '\n'; } > "$printed"
+  answers "$printed"
   say done 1
 }
 
@@ -54,21 +54,20 @@ probe() {
 
 # What the repository holds: backups, and the WAL of the archive.
 info() {
-  said=$(mktemp) && trap 'rm -f "$said"' EXIT || die "no temporary file can be made"
-  repository --log-level-console=error --output=json info > "$said.out" 2> "$said" ||
-    { rm -f "$said.out"; die "pgBackRest can't read its repository: $(tr '\n' ' ' < "$said" | tail -c 400)"; }
-  { printf '::info='; tr -d '\n' < "$said.out"; printf '\n'; } > "$said"
-  rm -f "$said.out"
-  answers "$said"
+  printed=$(mktemp) && trap 'rm -f "$printed" "$printed.out"' EXIT || die "no temporary file can be made"
+  repository --log-level-console=error --output=json info > "$printed.out" 2> "$printed" ||
+    die "pgBackRest can't read its repository: $(tr '\n' ' ' < "$printed" | tail -c 400)"
+  { printf '::info='; tr -d '\n' < "$printed.out"; printf '\n'; } > "$printed"
+  answers "$printed"
   say done 1
 }
 
 # The WAL of one timeline in the archive, from a segment on, as stretches without a gap: ARCHIVE TIMELINE FROM BYTES.
 segments() {
-  said=$(mktemp) && trap 'rm -f "$said"' EXIT || die "no temporary file can be made"
-  for folder in $(repository --log-level-console=error --filter="^$2" repo-ls "archive/$STANZA/$1" 2> "$said"); do
+  printed=$(mktemp) && trap 'rm -f "$printed" "$printed.out"' EXIT || die "no temporary file can be made"
+  for folder in $(repository --log-level-console=error --filter="^$2" repo-ls "archive/$STANZA/$1" 2> "$printed"); do
     [ "$(printf '%s\n%.16s\n' "$folder" "$3" | sort | tail -n 1)" = "$folder" ] || continue
-    repository --log-level-console=error repo-ls "archive/$STANZA/$1/$folder" 2>> "$said" || exit 3
+    repository --log-level-console=error repo-ls "archive/$STANZA/$1/$folder" 2>> "$printed" || exit 3
   done | sed -n 's/^\([0-9A-F]\{24\}\)-.*/\1/p' | sort -u | awk -v from="$3" -v size="$4" '
     function number(hex,   i, n) { n = 0; for (i = 1; i <= length(hex); i++) n = n * 16 + index("0123456789ABCDEF", substr(hex, i, 1)) - 1; return n }
     $0 < from { next }
@@ -76,10 +75,9 @@ segments() {
     first == "" { first = last = $0; was = at; next }
     at == was + 1 { last = $0; was = at; next }
     { print "::stretch=" first ";" last; first = last = $0; was = at }
-    END { if (first != "") print "::stretch=" first ";" last }' > "$said.out"
-  [ ! -s "$said" ] || { rm -f "$said.out"; die "pgBackRest can't list the archive: $(tr '\n' ' ' < "$said" | tail -c 400)"; }
-  answers "$said.out"
-  rm -f "$said.out"
+    END { if (first != "") print "::stretch=" first ";" last }' > "$printed.out"
+  [ ! -s "$printed" ] || die "pgBackRest can't list the archive: $(tr '\n' ' ' < "$printed" | tail -c 400)"
+  answers "$printed.out"
   say done 1
 }
 
@@ -228,9 +226,9 @@ look() {
 
 # DATABASE QUERY: its rows, columns by |.
 query() {
-  said=$(mktemp) && trap 'rm -f "$said" "$said.out"' EXIT || die "no temporary file can be made"
-  if ask "$1" "$2" > "$said" 2>&1; then sed 's/^/::row=/' "$said" > "$said.out"; answers "$said.out"; say done 1
-  else die "$(tr '\n' ' ' < "$said" | tail -c 400)"; fi
+  printed=$(mktemp) && trap 'rm -f "$printed" "$printed.out"' EXIT || die "no temporary file can be made"
+  if ask "$1" "$2" > "$printed" 2>&1; then sed 's/^/::row=/' "$printed" > "$printed.out"; answers "$printed.out"; say done 1
+  else die "$(tr '\n' ' ' < "$printed" | tail -c 400)"; fi
 }
 
 # Every WAL file of these stretches (FIRST;LAST) into wal/, to be read and to be recovered with: BYTES STRETCH ….

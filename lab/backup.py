@@ -119,7 +119,10 @@ def declaration(lab: Lab) -> dict[str, Any]:
             "readers": [f"{lab.network}.0.0/16"],
         },
         "checks": [
-            {"name": "counted", "sql": "SELECT count(*) = count(DISTINCT id) AND min(count) >= 0 FROM counting_results"}
+            {
+                "name": "counted",
+                "sql": "SELECT count(*) = count(DISTINCT id) AND coalesce(min(count), 0) >= 0 FROM counting_results",
+            }
         ],
         "newest": [{"table": "public.counting_results", "column": "counted_at"}],
         "copy_back": {"user": "lifeboat_restore", "passfile": str(folder / "copy_back.pgpass")},

@@ -53,7 +53,6 @@ class Restoring(Looking):
         self.repository: Repository
         self.backup: Backup
         self.moment: Moment
-        self.undoing = False
         self.system = ""
         """The leader's own identifier; "" while nobody leads."""
 
@@ -219,7 +218,6 @@ class Restoring(Looking):
         return f"{host.name}:{host.directory.rstrip('/')}/{name}"
 
     async def remove(self) -> str:
-        self.undoing = True
         told = await self.on_host(restoring.remove_copy, HostOrder(**self.order()))
         self.note_evidence(where="")
         return told

@@ -98,6 +98,7 @@ class Runbook(Telling):
         self.sure: bool | None = None
         """Of a failover, once it has looked: whether it is needed whatever a person says."""
         self._undos: list[tuple[str, Callable[[], Awaitable[object]]]] = []
+        self.undoing = False
         self._parking = asyncio.Lock()
         self._beside: list[asyncio.Future[object]] = []
         self._cancelled = False
@@ -457,6 +458,7 @@ class Runbook(Telling):
     async def undo_all(self) -> bool:
         """Undo in reverse order. One that fails becomes a task for a person, and the rest still run."""
         whole = True
+        self.undoing = True
         await asyncio.gather(*self._beside, return_exceptions=True)
         while self._undos:
             title, undo = self._undos.pop()

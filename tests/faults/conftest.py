@@ -10,6 +10,7 @@ import pytest_asyncio
 from lab import lab as labs
 from lab.model import Lab
 from tests.faults.cache_scene import CacheScene
+from tests.faults.restore_scene import RestoreScene
 from tests.faults.scene import Scene
 
 
@@ -46,3 +47,20 @@ async def cache_scene(shared_cache_lab: Lab, request: pytest.FixtureRequest) -> 
     watch = options.pop("watch", True)
     lab = await labs.reset(shared_cache_lab, cache_overrides=options, watch=watch)
     return CacheScene(lab, await labs.connect(lab))
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def shared_backup_lab() -> AsyncIterator[Lab]:
+    lab = await labs.up("backup", make_current=False)
+    yield lab
+    await labs.down(lab)
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def restore_scene(shared_backup_lab: Lab, request: pytest.FixtureRequest) -> RestoreScene:
+    """The database and its backups as new. `@pytest.mark.estate(…)` says what is different in this scenario."""
+    marker = request.node.get_closest_marker("estate")
+    options = {"rejoin": {"when": "by-hand"}} | (dict(marker.kwargs) if marker else {})
+    watch = options.pop("watch", True)
+    lab = await labs.reset(shared_backup_lab, overrides=options, watch=watch)
+    return RestoreScene(lab, await labs.connect(lab))
