@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -10,11 +11,12 @@ from rich.console import Console, RenderableType
 
 from cli.picture import clock_line, picture
 from cli.render import report_text
-from cli.words import left_style, moment, span
+from cli.words import left_style, moment, progress_text, span
 from schemas.decisions import Assessment, Choice, Death, Fence, Question, Verdict
 from schemas.facts import RouteWrite
 from schemas.reports import DecisionReport, Escalation, Report, StepReport
 from schemas.state import RunState
+from schemas.words import size
 
 T0 = datetime(2026, 11, 24, 20, 5, 0, tzinfo=UTC)
 
@@ -240,3 +242,80 @@ def test_a_rejoin_names_its_member_and_no_primary():
     lines = text_of(report_text(back)).splitlines()
     assert any(line.startswith("member ") and "pg-east-1" in line for line in lines), lines
     assert not any(line.startswith("primary ") for line in lines), lines
+
+
+FIFTH, TENTH = "000000030000000000000005", "00000003000000000000000A"
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        ("looking", "looking"),
+        (None, ""),
+        (
+            {
+                "doing": "restoring 20261125-100000F",
+                "log": "P01 DETAIL: restore file /srv/x (1GB, 35.29%)",
+                "bytes": 1_200_000_000,
+                "of": 3_400_000_000,
+                "rate": 120_000_000,
+                "left_s": 18.3,
+            },
+            "restoring 20261125-100000F: 1.20 of 3.40 GB, 35 %, 120 MB/s, 18.3 s left",
+        ),
+        (
+            {"doing": "restoring 20261125-100000F", "log": "P00 INFO: repo1: restore backup set"},
+            "restoring 20261125-100000F: P00 INFO: repo1: restore backup set",
+        ),
+        (
+            {"doing": "rebuild of pg-east-1", "bytes": 0, "of": 512_000, "left_s": None},
+            "rebuild of pg-east-1: 0 of 512 kB, 0 %",
+        ),
+        (
+            {
+                "doing": "reading WAL",
+                "file": FIFTH,
+                "to": TENTH,
+                "log": f"have {FIFTH}",
+            },
+            f"reading WAL: WAL file {FIFTH} of {TENTH}",
+        ),
+        (
+            {"doing": "recovering", "file": FIFTH, "to": "", "files": 4, "log": "LOG:  redo starts"},
+            f"recovering: WAL file {FIFTH}, 4 fetched, LOG:  redo starts",
+        ),
+        ({"doing": "recovering", "file": "", "to": TENTH, "files": 0, "log": ""}, "recovering"),
+        (
+            {"doing": "writing tables back", "rows": 6000, "of": 12000, "log": "COPY"},
+            "writing tables back: 6,000 of 12,000 rows, 50 %",
+        ),
+        ({"doing": "writing tables back", "rows": 0, "of": 0}, "writing tables back"),
+        ({"doing": "rebuild", "bytes": 13, "of": 12}, "rebuild: 13 of 12 bytes, 100 %"),
+        ({"doing": "writing tables back", "why": "pg-east-1: gone"}, "writing tables back: pg-east-1: gone"),
+        ({"doing": "catching up", "bytes behind": {"pg-east-1": 7}}, "catching up: pg-east-1 7 bytes behind"),
+    ],
+)
+def test_progress_reads(told: object, said: str) -> None:
+    assert progress_text(told) == said
+
+
+def test_progress_stands_at_the_step_that_is_under_way() -> None:
+    shown = text_of(picture(state(progress="restoring: 1.20 of 3.40 GB, 35 %, 120 MB/s, 18.3 s left"), at(5)))
+    assert re.search(r"→ Decide +5\.00 s +restoring: 1\.20 of 3\.40 GB, 35 %, 120 MB/s, 18\.3 s left", shown)
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (0, "0 bytes"),
+        (999, "999 bytes"),
+        (1000, "1.00 kB"),
+        (999_400, "999 kB"),
+        (999_600, "1.00 MB"),
+        (16 * 1024 * 1024, "16.8 MB"),
+        (3.4e9, "3.40 GB"),
+        (5e15, "5000 TB"),
+    ],
+)
+def test_an_amount_reads(number: float, text: str) -> None:
+    assert size(number) == text
