@@ -17,6 +17,7 @@ from schemas.facts import RouteWrite
 from schemas.reports import DecisionReport, Escalation, Report, StepReport
 from schemas.state import RunState
 from schemas.words import size
+from tests.unit.restored import EVERY
 
 T0 = datetime(2026, 11, 24, 20, 5, 0, tzinfo=UTC)
 
@@ -245,6 +246,62 @@ def test_a_rejoin_names_its_member_and_no_primary():
 
 
 FIFTH, TENTH = "000000030000000000000005", "00000003000000000000000A"
+
+
+def restore_text(name: str, width: int = 160) -> str:
+    console = Console(file=io.StringIO(), width=width)
+    console.print(report_text(EVERY[name]))
+    file = console.file
+    assert isinstance(file, io.StringIO)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_restore_speaks_of_no_outage_and_of_nobody_who_leads(name: str) -> None:
+    shown = restore_text(name)
+    for word in ("outage", "loss", "error budget", "primary", "not assessed", "first failed probe", "None"):
+        assert word not in shown, word
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("copied back", "restored     20261125-100000F (full), 3.40 GB, taken 2026-11-25 10:00:12 UTC"),
+        ("copied back", "target       just before 0/0A000060 on timeline 3"),
+        ("copied back", "why          transaction 791 dropped public.accounts"),
+        ("copied back", "reached      0/0A000060, last commit 2026-11-25 10:49:59.812 UTC"),
+        ("copied back", "14.0 s, within the RTO of 5 min 00 s: restore 10.2 s at 333 MB/s, recovery 3.80 s"),
+        ("copied back", "newest row 0.42 s before the target, within the RPO of 1 min 00 s"),
+        ("copied back", "copy         removed"),
+        ("copied back", "copied back  public.accounts: 12,000 rows"),
+        ("copied back", "Proof: 7 hold\n✓ the backup had ended before the target: 20261125-100000F ended at"),
+        ("copied back", "Checks: 3 hold, 1 not to be told"),
+        ("copied back", "– heaps and indexes agree: counting has no amcheck"),
+        ("copied back", "Considered, and not taken\n  0/06000110"),
+        ("refused", "Checks: 2 hold, 1 not to be told, 1 fails"),
+        ("refused", "✗ every page has its checksum: 2 of 415039 bad"),
+        ("slow", "14.0 s, over the RTO of 10.0 s"),
+        ("not begun", "restored  nothing"),
+        ("planned", "backup  20261125-100000F (full)"),
+        ("planned", "RTO     5 min 00 s (target)"),
+        ("handed over", "copy      bk-east:6100"),
+    ],
+)
+def test_a_restores_report_says(name: str, said: str) -> None:
+    assert said in "\n".join(line.rstrip() for line in restore_text(name).splitlines())
+
+
+@pytest.mark.parametrize("name", ["not begun", "planned"])
+def test_what_was_not_looked_at_has_no_heading(name: str) -> None:
+    shown = restore_text(name)
+    assert "Proof" not in shown
+    assert "Checks" not in shown
+
+
+def test_evidence_stays_beside_its_clause_on_a_narrow_terminal() -> None:
+    lines = restore_text("refused", 80).splitlines()
+    begins = next(index for index, line in enumerate(lines) if line.startswith("✓ it is the same cluster: system"))
+    assert lines[begins + 1].startswith("  7577001122334455667")
 
 
 @pytest.mark.parametrize(
