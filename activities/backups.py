@@ -104,7 +104,8 @@ async def read_wal(order: ScanOrder) -> Found:
     words = ["scan", str(order.segment_bytes), start, order.what, *stretches]
 
     async def progress(answers: Answers) -> dict[str, object]:
-        return {"file": (answers.get("line") or [""])[-1].removeprefix("have "), "to": order.stretches[-1].last}
+        _, had, file = (answers.get("line") or [""])[-1].rpartition("have ")
+        return {"file": file, "to": order.stretches[-1].last} if had else {}
 
     mark = f"scan/{order.what}/{'/'.join(stretches)}"
     answers = await run_job(order, mark, *words, doing="reading WAL", progress=progress)

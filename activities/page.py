@@ -9,8 +9,9 @@ from datetime import UTC, datetime, timedelta
 
 import jinja2
 
+from schemas import restore_words
 from schemas.reports import Report, StepReport
-from schemas.words import hour, instant, span
+from schemas.words import hour, instant, size, span
 
 WIDTH, LEFT, RIGHT = 1000.0, 262.0, 24.0
 """Of the drawing, in its own units; LEFT holds the names of its rows."""
@@ -18,6 +19,9 @@ LINES, CHARACTER = 3, 6.6
 """Lines for the names of moments, and how wide a character of theirs is at most."""
 ROW, TOP = 24.0, 46.0
 TICKS = 6
+STEPS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 300, 600, 1800, 3600, 7200, 21600, 43200, 86400)
+"""Seconds from one tick to the next: a copy may be read for a day."""
+GOOD, BAD = ("recovered", "not needed", "done"), ("needs a person",)
 
 
 @dataclass(frozen=True)
@@ -152,14 +156,13 @@ def _marks(report: Report, scale: _Scale) -> Iterator[Mark]:
 
 
 def _ticks(report: Report, scale: _Scale) -> Iterator[tuple[float, str]]:
-    """Round seconds since the outage began, or since the run did."""
+    """Round times since the outage began, or since the run did."""
     zero = report.outage_started or report.started
-    step = next(
-        (each for each in (0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 300, 600, 1800) if scale.whole / each <= TICKS * 2), 3600
-    )
+    step = next((each for each in STEPS if scale.whole / each <= TICKS * 2), STEPS[-1])
+    unit, name = next((each for each in ((3600, "h"), (60, "min")) if step >= each[0]), (1, "s"))
     count = 0
     while zero + timedelta(seconds=count * step) <= scale.end:
-        yield scale.x(zero + timedelta(seconds=count * step)), f"{count * step:g} s"
+        yield scale.x(zero + timedelta(seconds=count * step)), f"{count * step / unit:g} {name}"
         count += 1
 
 
@@ -168,13 +171,16 @@ def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("activities"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"span": span, "instant": instant, "hour": hour}
+    environment.filters |= {"span": span, "instant": instant, "hour": hour, "size": size}
+    environment.globals |= {"restore_facts": restore_words.facts, "tally": restore_words.tally}
     return environment.get_template("report.html.j2")
 
 
 def page(report: Report) -> str:
     """The whole document, UTF-8 text."""
-    kind = {"recovered": "good", "not needed": "good", "needs a person": "bad"}.get(report.outcome, "warn")
+    # A restore is refused since the copy, or what there is to restore from, is no good.
+    bad = (*BAD, "refused") if report.restore is not None else BAD
+    kind = "good" if report.outcome in GOOD else "bad" if report.outcome in bad else "warn"
     gaps = [
         (seen.first_good - seen.last_good).total_seconds()
         for seen in report.witness

@@ -122,7 +122,7 @@ async def recover_copy(order: RecoverOrder) -> CopyFacts:
         before: CopyFacts | None = None
         while True:
             facts = await _look(order)
-            doing |= {"file": facts.newest_file, "files": facts.fetched, "log": facts.line[-200:]}
+            doing |= {"file": facts.newest_file, "to": order.last, "files": facts.fetched, "log": facts.line[-200:]}
             if facts.running and facts.pause == "paused" and facts.wanted == wanted:
                 if before is not None and before.replayed == facts.replayed:
                     return facts

@@ -11,7 +11,12 @@ from rich.table import Table
 from rich.text import Text
 
 from cli.words import MARKS, instant, moment, outcome_text, span
+from schemas import restore_words
 from schemas.reports import DecisionReport, Report, StepReport
+from schemas.restores import Proof, RestoreEvidence
+
+PROOF_MARKS = {True: ("✓", "green", ""), False: ("✗", "bold red", "bold red"), None: ("–", "yellow", "")}
+"""Whether a clause holds → its mark, the mark's style, and the clause's."""
 
 
 def report_text(report: Report) -> RenderableType:
@@ -26,7 +31,10 @@ def _parts(report: Report) -> Iterator[RenderableType]:
     if report.summary:
         yield Text(report.summary)
     yield Text()
-    yield _facts(report)
+    if report.restore is not None:
+        yield from _restore(report, report.restore)
+    else:
+        yield _facts(report)
     yield from _titled("Where the time went (UTC)", _time(report))
     yield from _titled("Steps", steps_table(report.steps))
     if report.decisions:
@@ -91,6 +99,32 @@ def _facts(report: Report) -> Table:
     return table
 
 
+def _restore(report: Report, found: RestoreEvidence) -> Iterator[RenderableType]:
+    """Of a run that restored a copy beside its service: no outage, no loss, and nobody leads anew."""
+    table = _grid()
+    for name, text in restore_words.facts(report):
+        table.add_row(name, text)
+    table.add_row("reason", report.reason)
+    if report.kept:
+        table.add_row("page", report.kept)
+    yield table
+    if found.proofs:
+        yield from _titled(f"Proof: {restore_words.tally(found.proofs)}", _proofs(found.proofs))
+    if found.checks:
+        yield from _titled(f"Checks: {restore_words.tally(found.checks)}", _proofs(found.checks))
+    if found.considered:
+        yield from _titled("Considered, and not taken", found.considered)
+
+
+def _proofs(proofs: list[Proof]) -> Table:
+    """In two columns, since a clause and its evidence are long, and a terminal may be narrow."""
+    table = Table.grid(padding=(0, 1, 0, 0))
+    for each in proofs:
+        mark, style, clause = PROOF_MARKS[each.ok]
+        table.add_row(Text(mark, style=style), Text.assemble((each.clause, clause), f": {each.evidence}"))
+    return table
+
+
 def loss_lines(report: Report) -> list[str]:
     """What was counted: when, in which tables, whether it was foretold, and where the WAL is."""
     loss = report.loss
@@ -127,6 +161,7 @@ def _time(report: Report) -> Table:
     table = _grid()
     before: datetime | None = None
     moments = (
+        ("started", report.started if report.restore is not None else None),
         (report.outage_began_with(), report.outage_started),
         ("detected", report.detected),
         ("decided", report.decided),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from typing import Any
+
 from rich.text import Text
 
-from schemas.words import hour, instant, moment, span
+from schemas.words import hour, instant, moment, of_total, size, span
 
 __all__ = [
     "MARKS",
@@ -45,19 +48,37 @@ def outcome_text(outcome: str) -> Text:
 
 
 def progress_text(details: object) -> str:
-    """A heartbeat as a person reads it: `rebuild of pg-east-1: 1.20 of 3.40 GB, 20 s left`."""
+    """A heartbeat as a person reads it: `restoring 20261125-100000F: 1.20 of 3.40 GB, 35 %, 120 MB/s, 18.3 s left`."""
     if isinstance(details, str):
         return details
     if not isinstance(details, dict):
         return ""
-    parts = [str(details.get("doing", ""))]
-    if details.get("of"):
-        parts.append(f"{details.get('bytes', 0) / 1e9:.2f} of {details['of'] / 1e9:.2f} GB")
-        if details.get("left_s") is not None:
-            parts.append(f"{span(details['left_s'])} left")
-    parts += [str(details[key]) for key in ("log", "why") if details.get(key)]
+    parts = [*_measures(details)]
+    log = str(details.get("log") or "")
+    # The line that the numbers were read from says nothing more.
+    if log and not details.get("of") and str(details.get("file") or "\n") not in log:
+        parts.append(log)
+    if details.get("why"):
+        parts.append(str(details["why"]))
     parts += [f"{name} {number} bytes behind" for name, number in (details.get("bytes behind") or {}).items()]
-    return ", ".join(part for part in parts if part)
+    return ": ".join(part for part in (str(details.get("doing") or ""), ", ".join(parts)) if part)
+
+
+def _measures(details: Mapping[str, Any]) -> Iterator[str]:
+    """How much of how much, how fast, how long it still takes; WAL by its files."""
+    if total := details.get("of"):
+        done = details.get("rows" if "rows" in details else "bytes") or 0
+        yield f"{done:,} of {total:,} rows" if "rows" in details else of_total(done, total)
+        # Tables grow while they are read, and the total is an estimate.
+        yield f"{min(100 * done / total, 100):.0f} %"
+    if details.get("rate"):
+        yield f"{size(details['rate'])}/s"
+    if details.get("left_s") is not None:
+        yield f"{span(details['left_s'])} left"
+    if details.get("file"):
+        yield f"WAL file {details['file']}" + (f" of {details['to']}" if details.get("to") else "")
+    if details.get("files"):
+        yield f"{details['files']} fetched"
 
 
 def left_style(left_s: float, whole_s: float) -> str:

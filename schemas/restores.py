@@ -163,6 +163,8 @@ class RecoverOrder(HostOrder):
     backup: Backup
     moment: Moment
     limit_s: float
+    last: str = ""
+    """The last WAL file that recovery may need, to tell how far it is."""
 
 
 class ScanOrder(HostOrder):
@@ -243,6 +245,7 @@ class RestoreEvidence(Fact):
     """What a restore came to, for the report: what was restored, how far, how fast, and the proof clause by clause."""
 
     backup: Backup | None = None
+    """The one that was chosen; it was restored if `restore_s` is known."""
     moment: Moment | None = None
     copy_name: str = ""
     where: str = ""
@@ -261,6 +264,11 @@ class RestoreEvidence(Fact):
     """Tables that were written back to the service, with their rows."""
     considered: list[str] = []
     """Other places that fitted the target, and why they were not taken."""
+
+    @property
+    def took_s(self) -> float | None:
+        """Restore and recovery, which the RTO is for; None where nothing was restored."""
+        return None if self.restore_s is None else self.restore_s + (self.recovery_s or 0.0)
 
     def failed(self) -> list[Proof]:
         return [each for each in (*self.proofs, *self.checks) if each.ok is False]

@@ -64,6 +64,7 @@ class BackupVerify(Restoring):
         self.backup = await self.step(
             FIND, lambda: self.find(request), undo=(REMOVE, self.remove), parks=False, told=lambda backup: backup.label
         )
+        self.note_evidence(backup=self.backup, moment=self.moment)
         if request.dry_run:
             await self.remove()
             await self.plan_rest(self.would())

@@ -64,11 +64,14 @@ class PitrRestore(Restoring):
     def summary(self) -> str:
         copied = ", ".join(f"{table} ({rows} rows)" for table, rows in self.evidence.copied.items())
         moment = self.evidence.moment.text() if self.evidence.moment else self.target.text()
-        return f"restored to {moment}" + (f"; copied back: {copied}" if copied else "")
+        restored = "restores to" if self.evidence.restore_s is None else "restored to"
+        return f"{restored} {moment}" + (f"; copied back: {copied}" if copied else "")
 
     async def carry_out(self, request: PitrRequest) -> None:
         self.target = request.target
         self.backup = await self.step(FIND, self.find, undo=(REMOVE, self.remove), told=self.found_text)
+        # The moment before a table was dropped is looked for in the copy.
+        self.note_evidence(backup=self.backup, moment=getattr(self, "moment", None))
         if request.dry_run:
             await self.remove()
             await self.plan_rest(self.would(request))
@@ -166,6 +169,7 @@ class PitrRestore(Restoring):
             found = await self.scan(what, stretches)
             moment = policy.place_of(self.target, found.places, self.repository.timeline)
             if isinstance(moment, Moment):
+                self.note_evidence(considered=policy.not_taken(self.target, found.places, moment))
                 return moment
             if moment is not None:
                 raise Ended("refused", moment)
@@ -202,6 +206,7 @@ class PitrRestore(Restoring):
         found = await self.scan(f"drop {looked[0].database} {looked[0].oid}", stretches)
         moment = policy.place_of(self.target, found.places, self.repository.timeline)
         if isinstance(moment, Moment):
+            self.note_evidence(considered=policy.not_taken(self.target, found.places, moment))
             return moment
         gone = f"; WAL file {missing} is missing from the archive" if missing else ""
         raise Ended(

@@ -20,7 +20,7 @@ with workflow.unsafe.imports_passed_through():
     from schemas.requests import RunRequest, Suspicion
     from workflows.keeping import keep
     from workflows.reasons import reason_of
-    from workflows.reporting import build_report, report_line
+    from workflows.reporting import build_report, report_line, told_at_end
     from workflows.runbook import NO_WORKER_S, RETRY, Ended, Runbook
 
 
@@ -128,15 +128,7 @@ class Procedure(Runbook):
 
     def tell_end(self, report: Report) -> None:
         self.end_told = True
-        more = {
-            "outcome": report.outcome,
-            "outage": "not known" if report.outage_s is None else f"{report.outage_s:.2f} s of {report.rto_s:.0f} s",
-            "loss": report.receipt or "nothing was promoted",
-            "not protected": "; ".join(report.unprotected),
-            "a person must": "; ".join(report.tasks),
-            "report": report.kept,
-        }
-        self.tell("ended", report_line(report), {name: value for name, value in more.items() if value})
+        self.tell("ended", report_line(report), told_at_end(report))
 
     async def notify(self) -> str:
         """The targets are told in a workflow of its own; what they are told is what is known by now."""

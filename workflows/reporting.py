@@ -8,6 +8,8 @@ from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
     from schemas.reports import Outcome, Report
+    from schemas.restore_words import proof_text, restore_line
+    from schemas.words import span
     from workflows.keeping import name_of
     from workflows.policy import clock
 
@@ -81,8 +83,34 @@ def _place(run: Procedure, title: str) -> int:
 
 def report_line(report: Report) -> str:
     """The report in one line, for a log."""
+    if report.restore is not None:
+        return restore_line(report)
     outage = f"{report.outage_s:.2f} s" if report.outage_s is not None else "-"
     return (
         f"{report.procedure} {report.service}: {report.outcome}; {report.old_primary} -> {report.new_primary};"
         f" outage {outage} of {report.rto_s:.0f} s; {report.receipt or report.summary}"
     )
+
+
+def told_at_end(report: Report) -> dict[str, str]:
+    """What a notice of the end tells besides that line; what says nothing is left out."""
+    found = report.restore
+    if found is None:
+        more = {
+            "outage": "not known" if report.outage_s is None else f"{report.outage_s:.2f} s of {report.rto_s:.0f} s",
+            "loss": report.receipt or "nothing was promoted",
+        }
+    else:
+        more = {
+            "restored": "nothing" if found.took_s is None else f"in {span(found.took_s)}; RTO {span(report.rto_s)}",
+            "newest row": ""
+            if found.rpo_s is None
+            else f"{span(found.rpo_s)} before the target; RPO {span(report.rpo_s)}",
+            "proof": proof_text(found),
+        }
+    rest = {
+        "not protected": "; ".join(report.unprotected),
+        "a person must": "; ".join(report.tasks),
+        "report": report.kept,
+    }
+    return {name: value for name, value in {"outcome": report.outcome, **more, **rest}.items() if value}

@@ -165,7 +165,8 @@ class Restoring(Looking):
     async def recover(self, moment: Moment) -> CopyFacts:
         limit = policy.time_limit(self.backup.bytes, self.backups.rate_bytes_s)
         began = workflow.now()
-        order = RecoverOrder(**self.order(), backup=self.backup, moment=moment, limit_s=limit)
+        last = policy.last_file(self.repository, self.backup, moment)
+        order = RecoverOrder(**self.order(), backup=self.backup, moment=moment, limit_s=limit, last=last)
         facts = await self.on_host(restoring.recover_copy, order, limit=limit)
         self.note_evidence(
             moment=moment,

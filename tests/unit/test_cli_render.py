@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -10,11 +11,13 @@ from rich.console import Console, RenderableType
 
 from cli.picture import clock_line, picture
 from cli.render import report_text
-from cli.words import left_style, moment, span
+from cli.words import left_style, moment, progress_text, span
 from schemas.decisions import Assessment, Choice, Death, Fence, Question, Verdict
 from schemas.facts import RouteWrite
 from schemas.reports import DecisionReport, Escalation, Report, StepReport
 from schemas.state import RunState
+from schemas.words import size
+from tests.unit.restored import EVERY
 
 T0 = datetime(2026, 11, 24, 20, 5, 0, tzinfo=UTC)
 
@@ -240,3 +243,136 @@ def test_a_rejoin_names_its_member_and_no_primary():
     lines = text_of(report_text(back)).splitlines()
     assert any(line.startswith("member ") and "pg-east-1" in line for line in lines), lines
     assert not any(line.startswith("primary ") for line in lines), lines
+
+
+FIFTH, TENTH = "000000030000000000000005", "00000003000000000000000A"
+
+
+def restore_text(name: str, width: int = 160) -> str:
+    console = Console(file=io.StringIO(), width=width)
+    console.print(report_text(EVERY[name]))
+    file = console.file
+    assert isinstance(file, io.StringIO)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_restore_speaks_of_no_outage_and_of_nobody_who_leads(name: str) -> None:
+    shown = restore_text(name)
+    for word in ("outage", "loss", "error budget", "primary", "not assessed", "first failed probe", "None"):
+        assert word not in shown, word
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("copied back", "restored     20261125-100000F (full), 3.40 GB, taken 2026-11-25 10:00:12 UTC"),
+        ("copied back", "target       just before 0/0A000060 on timeline 3"),
+        ("copied back", "why          transaction 791 dropped public.accounts"),
+        ("copied back", "reached      0/0A000060, last commit 2026-11-25 10:49:59.812 UTC"),
+        ("copied back", "14.0 s, within the RTO of 5 min 00 s: restore 10.2 s at 333 MB/s, recovery 3.80 s"),
+        ("copied back", "newest row 0.42 s before the target, within the RPO of 1 min 00 s"),
+        ("copied back", "copy         removed"),
+        ("copied back", "copied back  public.accounts: 12,000 rows"),
+        ("copied back", "Proof: 7 hold\n✓ the backup had ended before the target: 20261125-100000F ended at"),
+        ("copied back", "Checks: 3 hold, 1 not to be told"),
+        ("copied back", "– heaps and indexes agree: counting has no amcheck"),
+        ("copied back", "Considered, and not taken\n  0/06000110"),
+        ("refused", "Checks: 2 hold, 1 not to be told, 1 fails"),
+        ("refused", "✗ every page has its checksum: 2 of 415039 bad"),
+        ("slow", "14.0 s, over the RTO of 10.0 s"),
+        ("not begun", "restored  nothing"),
+        ("planned", "backup  20261125-100000F (full)"),
+        ("planned", "RTO     5 min 00 s (target)"),
+        ("handed over", "copy      bk-east:6100"),
+    ],
+)
+def test_a_restores_report_says(name: str, said: str) -> None:
+    assert said in "\n".join(line.rstrip() for line in restore_text(name).splitlines())
+
+
+@pytest.mark.parametrize("name", ["not begun", "planned"])
+def test_what_was_not_looked_at_has_no_heading(name: str) -> None:
+    shown = restore_text(name)
+    assert "Proof" not in shown
+    assert "Checks" not in shown
+
+
+def test_evidence_stays_beside_its_clause_on_a_narrow_terminal() -> None:
+    lines = restore_text("refused", 80).splitlines()
+    begins = next(index for index, line in enumerate(lines) if line.startswith("✓ it is the same cluster: system"))
+    assert lines[begins + 1].startswith("  7577001122334455667")
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        ("looking", "looking"),
+        (None, ""),
+        (
+            {
+                "doing": "restoring 20261125-100000F",
+                "log": "P01 DETAIL: restore file /srv/x (1GB, 35.29%)",
+                "bytes": 1_200_000_000,
+                "of": 3_400_000_000,
+                "rate": 120_000_000,
+                "left_s": 18.3,
+            },
+            "restoring 20261125-100000F: 1.20 of 3.40 GB, 35 %, 120 MB/s, 18.3 s left",
+        ),
+        (
+            {"doing": "restoring 20261125-100000F", "log": "P00 INFO: repo1: restore backup set"},
+            "restoring 20261125-100000F: P00 INFO: repo1: restore backup set",
+        ),
+        (
+            {"doing": "rebuild of pg-east-1", "bytes": 0, "of": 512_000, "left_s": None},
+            "rebuild of pg-east-1: 0 of 512 kB, 0 %",
+        ),
+        (
+            {
+                "doing": "reading WAL",
+                "file": FIFTH,
+                "to": TENTH,
+                "log": f"have {FIFTH}",
+            },
+            f"reading WAL: WAL file {FIFTH} of {TENTH}",
+        ),
+        (
+            {"doing": "recovering", "file": FIFTH, "to": "", "files": 4, "log": "LOG:  redo starts"},
+            f"recovering: WAL file {FIFTH}, 4 fetched, LOG:  redo starts",
+        ),
+        ({"doing": "recovering", "file": "", "to": TENTH, "files": 0, "log": ""}, "recovering"),
+        (
+            {"doing": "writing tables back", "rows": 6000, "of": 12000, "log": "COPY"},
+            "writing tables back: 6,000 of 12,000 rows, 50 %",
+        ),
+        ({"doing": "writing tables back", "rows": 0, "of": 0}, "writing tables back"),
+        ({"doing": "rebuild", "bytes": 13, "of": 12}, "rebuild: 13 of 12 bytes, 100 %"),
+        ({"doing": "writing tables back", "why": "pg-east-1: gone"}, "writing tables back: pg-east-1: gone"),
+        ({"doing": "catching up", "bytes behind": {"pg-east-1": 7}}, "catching up: pg-east-1 7 bytes behind"),
+    ],
+)
+def test_progress_reads(told: object, said: str) -> None:
+    assert progress_text(told) == said
+
+
+def test_progress_stands_at_the_step_that_is_under_way() -> None:
+    shown = text_of(picture(state(progress="restoring: 1.20 of 3.40 GB, 35 %, 120 MB/s, 18.3 s left"), at(5)))
+    assert re.search(r"→ Decide +5\.00 s +restoring: 1\.20 of 3\.40 GB, 35 %, 120 MB/s, 18\.3 s left", shown)
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (0, "0 bytes"),
+        (999, "999 bytes"),
+        (1000, "1.00 kB"),
+        (999_400, "999 kB"),
+        (999_600, "1.00 MB"),
+        (16 * 1024 * 1024, "16.8 MB"),
+        (3.4e9, "3.40 GB"),
+        (5e15, "5000 TB"),
+    ],
+)
+def test_an_amount_reads(number: float, text: str) -> None:
+    assert size(number) == text

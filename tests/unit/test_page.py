@@ -7,12 +7,14 @@ import json
 import re
 import xml.etree.ElementTree as ET
 from datetime import timedelta
+from html import unescape
 from pathlib import Path
 
 import pytest
 
 from activities.page import LEFT, WIDTH, draw, page
 from schemas.reports import Report, Witness
+from tests.unit.restored import EVERY
 
 HISTORIES = Path(__file__).parents[1] / "replay" / "histories"
 BRANCHES = ("automatic", "approved", "rejected", "expired", "aborted", "parked-and-retried", "undone")
@@ -90,3 +92,71 @@ def test_names_of_moments_do_not_lie_on_each_other():
         for other in marks[index + 1 :]:
             apart = one.y != other.y or other.text_x >= one.text_x + 5 * len(one.text)
             assert apart, (one, other)
+
+
+@pytest.mark.parametrize("name", EVERY)
+class TestEveryRestore:
+    def test_it_speaks_of_no_outage_and_of_nobody_who_leads(self, name):
+        told = re.sub(r"<style>.*?</style>", "", page(EVERY[name]), flags=re.DOTALL).lower()
+        for word in ("outage", "loss", "error budget", "primary", "promoted", "pg-east-1", "not assessed", "none<"):
+            assert word not in told.replace('<b class="">none</b>', ""), word
+
+    def test_every_clause_is_there_with_its_evidence(self, name):
+        restore = EVERY[name].restore
+        rows = re.findall(
+            r'<tr(?: class="(bad)")?><td[^>]*>([✓✗–])</td><td>(.*?)</td><td>(.*?)</td>', page(EVERY[name])
+        )
+        assert [(unescape(clause), unescape(evidence)) for _, _, clause, evidence in rows] == [
+            (each.clause, each.evidence) for each in (*restore.proofs, *restore.checks)
+        ]
+        assert [(mark, bool(bad)) for bad, mark, _, _ in rows] == [
+            ({True: "✓", False: "✗", None: "–"}[each.ok], each.ok is False)
+            for each in (*restore.proofs, *restore.checks)
+        ]
+
+    def test_nothing_is_loaded_and_nothing_runs(self, name):
+        assert not re.search(
+            r"<(script|link|img|iframe|object)\b|\b(src|href)=|url\(|@import|https?://", page(EVERY[name])
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("copied back", "good"),
+        ("verified", "good"),
+        ("slow", "warn"),
+        ("refused", "bad"),
+        ("not begun", "bad"),
+        ("handed over", "bad"),
+        ("planned", "warn"),
+    ],
+)
+def test_how_good_a_restores_end_was_is_seen_at_once(name, kind):
+    assert f'<h1 class="{kind}">' in page(EVERY[name])
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("copied back", '<b class="">10 hold</b>\n    <span>proofs and checks; 1 not to be told'),
+        ("copied back", "<dt>copied back</dt><dd>public.accounts: 12,000 rows</dd>"),
+        ("copied back", "<li>0/06000110 (2026-11-25 10:20:00+00:00): an earlier one</li>"),
+        ("refused", '<b class="bad">1 of 11 fails</b>'),
+        ("verified", "restore and recovery; RTO of 5 min 00 s met"),
+        ("slow", '<b class="warn">14.0 s</b>\n    <span>restore and recovery; RTO of 10.0 s missed'),
+        ("not begun", "nothing restored"),
+    ],
+)
+def test_a_restores_page_says(name, said):
+    assert said in page(EVERY[name])
+
+
+@pytest.mark.parametrize(
+    ("hours", "first", "second"), [(0.005, "0 s", "2 s"), (0.5, "0 min", "5 min"), (26, "0 h", "6 h")]
+)
+def test_a_long_run_has_ticks_that_can_be_read(hours, first, second):
+    report = EVERY["verified"]
+    ticks = draw(report.model_copy(update={"steps": [], "ended": report.started + timedelta(hours=hours)})).ticks
+    assert [text for _, text in ticks][:2] == [first, second]
+    assert len(ticks) <= 13

@@ -81,6 +81,16 @@ def legs(repository: Repository, backup: Backup, since: int | None = None) -> tu
     return found, ""
 
 
+def last_file(repository: Repository, backup: Backup, moment: Moment) -> str:
+    """The last WAL file that recovery to this moment may need; of a time it is not known where it lies."""
+    if moment.kind == "immediate":
+        return backup.wal_stop
+    if moment.kind == "lsn":
+        return file_of(moment.timeline, moment.lsn, repository.segment_bytes)
+    stretches, _ = legs(repository, backup)
+    return stretches[-1].last if stretches else ""
+
+
 def _after(name: str, size: int) -> str:
     per = 0x100000000 // size
     number = int(name[8:16], 16) * per + int(name[16:], 16) + 1
@@ -204,6 +214,18 @@ def place_of(target: Target, places: Sequence[Place], timeline: int) -> Moment |
         near=place.at,
         reason=f"restore point {target.name} is at {lsn_text(place.lsn)}",
     )
+
+
+def not_taken(target: Target, places: Sequence[Place], moment: Moment) -> list[str]:
+    """The other places that were found, and why it is not one of them."""
+    told = []
+    for each in places:
+        if each.lsn == moment.lsn:
+            continue
+        late = target.until is not None and each.at is not None and each.at > target.until
+        why = "after `until`" if late else "an earlier one" if each.lsn < moment.lsn else "a later one"
+        told.append(f"{lsn_text(each.lsn)} ({each.at or 'no time'}): {why}")
+    return told
 
 
 # The proof

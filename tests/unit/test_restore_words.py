@@ -1,0 +1,91 @@
+"""What a notice and a log say of a run that restored a copy."""
+
+from __future__ import annotations
+
+import pytest
+
+from schemas.restores import RestoreEvidence
+from tests.unit.restored import BAD_PAGES, COPIED_BACK, EVERY, NOT_BEGUN, REFUSED, SLOW, VERIFIED
+from workflows.reporting import report_line, told_at_end
+
+FAILED = f"{BAD_PAGES.clause}: {BAD_PAGES.evidence}"
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        (
+            "verified",
+            "BackupVerify counting-db: done; 20261125-100000F restored in 14.0 s, 11 proofs and checks hold",
+        ),
+        (
+            "copied back",
+            "PitrRestore counting-db: done; 20261125-100000F restored in 14.0 s, to just before 0/0A000060 on timeline"
+            " 3, 10 proofs and checks hold, 1 not to be told; copied back: public.accounts (12,000 rows)",
+        ),
+        (
+            "refused",
+            "PitrRestore counting-db: refused; 20261125-100000F restored in 14.0 s, to just before 0/0A000060 on"
+            f" timeline 3, 9 proofs and checks hold, 1 not to be told, 1 fails: {FAILED}",
+        ),
+        (
+            "not begun",
+            "BackupVerify counting-db: needs a person; WAL file 000000030000000000000007 is missing from the archive:"
+            " nothing after it can be restored",
+        ),
+    ],
+)
+def test_a_restore_in_one_line(name: str, line: str) -> None:
+    assert report_line(EVERY[name]) == line
+
+
+def test_why_a_run_ended_early_is_told_though_it_had_restored() -> None:
+    aborted = COPIED_BACK.model_copy(
+        update={
+            "outcome": "aborted",
+            "summary": "aborted by ana",
+            "restore": RestoreEvidence(backup=VERIFIED.restore.backup, restore_s=10.2),
+        }
+    )
+    assert report_line(aborted) == (
+        "PitrRestore counting-db: aborted; 20261125-100000F restored in 10.2 s; aborted by ana"
+    )
+
+
+def test_a_backup_that_was_only_chosen_is_not_called_restored() -> None:
+    chosen = NOT_BEGUN.model_copy(
+        update={"summary": "bk-east is full", "restore": RestoreEvidence(backup=VERIFIED.restore.backup)}
+    )
+    assert report_line(chosen) == "BackupVerify counting-db: needs a person; bk-east is full"
+
+
+def test_a_notice_of_the_end_speaks_of_the_restore() -> None:
+    assert told_at_end(SLOW) == {
+        "outcome": "done, unprotected",
+        "restored": "in 14.0 s; RTO 10.0 s",
+        "newest row": "0.30 s before the target; RPO 1 min 00 s",
+        "proof": "11 proofs and checks hold",
+        "not protected": "the restore took 14 s, and the RTO is 10 s",
+        "report": "s3://lifeboat-reports/pitr.html",
+    }
+    assert told_at_end(REFUSED)["proof"].endswith(FAILED)
+    assert told_at_end(NOT_BEGUN)["restored"] == "nothing"
+
+
+def test_other_runs_are_told_as_before() -> None:
+    moved = COPIED_BACK.model_copy(
+        update={
+            "procedure": "DatabaseFailover",
+            "outcome": "recovered",
+            "new_primary": "pg-east-2",
+            "outage_s": 0.72,
+            "restore": None,
+            "summary": "",
+            "receipt": "nothing acknowledged was lost",
+        }
+    )
+    assert report_line(moved) == (
+        "DatabaseFailover counting-db: recovered; pg-east-1 -> pg-east-2; outage 0.72 s of 300 s;"
+        " nothing acknowledged was lost"
+    )
+    assert list(told_at_end(moved)) == ["outcome", "outage", "loss", "report"]
