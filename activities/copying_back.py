@@ -51,7 +51,8 @@ async def copy_back(order: CopyBackOrder) -> dict[str, int]:
     try:
         async with session(service, leader) as conn:
             done = await conn.fetchval(_DONE, order.run)
-            there = [] if done else [row["name"] for row in await conn.fetch(_THERE, names)]
+            look = not done and not order.aside
+            there = [row["name"] for row in await conn.fetch(_THERE, names)] if look else []
             if there:
                 raise CopyBackRefused(
                     f"{', '.join(there)} is there in {service.name}; move it out of the way, then retry"
@@ -74,7 +75,7 @@ async def _write(order: CopyBackOrder, conn: Session, target: str, passfile: str
         except (*BROKEN, asyncpg.PostgresError) as error:
             return {"why": str(error)}
 
-    words = ["copy_back", target, order.service.access.database, order.run, passfile, *names]
+    words = ["copy_back", target, order.service.access.database, order.run, passfile, order.aside, *names]
     answers = await run_job(order, f"copy-back/{order.leader}", *words, doing="writing tables back", progress=progress)
     if answers.get("code") != ["0"] or "done" not in answers:
         raise _failure(told(answers))

@@ -308,6 +308,14 @@ tally() {
     }'
 }
 
+# Heaps and indexes of every database that has amcheck, each index against its table: SOCKET PORT USER.
+damage() {
+  "$bin/pg_amcheck" -h "$1" -p "$2" -U "$3" --heapallindexed --all > "$keep/checked" 2>&1
+  say status $?
+  grep -Ev 'skipping database' "$keep/checked" | head -n 200 | sed 's/^/::finding=/'
+  say done 1
+}
+
 # Before every start: a server that starts as a primary would be a second one.
 is_standby() {
   [ -e "$data/standby.signal" ] || die "standby.signal is missing"
@@ -319,6 +327,6 @@ is_standby() {
 }
 
 case $verb in
-  look | shut | room | history | follow | is_standby | begin | work | status) "$verb" "$@" ;;
+  damage | look | shut | room | history | follow | is_standby | begin | work | status) "$verb" "$@" ;;
   *) die "there is no verb $verb" ;;
 esac

@@ -328,10 +328,10 @@ stop() {
 }
 
 # Tables of the copy, into a service that has none of that name, in one transaction with the row that says so:
-# TARGET DATABASE RUN PASSFILE TABLE ….
+# TARGET DATABASE RUN PASSFILE ASIDE TABLE …. ASIDE: a schema that those which are there are moved to, with all that is theirs.
 copy_back() {
-  target=$1 database=$2 run=$3 pass=$4
-  shift 4
+  target=$1 database=$2 run=$3 pass=$4 aside=$5
+  shift 5
   list=
   for table in "$@"; do
     list="$list${list:+,}$table"
@@ -341,6 +341,10 @@ copy_back() {
   # What fails to be read must not be committed as far as it came.
   {
     printf 'BEGIN;\n'
+    if [ -n "$aside" ]; then
+      printf 'CREATE SCHEMA "%s";\n' "$aside"
+      printf '%s\n' "$list" | tr ',' '\n' | sed "s/\(.*\)\.\(.*\)/ALTER TABLE IF EXISTS \"\1\".\"\2\" SET SCHEMA \"$aside\";/"
+    fi
     "$bin/pg_dump" -h "$keep/sock" -p "$(port)" -U "$(superuser)" -d "$database" "$@" || printf '\n\\.\n;SELECT 1/0;\n'
     printf "INSERT INTO lifeboat.restored (run, tables) VALUES ('%s', '{%s}');\nCOMMIT;\n" "$run" "$list"
   } | PGPASSFILE=$pass "$bin/psql" -X -q -v ON_ERROR_STOP=1 -d "$target" > "$keep/copied" 2>&1

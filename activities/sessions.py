@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
@@ -42,6 +42,9 @@ BROKEN = (
 )
 """What a server that went away, or is on its way up or down, raises."""
 
+OURS = {"default_transaction_read_only": "off"}
+"""A service that was made read-only for its clients still has its heartbeat, and is still worked on."""
+
 _kept: dict[tuple[int, str, int, str], list[Session]] = {}
 _KEEP = 2
 
@@ -71,6 +74,7 @@ async def open_session(
     database: str | None = None,
     limit: float = CONNECT_S,
     statements: int = 0,
+    settings: Mapping[str, str] | None = None,
 ) -> Session:
     """A new session as Lifeboat's own role, or `user`; MemberUnreachable within `limit` seconds otherwise.
 
@@ -91,7 +95,7 @@ async def open_session(
                 command_timeout=COMMAND_S,
                 statement_cache_size=statements,
                 target_session_attrs=SessionAttribute.any,
-                server_settings={"application_name": "lifeboat"},
+                server_settings={"application_name": "lifeboat", **(settings or {})},
             ),
             limit + 0.5,
         )
@@ -115,7 +119,7 @@ async def session(service: DatabaseService, member: Member, *, limit: float = CO
         except (*BROKEN, asyncpg.PostgresError):
             candidate.terminate()
     if conn is None:
-        conn = await open_session(service, member.host, member.port, limit=limit, statements=20)
+        conn = await open_session(service, member.host, member.port, limit=limit, statements=20, settings=OURS)
     try:
         yield conn
     except BaseException:

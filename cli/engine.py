@@ -29,7 +29,7 @@ from schemas.cache_requests import CacheFailoverRequest
 from schemas.queue_requests import QueueFailoverRequest
 from schemas.reports import Report
 from schemas.requests import Answer, CandidateRequest, FailoverRequest, RejoinRequest, RunRequest, Verb
-from schemas.restore_requests import PitrRequest, VerifyRequest
+from schemas.restore_requests import CorruptionRequest, PitrRequest, VerifyRequest
 from schemas.state import RunState
 
 PROCEDURES = {
@@ -42,6 +42,7 @@ PROCEDURES = {
     "cache-failback": "CacheFailback",
     "pitr-restore": "PitrRestore",
     "backup-verify": "BackupVerify",
+    "corruption-recovery": "CorruptionRecovery",
     "queue-failover": "QueueFailover",
     "queue-drain": "QueueDrain",
     "queue-switchover": "QueueSwitchover",
@@ -59,6 +60,7 @@ REQUESTS: dict[str, type[RunRequest]] = {
     "cache-failback": RunRequest,
     "pitr-restore": PitrRequest,
     "backup-verify": VerifyRequest,
+    "corruption-recovery": CorruptionRequest,
     "queue-failover": QueueFailoverRequest,
     "queue-drain": RunRequest,
     "queue-switchover": CandidateRequest,

@@ -215,7 +215,9 @@ def audit(which: Which = None, json: Json = False) -> None:
 
 @app.command()
 def demo(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="database-failover, round-trip, pitr, cache, queue")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="database-failover, round-trip, pitr, corruption, cache, queue")
+    ],
     which: Which = None,
     shape: Shape = None,
     loops: Annotated[int, typer.Option("--loops", min=1, help="Of round-trip and cache: how often.")] = 1,

@@ -67,6 +67,9 @@ def run(
         str | None,
         typer.Option("--member", metavar="MEMBER", help="Of a rejoin: who is to come back.", autocompletion=members),
     ] = None,
+    rebuild: Annotated[
+        str | None, typer.Option("--rebuild", metavar="WHY", help="Of a rejoin: copy it anew in any case.")
+    ] = None,
     to: To = None,
     until: Until = None,
     exclusive: Exclusive = False,
@@ -92,7 +95,7 @@ def run(
     if procedure not in PROCEDURES:
         raise Problem(f"there is no procedure {procedure}; one of: {', '.join(PROCEDURES)}", Exit.USAGE)
     options = restore_options(to, until, exclusive, timeline, then, tables, backup)
-    given = {"candidate": candidate, "member": member} | options
+    given = {"candidate": candidate, "member": member, "rebuild": rebuild} | options
     request = _request(procedure, service, reason or f"asked for by {whoami()}", approval, given)
 
     async def work(client: Client) -> tuple[str, Ending | None]:

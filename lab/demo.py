@@ -33,7 +33,7 @@ from schemas.reports import EXIT_CODES, Report, StepReport
 from schemas.requests import Answer
 from schemas.state import RunState
 
-DEMOS = {"database-failover": "database", "round-trip": "database", "pitr": "backup"}
+DEMOS = {"database-failover": "database", "round-trip": "database", "pitr": "backup", "corruption": "backup"}
 """Demonstration → the profile of the lab that it takes."""
 APPROVER = "ana"
 OVERRIDE_REASON = "the demonstration: clients wait, and the loss was seen"
@@ -98,10 +98,10 @@ async def demonstrate(name: str, lab: Lab, tell: Print, *, loops: int = 1) -> De
         from lab.round_trip import round_trips
 
         return await round_trips(lab, client, tell, loops)
-    if name == "pitr":
-        from lab.demo_restore import restore_dropped
+    if name in ("pitr", "corruption"):
+        from lab.demo_restore import recover_damaged, restore_dropped
 
-        return await restore_dropped(lab, client, tell)
+        return await (restore_dropped if name == "pitr" else recover_damaged)(lab, client, tell)
     report = await kill_and_follow(lab, client, tell)
     found = await until_writing(lab)
     return Demonstration(audit=found, runs=[witnessed(report, lab)])
@@ -145,12 +145,14 @@ async def _begun(client: Client, since: datetime) -> WorkflowHandle[object, Repo
     return None
 
 
-async def follow(handle: WorkflowHandle[object, Report], tell: Print, person: str | None = None) -> Report:
+async def follow(
+    handle: WorkflowHandle[object, Report], tell: Print, person: str | None = None, limit: float = _RUN_S
+) -> Report:
     """Tell each of a run's steps, and return its report. `person` answers what it asks, if one is named."""
     result = asyncio.ensure_future(handle.result())
     told = 0
     try:
-        async with asyncio.timeout(_RUN_S):
+        async with asyncio.timeout(limit):
             while not result.done():
                 state = await _state(handle)
                 if state is not None:
@@ -163,7 +165,7 @@ async def follow(handle: WorkflowHandle[object, Report], tell: Print, person: st
                 await asyncio.wait({result}, timeout=0.2)
             report = await result
     except TimeoutError as error:
-        raise DemoFailed(f"{handle.id} has not ended within {_RUN_S:.0f} s") from error
+        raise DemoFailed(f"{handle.id} has not ended within {limit:.0f} s") from error
     except WorkflowFailureError as error:
         raise DemoFailed(f"{handle.id} failed: {error.cause}") from error
     finally:

@@ -182,7 +182,11 @@ def _member(lab: Lab, name: str) -> dict[str, Any]:
             "bin": str(lab.pg_bin),
             "run_as": [command, "exec", name],
             "keep": str(lab.paths.kept(name)),
-            **({"backup_config": str(lab.paths.pgbackrest(name))} if "backup" in lab.parts else {}),
+            **(
+                {"backup_config": str(lab.paths.pgbackrest(name)), "socket": str(lab.paths.node(name))}
+                if "backup" in lab.parts
+                else {}
+            ),
         },
     }
 

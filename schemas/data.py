@@ -24,6 +24,10 @@ class DataFolder(Declared):
     keep: str = Field(pattern="^/")
     config_file: str | None = Field(default=None, pattern="^/")
     """postgresql.conf, where it is not in the data folder (Debian has it in /etc)."""
+    socket: str | None = Field(default=None, pattern="^/")
+    """The folder of the server's Unix socket, by which `superuser` is let in as the server's own user (peer): with it
+    the member can be checked for damage."""
+    superuser: str = "postgres"
     backup_config: str | None = Field(default=None, pattern="^/")
     """pgBackRest's file on this node, where it is another one than the service's (`backup.repository.config`)."""
     max_rate_kb_s: PositiveInt | None = Field(default=None, ge=32, le=1048576)

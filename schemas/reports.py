@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Literal
 
 from schemas.base import Fact
+from schemas.damage import DamageEvidence
 from schemas.decisions import Assessment, Fence
 from schemas.facts import RouteWrite
 from schemas.reads import ReadResult
@@ -127,6 +128,8 @@ class Report(Fact):
     """The same, counted in the WAL that only the old primary has."""
     restore: RestoreEvidence | None = None
     """Of a run that restored a copy: what came of it, and the proof."""
+    damage: DamageEvidence | None = None
+    """Of a recovery from corruption."""
     followed_by: list[str] = []
     """Runs that this one started, and that go on: rejoins."""
     routes: list[RouteWrite] = []

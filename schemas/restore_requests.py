@@ -72,3 +72,9 @@ class VerifyRequest(RunRequest):
     """The start form of BackupVerify. `backup`: a label; the newest where it is left out."""
 
     backup: str | None = None
+
+
+class CorruptionRequest(RunRequest):
+    """The start form of CorruptionRecovery. `tables`: those that hold what is wrong, where pages are not what is."""
+
+    tables: list[TableName] = Field(default_factory=list)

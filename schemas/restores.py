@@ -186,6 +186,8 @@ class CopyBackOrder(HostOrder):
 
     leader: str
     tables: list[TableState]
+    aside: str = ""
+    """A schema that tables of these names are moved to; "": they must not be there."""
 
 
 class CopyFacts(Fact):

@@ -32,6 +32,7 @@ from activities import (
     cache_warming,
     copy_checks,
     copying_back,
+    damage,
     data_folder,
     dns,
     epoch,
@@ -71,6 +72,7 @@ from workflows.backup_verify import BackupVerify
 from workflows.cache_failover import CacheFailover
 from workflows.cache_switchover import CacheFailback, CacheSwitchover
 from workflows.cache_watch import CacheWatch
+from workflows.corruption_recovery import CorruptionRecovery
 from workflows.database_failover import DatabaseFailover
 from workflows.database_ready import DatabaseReady
 from workflows.database_rejoin import DatabaseRejoin
@@ -93,6 +95,7 @@ WORKFLOWS: list[type] = [
     CacheFailover,
     CacheSwitchover,
     CacheWatch,
+    CorruptionRecovery,
     DatabaseFailback,
     DatabaseFailover,
     DatabaseReady,
@@ -142,6 +145,9 @@ ACTIVITIES: list[Any] = [
     copying_back.hand_over,
     copying_back.sweep_copies,
     copying_back.take_back,
+    damage.ask_leader,
+    damage.check_member,
+    damage.make_read_only,
     data_folder.examine_folder,
     data_folder.keep_from_starting,
     data_folder.let_it_start,

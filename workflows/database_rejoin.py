@@ -62,7 +62,7 @@ class DatabaseRejoin(Planning, Reading, Returning):
         return "done, unprotected" if self.unprotected else "done"
 
     async def carry_out(self, request: RejoinRequest) -> None:
-        self.member, self.predicted = request.member, request.predicted
+        self.member, self.predicted, self.anew = request.member, request.predicted, request.rebuild
         if request.dry_run:
             await self.plan(request)
             return
@@ -119,6 +119,7 @@ class DatabaseRejoin(Planning, Reading, Returning):
             # A copy takes hours: meanwhile the watch keeps the synchronous set, and a failover may come.
             await self.unlock()
             await self.step(RETURN, lambda: self.while_led(self.return_member), told=lambda result: result.evidence)
+            self.anew = ""
             await self.wait_for_lock()
             await self.step(START, lambda: self.while_led(self.start_it), told=lambda result: result.evidence)
         await self.step(FOLLOW, lambda: self.while_led(self.until_it_streams), told=lambda text: text)
@@ -145,7 +146,7 @@ class DatabaseRejoin(Planning, Reading, Returning):
             raise Ended("refused", f"{self.member} leads: name a member that is to follow it")
         leader: MemberFacts | None = facts.get(record.leader)
         # It is confirmed all the same: a run that was cut short may have left its autostart off, or its set narrow.
-        self.back = already_back(self.member, facts.get(self.member), leader)
+        self.back = None if self.anew else already_back(self.member, facts.get(self.member), leader)
         if leader is None or not leader.reachable or leader.in_recovery:
             raise ApplicationError(
                 str(NotYet(f"{record.leader} should lead, and does not: fail over first")), type=NotYet.__name__

@@ -41,6 +41,8 @@ class Returning(Protecting):
         """The verdict of the newest promotion; that of this member's only if it was left behind then."""
         self.how: Return | None = None
         self.loss: Receipt | None = None
+        self.anew = ""
+        """Why it is copied in any case,"""
         self.in_vain = False
         """It was started as it is, and did not come up, or did not stream."""
 
@@ -87,7 +89,7 @@ class Returning(Protecting):
         # A folder whose rewind has begun says nothing any more: what was counted before stands.
         predicted = verdict_on(found, self.predicted, self.on_record)
         self.loss = newest(self.loss, make_receipt(found, divergence, predicted))
-        self.how = how_to_return(found, divergence, in_vain=self.in_vain)
+        self.how = how_to_return(found, divergence, in_vain=self.in_vain, anew=self.anew)
         return self.how
 
     async def return_member(self) -> FolderResult:

@@ -57,6 +57,7 @@ def build_report(run: Procedure, outcome: Outcome, summary: str = "") -> Report:
         receipt=loss.text() if loss is not None else run.lost_text(),
         loss=loss,
         restore=getattr(run, "evidence", None),
+        damage=getattr(run, "damage", None),
         followed_by=getattr(run, "followed_by", []),
         routes=run.route_writes,
         reads=getattr(run, "read_results", []),

@@ -21,6 +21,9 @@ GRANT EXECUTE ON FUNCTION pg_show_all_file_settings() TO lifeboat;
 GRANT SET, ALTER SYSTEM ON PARAMETER primary_conninfo, synchronous_standby_names, lifeboat.epoch TO lifeboat;
 GRANT EXECUTE ON FUNCTION pg_reload_conf() TO lifeboat;
 
+-- Makes a damaged service read-only for its clients, while the damage is looked for.
+GRANT SET, ALTER SYSTEM ON PARAMETER default_transaction_read_only TO lifeboat;
+
 -- Promotes, and makes rewinds of the old primary possible at once.
 GRANT EXECUTE ON FUNCTION pg_promote(boolean, integer) TO lifeboat;
 GRANT pg_checkpoint TO lifeboat;

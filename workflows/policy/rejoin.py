@@ -57,11 +57,16 @@ def is_apart(found: Examination) -> bool:
     return found.parted is not None
 
 
-def how_to_return(found: Examination, divergence: Divergence | None, *, in_vain: bool = False) -> Return:
+def how_to_return(
+    found: Examination, divergence: Divergence | None, *, in_vain: bool = False, anew: str = ""
+) -> Return:
     """Follow where nothing diverged, rewind where it is right, else rebuild. `divergence`: what lies past the fork;
-    `in_vain`: it was started as a standby as it is, and did not come up, or did not stream.
+    `in_vain`: it was started as a standby as it is, and did not come up, or did not stream; `anew`: why it is to be
+    copied in any case.
     """
     way = _way_back(found, divergence)
+    if anew and way.method != "refuse":
+        return _rebuild(found, anew)
     return _rebuild(found, VAIN) if in_vain and way.method == "follow" else way
 
 

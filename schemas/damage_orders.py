@@ -1,0 +1,26 @@
+"""What is ordered where a database's data is damaged."""
+
+from __future__ import annotations
+
+from schemas.base import Fact
+from schemas.orders import NodeOrder
+from schemas.topology import DatabaseService
+
+
+class CheckOrder(NodeOrder):
+    """Look at every heap and B-tree of the member."""
+
+
+class ReadOnlyOrder(Fact):
+    """Transactions of the leader are read-only by default, or not any more; sessions of before are ended."""
+
+    service: DatabaseService
+    leader: str
+    on: bool
+
+
+class OwnersOrder(Fact):
+    """Ask the leader the owner's queries."""
+
+    service: DatabaseService
+    leader: str
