@@ -316,6 +316,14 @@ damage() {
   say done 1
 }
 
+# An owner's question to the server itself, which it can't write by: SOCKET PORT USER DATABASE QUERY.
+query() {
+  PGOPTIONS='-c default_transaction_read_only=on' "$bin/psql" -X -A -t -v ON_ERROR_STOP=1 -h "$1" -p "$2" -U "$3" -d "$4" -c "$5" > "$keep/asked" 2>&1
+  code=$?
+  if [ $code = 0 ]; then head -n 200 "$keep/asked" | sed 's/^/::row=/'; else say refused "$(tr '\n' ' ' < "$keep/asked" | tail -c 400)"; fi
+  say done 1
+}
+
 # Before every start: a server that starts as a primary would be a second one.
 is_standby() {
   [ -e "$data/standby.signal" ] || die "standby.signal is missing"
@@ -327,6 +335,6 @@ is_standby() {
 }
 
 case $verb in
-  damage | look | shut | room | history | follow | is_standby | begin | work | status) "$verb" "$@" ;;
+  damage | look | query | shut | room | history | follow | is_standby | begin | work | status) "$verb" "$@" ;;
   *) die "there is no verb $verb" ;;
 esac

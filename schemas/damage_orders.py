@@ -8,7 +8,7 @@ from schemas.topology import DatabaseService
 
 
 class CheckOrder(NodeOrder):
-    """Look at every heap and B-tree of the member."""
+    """Look at every heap and B-tree of the member, or ask it the owner's queries."""
 
 
 class ReadOnlyOrder(Fact):
@@ -17,10 +17,3 @@ class ReadOnlyOrder(Fact):
     service: DatabaseService
     leader: str
     on: bool
-
-
-class OwnersOrder(Fact):
-    """Ask the leader the owner's queries."""
-
-    service: DatabaseService
-    leader: str

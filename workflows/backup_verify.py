@@ -115,7 +115,8 @@ class BackupVerify(Restoring):
         if found.newest_commit is None:
             raise Ended("refused", f"the archive holds no commit after {backup.label}")
         wanted = workflow.now() - timedelta(seconds=self.estate.service.rpo_s)
-        reachable = max(min(wanted, found.newest_commit), backup.stopped)
+        # A backup that is younger than the RPO can only be recovered to after its own end.
+        reachable = found.newest_commit if wanted <= backup.stopped else min(wanted, found.newest_commit)
         if found.newest_commit < wanted:
             late = (wanted - found.newest_commit).total_seconds()
             self.find_fault(

@@ -16,7 +16,7 @@ with workflow.unsafe.imports_passed_through():
     from activities import copy_checks, copying_back, damage, restoring
     from schemas import attributes
     from schemas.damage import DamageEvidence, MemberDamage
-    from schemas.damage_orders import CheckOrder, OwnersOrder, ReadOnlyOrder
+    from schemas.damage_orders import CheckOrder, ReadOnlyOrder
     from schemas.reports import EXIT_CODES, Outcome, Report
     from schemas.requests import CandidateRequest, RejoinRequest
     from schemas.restore_requests import CorruptionRequest, VerifyRequest
@@ -148,20 +148,22 @@ class CorruptionRecovery(Restoring):
         """Each member in its own region; one that can't be checked is told, and counts as not whole."""
 
         async def look(name: str) -> MemberDamage:
-            order = CheckOrder(service=self.estate.service, member=name, run=workflow.info().workflow_id)
-            order = order.model_copy(update={"run": f"{order.run}/{workflow.now().timestamp():.0f}"})
             try:
                 return await self.do(
-                    damage.check_member, order, limit=CHECK_S, total=CHECK_S, attempts=3, heartbeat=10.0
+                    damage.check_member, self.check_of(name), limit=CHECK_S, total=CHECK_S, attempts=3, heartbeat=10.0
                 )
             except ActivityError as error:
                 return MemberDamage(member=name, error=reason_of(error))
 
         return list(await asyncio.gather(*map(look, names)))
 
+    def check_of(self, member: str) -> CheckOrder:
+        """A check of its own each time: what an earlier one found is of the past."""
+        run = f"{workflow.info().workflow_id}/{workflow.now().timestamp():.3f}"
+        return CheckOrder(service=self.estate.service, member=member, run=run)
+
     async def ask_owner(self, leader: str) -> list[Proof]:
-        order = OwnersOrder(service=self.estate.service, leader=leader)
-        return await self.do(damage.ask_leader, order, limit=3600, total=7200, heartbeat=10.0)
+        return await self.do(damage.ask_leader, self.check_of(leader), limit=3600, total=7200, heartbeat=10.0)
 
     async def verify_backup(self) -> str:
         """A run of its own, with its own report; what it finds is told, and stops nothing here."""

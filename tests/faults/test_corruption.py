@@ -1,0 +1,137 @@
+"""Recovery from corruption, on real servers: pages that go bad, rows that are wrong, and a person who decides."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from lab.damage import flip, make_cold
+from lab.layout import HOME
+from schemas.reports import Report
+from schemas.requests import Answer
+from schemas.restore_requests import CorruptionRequest
+from tests.faults.restore_scene import TABLE, RestoreScene
+from tests.faults.scene import Run
+
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.faults, pytest.mark.campaign]
+
+ARCHIVE = "public.archived"
+ROWS = "INSERT INTO archived SELECT n, 'camera-' || n % 20 FROM generate_series(1, 5000) n"
+WHOLE = "SELECT count(*) || md5(string_agg(id || camera, ',' ORDER BY id)) AS sum FROM archived"
+
+
+async def recover(scene: RestoreScene, **more: Any) -> Run:
+    form = {"service": scene.lab.service, "reason": "a test", **more}
+    return await scene.begin("CorruptionRecovery", CorruptionRequest.model_validate(form), "corruption")
+
+
+async def answer(scene: RestoreScene, run: Run, said: str, verb: str = "approve") -> None:
+    """Answer by signal the question that says this."""
+    state = await scene.state_when(run, f"it asks: {said}", lambda s: s.question and said in s.question.text, 120.0)
+    assert state.question is not None
+    await run.signal(verb, Answer(by="ana", digest=state.question.digest, reason="seen"))
+
+
+async def archive(scene: RestoreScene) -> str:
+    """A table that nobody writes to, and what it holds."""
+    await scene.sql("CREATE TABLE archived (id int PRIMARY KEY, camera text)", ROWS, "SELECT 1 AS n")
+    return str((await scene.sql(WHOLE))["sum"])
+
+
+async def ended(scene: RestoreScene, run: Run, outcome: str) -> Report:
+    return await scene.ends(run, outcome, limit=240.0)
+
+
+async def test_a_heap_and_an_index_of_the_primary(restore_scene: RestoreScene) -> None:
+    scene = restore_scene
+    before = await archive(scene)
+    await scene.traffic()
+    await make_cold(scene.lab, HOME, ARCHIVE)
+    for relation in (ARCHIVE, f"{ARCHIVE}_pkey"):
+        await flip(scene.lab, HOME, relation, block=3)
+    run = await recover(scene)
+    await answer(scene, run, "read-only")
+    await answer(scene, run, "Switch counting-db over to")
+    report = await ended(scene, run, "done")
+    assert report.damage is not None
+    (east,) = [each for each in report.damage.members if each.damaged]
+    assert east.member == HOME
+    assert sorted(each.kind for each in east.damaged) == ["heap", "index"]
+    assert "Post-mortem" in report.damage.post_mortem
+    leader = (await scene.safe()).leader
+    assert leader != HOME
+    assert (await scene.sql(WHOLE, member=leader))["sum"] == before
+    assert (await scene.sql(WHOLE))["sum"] == before, "copied anew, it is whole as well"
+    await scene.record(run, "corruption-switched")
+
+
+async def test_a_standby_alone_is_copied_anew(restore_scene: RestoreScene) -> None:
+    scene = restore_scene
+    before = await archive(scene)
+    await scene.traffic()
+    await make_cold(scene.lab, HOME, ARCHIVE)
+    lsn = (await scene.sql("SELECT pg_current_wal_lsn()::text AS lsn"))["lsn"]
+
+    async def replayed() -> bool:
+        row = await scene.sql(f"SELECT pg_last_wal_replay_lsn() >= '{lsn}'::pg_lsn AS there", member="pg-east-3")
+        return bool(row["there"])
+
+    await scene.until("pg-east-3 has replayed it", replayed)
+    # A standby writes its pages out at its own restart points.
+    await scene.sql("CHECKPOINT", "SELECT 1", member="pg-east-3")
+    await flip(scene.lab, "pg-east-3", ARCHIVE, block=3)
+    run = await recover(scene)
+    await answer(scene, run, "read-only", "reject")
+    await answer(scene, run, "Copy pg-east-3 anew")
+    report = await ended(scene, run, "done")
+    assert report.damage is not None
+    assert [each.member for each in report.damage.members if each.damaged] == ["pg-east-3"]
+    assert (await scene.sql(WHOLE, member="pg-east-3"))["sum"] == before
+    assert (await scene.safe()).leader == HOME
+
+
+async def test_rows_that_are_wrong_come_back_as_they_were(restore_scene: RestoreScene) -> None:
+    scene = restore_scene
+    await scene.traffic()
+    await asyncio.wait_for(enough(scene, 150), 60)
+    await scene.sql("UPDATE counting_results SET count = -1 WHERE random() < 0.2", "SELECT 1")
+    spoilt = datetime.now(UTC)
+    run = await recover(scene, tables=[TABLE])
+    await answer(scene, run, "read-only")
+    await answer(scene, run, "copy them back")
+    report = await ended(scene, run, "done")
+    assert report.damage is not None
+    assert report.damage.last_good is not None
+    assert abs((spoilt - report.damage.last_good).total_seconds()) < 5.0, report.damage
+    kept = {each.id for each in scene.acknowledged() if (each.acked or 0.0) < report.damage.last_good.timestamp()}
+    (aside,) = [
+        row["nspname"] for row in [await scene.sql("SELECT nspname FROM pg_namespace WHERE nspname ~ '^damaged_'")]
+    ]
+    row = await scene.sql("SELECT min(count) AS lowest, array_agg(id::text) AS ids FROM counting_results")
+    assert row["lowest"] >= 0
+    assert kept - set(row["ids"]) == set(), "rows of before the damage are missing"
+    left = await scene.sql(f"SELECT count(*) AS n FROM {aside}.counting_results WHERE count < 0")
+    assert left["n"] > 0, "what was wrong is kept aside"
+    await scene.record(run, "corruption-copied-back")
+
+
+async def enough(scene: RestoreScene, count: int) -> None:
+    while len(scene.acknowledged()) < count:
+        await asyncio.sleep(0.1)
+
+
+async def test_a_repair_that_is_rejected_lets_clients_write_again(restore_scene: RestoreScene) -> None:
+    scene = restore_scene
+    await archive(scene)
+    await scene.traffic()
+    await make_cold(scene.lab, HOME, ARCHIVE)
+    await flip(scene.lab, HOME, ARCHIVE, block=3)
+    run = await recover(scene)
+    await answer(scene, run, "read-only")
+    await answer(scene, run, "Switch", "reject")
+    await ended(scene, run, "rejected")
+    await scene.safe()
+    await scene.record(run, "corruption-rejected")
