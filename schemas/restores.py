@@ -85,7 +85,9 @@ class Moment(Fact):
 
 
 class Place(Fact):
-    """`what`: COMMIT, ABORT, DROP or RESTORE_POINT; of a DROP the LSN of its lock."""
+    """`what`: COMMIT, ABORT, DROP or RESTORE_POINT; of a DROP the LSN of its lock. `at`: when the transaction ended; of
+    a restore point, when the last one before it did.
+    """
 
     lsn: int
     xid: int
@@ -98,6 +100,7 @@ class Found(Fact):
 
     places: list[Place]
     newest_commit: datetime | None = None
+    newest_commit_lsn: int = 0
     newest_lsn: int = 0
     records: int = 0
 
