@@ -147,7 +147,7 @@ class Restoring(Looking):
             found = await self.scan("commits", [policy.end_of(stretches[-1], files, size)])
             if found.newest_commit is not None:
                 break
-        return found, missing
+        return policy.after_backup(found, backup), missing
 
     # The copy
 
