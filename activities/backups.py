@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from datetime import UTC, datetime
 
 import asyncpg
@@ -63,7 +64,7 @@ async def read_repository(order: LookOrder) -> Repository:
         backups, why = backups_of(one(await ask(order, "info"), "info"), stanza)
         if not backups:
             raise NoBackupFits(f"there is no backup in {stanza}: {why or 'take one'}")
-        left_out = databases_of(one(await ask(order, "set_info", backups[-1].label), "info"), stanza)
+        left_out = databases_of(one(await ask(order, "info", backups[-1].label), "info"), stanza)
         await ask(order, "probe", order.run, backups[-1].label, *left_out, limit=PROBE_S)
         archive, oldest = backups[-1].archive, min(each.wal_start for each in backups)
         timeline = order.timeline or await _newest_timeline(order, archive, oldest)
@@ -116,13 +117,14 @@ async def read_wal(order: ScanOrder) -> Found:
     return Found(
         places=[_place(each) for each in answers.get("moment", [])],
         newest_commit=utc(commit[2]) if len(commit) == 3 else None,
+        newest_commit_lsn=position(commit[0]),
         newest_lsn=position(one(answers, "end")),
         records=number(answers, "records"),
     )
 
 
 def _wal_failure(text: str) -> Exception:
-    if "archive-get exited 1:" in f"{text}:" or text.endswith("archive-get exited 1"):
+    if re.search(r"archive-get exited 1(?!\d)", text):
         return WalMissing(text)
     return BackupsUnreadable(text) if "archive-get" in text else RestoreHostFailed(text)
 

@@ -26,9 +26,9 @@ begin() {
   if [ "$(cat "$job/id" 2>/dev/null)" = "$id" ]; then
     if alive || [ "$(cat "$job/code" 2>/dev/null)" = 0 ]; then status; return; fi
   elif alive; then
-    kill -TERM -- "-$(cat "$job/pid")" 2>/dev/null
+    kill -s TERM -- "-$(cat "$job/pid")" 2>/dev/null
     for _ in 1 2 3 4 5 6 7 8 9 10; do alive || break; sleep 0.2; done
-    if alive; then kill -KILL -- "-$(cat "$job/pid")" 2>/dev/null; sleep 0.2; fi
+    if alive; then kill -s KILL -- "-$(cat "$job/pid")" 2>/dev/null; sleep 0.2; fi
     if alive; then die "a job of before does not end"; fi
   fi
   rm -rf "$job" && mkdir -p "$job" && printf '%s' "$id" > "$job/id" || die "$job can't be made"
@@ -52,12 +52,12 @@ alive() {
 
 # A job's answers. Of a command's output its last 24,000 characters come through: many are packed.
 answers() {
-  said=$(grep '^::' "$1")
-  if [ ${#said} -le 16000 ]; then
-    [ -z "$said" ] || printf '%s\n' "$said"
+  told=$(grep '^::' "$1")
+  if [ ${#told} -le 16000 ]; then
+    [ -z "$told" ] || printf '%s\n' "$told"
     return
   fi
-  packed=$(printf '%s\n' "$said" | gzip -9c | base64 | tr -d '\n')
+  packed=$(printf '%s\n' "$told" | gzip -9c | base64 | tr -d '\n')
   if [ ${#packed} -le 22000 ]; then say packed "$packed"; else say error "too much for an answer (${#packed} characters)"; fi
 }
 

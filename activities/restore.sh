@@ -16,22 +16,24 @@ label=lifeboat-restore
 export LC_ALL=C TZ=UTC PATH="$bin:/usr/local/bin:/usr/bin:/bin"
 unset PGDATA PGHOST PGPORT PGUSER PGPASSWORD PGSERVICE PGOPTIONS
 
+# With a spool of the copy's own. By the environment: where nothing is fetched ahead (archive-async), pgBackRest takes no
+# such option.
 repository() {
-  "$REPOSITORY_PROGRAM" "--config=$REPOSITORY_CONFIG" "--stanza=$STANZA" "--repo=$REPOSITORY" --log-level-file=off --log-level-stderr=off "$@"
+  PGBACKREST_SPOOL_PATH="$keep/spool" "$REPOSITORY_PROGRAM" "--config=$REPOSITORY_CONFIG" "--stanza=$STANZA" "--repo=$REPOSITORY" --log-level-file=off --log-level-stderr=off "$@"
 }
 
 # To have WAL without a restored cluster: pgBackRest asks which one it is for, of a folder that has its pg_control.
 wal() {
-  repository "--pg1-path=$keep/probe" "--spool-path=$keep/spool" "--lock-path=$keep/lock" --log-level-console=warn archive-get "$@"
+  repository "--pg1-path=$keep/probe" "--lock-path=$keep/lock" --log-level-console=warn archive-get "$@"
 }
 
-# The databases of a backup, as pgBackRest's JSON: BACKUP.
-set_info() {
-  printed=$(mktemp) && trap 'rm -f "$printed" "$printed.out"' EXIT || die "no temporary file can be made"
-  repository --log-level-console=error --output=json "--set=$1" info > "$printed.out" 2> "$printed" ||
-    die "pgBackRest can't read its repository: $(tr '\n' ' ' < "$printed" | tail -c 400)"
-  { printf '::info='; tr -d '\n' < "$printed.out"; printf '\n'; } > "$printed"
-  answers "$printed"
+# What the repository holds, as pgBackRest's JSON: its backups; or, of one BACKUP, its databases.
+info() {
+  said=$(mktemp) && trap 'rm -f "$said" "$said.out"' EXIT || die "no temporary file can be made"
+  repository --log-level-console=error --output=json ${1:+"--set=$1"} info > "$said.out" 2> "$said" ||
+    die "pgBackRest can't read its repository: $(cat "$said" "$said.out" | tr '\n' ' ' | tail -c 400)"
+  { printf '::info='; tr -d '\n' < "$said.out"; printf '\n'; } > "$said"
+  answers "$said"
   say done 1
 }
 
@@ -45,46 +47,45 @@ probe() {
   shift 2
   for database in "$@"; do set -- "$@" "--db-exclude=$database"; shift; done
   rm -rf "$keep/probe" && mkdir -p "$keep/probe.new" || die "$keep/probe can't be made"
-  repository "--pg1-path=$keep/probe.new" "--spool-path=$keep/spool" "--lock-path=$keep/lock" --log-level-console=warn \
+  repository "--pg1-path=$keep/probe.new" "--lock-path=$keep/lock" --log-level-console=warn \
     --tablespace-map-all="$keep/probe.new/spaces" "--set=$backup" --type=none --delta --force "$@" restore > "$keep/probe.said" 2>&1 ||
     die "pgBackRest can't read its repository: $(tr '\n' ' ' < "$keep/probe.said" | tail -c 400)"
   find "$keep/probe.new" -mindepth 1 -maxdepth 1 ! -name global -exec rm -rf {} + && mv "$keep/probe.new" "$keep/probe" || die "$keep/probe not kept"
   say done 1
 }
 
-# What the repository holds: backups, and the WAL of the archive.
-info() {
-  printed=$(mktemp) && trap 'rm -f "$printed" "$printed.out"' EXIT || die "no temporary file can be made"
-  repository --log-level-console=error --output=json info > "$printed.out" 2> "$printed" ||
-    die "pgBackRest can't read its repository: $(tr '\n' ' ' < "$printed" | tail -c 400)"
-  { printf '::info='; tr -d '\n' < "$printed.out"; printf '\n'; } > "$printed"
-  answers "$printed"
-  say done 1
-}
-
 # The WAL of one timeline in the archive, from a segment on, as stretches without a gap: ARCHIVE TIMELINE FROM BYTES.
 segments() {
-  printed=$(mktemp) && trap 'rm -f "$printed" "$printed.out"' EXIT || die "no temporary file can be made"
-  for folder in $(repository --log-level-console=error --filter="^$2" repo-ls "archive/$STANZA/$1" 2> "$printed"); do
+  said=$(mktemp) && trap 'rm -f "$said" "$said.all" "$said.out"' EXIT || die "no temporary file can be made"
+  archived "archive/$STANZA/$1" "^$2[0-9A-F]{8}\$"
+  for folder in $(cat "$said"); do
     [ "$(printf '%s\n%.16s\n' "$folder" "$3" | sort | tail -n 1)" = "$folder" ] || continue
-    repository --log-level-console=error repo-ls "archive/$STANZA/$1/$folder" 2>> "$printed" || exit 3
-  done | sed -n 's/^\([0-9A-F]\{24\}\)-.*/\1/p' | sort -u | awk -v from="$3" -v size="$4" '
+    archived "archive/$STANZA/$1/$folder"
+    cat "$said" >> "$said.all"
+  done
+  [ ! -e "$said.all" ] || sed -n 's/^\([0-9A-F]\{24\}\)-.*/\1/p' "$said.all" | sort -u | awk -v from="$3" -v size="$4" '
     function number(hex,   i, n) { n = 0; for (i = 1; i <= length(hex); i++) n = n * 16 + index("0123456789ABCDEF", substr(hex, i, 1)) - 1; return n }
     $0 < from { next }
     { at = number(substr($0, 9, 8)) * (4294967296 / size) + number(substr($0, 17, 8)) }
     first == "" { first = last = $0; was = at; next }
     at == was + 1 { last = $0; was = at; next }
     { print "::stretch=" first ";" last; first = last = $0; was = at }
-    END { if (first != "") print "::stretch=" first ";" last }' > "$printed.out"
-  [ ! -s "$printed" ] || die "pgBackRest can't list the archive: $(tr '\n' ' ' < "$printed" | tail -c 400)"
-  answers "$printed.out"
+    END { if (first != "") print "::stretch=" first ";" last }' > "$said.out"
+  [ ! -e "$said.out" ] || answers "$said.out"
   say done 1
 }
 
 # Every timeline that the archive has a history of: ARCHIVE.
 timelines() {
-  repository --log-level-console=error --filter='\.history$' repo-ls "archive/$STANZA/$1" | sed -n 's/^\([0-9A-F]\{8\}\)\.history.*/::timeline=\1/p'
+  said=$(mktemp) && trap 'rm -f "$said"' EXIT || die "no temporary file can be made"
+  archived "archive/$STANZA/$1" '\.history$'
+  sed -n 's/^\([0-9A-F]\{8\}\)\.history.*/::timeline=\1/p' "$said"
   say done 1
+}
+
+# Into the file $said, what there is at a path of the repository: PATH FILTER. A list that failed is no empty one.
+archived() {
+  repository --log-level-console=error ${2:+"--filter=$2"} repo-ls "$1" > "$said" 2>&1 || die "pgBackRest can't list the archive: $(tr '\n' ' ' < "$said" | tail -c 400)"
 }
 
 # Where the copy's folder may be a file system of its own.
@@ -96,10 +97,15 @@ room() {
   say done 1
 }
 
-# BACKUP. One that was broken off goes on with what it has (--delta compares checksums); one that has ended is let be.
+# BACKUP ROUND. One that was broken off goes on with what it has (--delta compares checksums); one that has ended is let be,
+# in the same round: recovery only goes forward, and what was replayed too far is restored anew.
 restore() {
-  if [ "$(cat "$keep/restored" 2>/dev/null)" = "$1" ]; then say done 1; return; fi
+  round=$2
+  set -- "$1"
+  if [ "$(cat "$keep/restored" 2>/dev/null)" = "$1 $round" ]; then say done 1; return; fi
   if running; then "$bin/pg_ctl" -D "$data" -m immediate -w stop >/dev/null 2>&1 || die "the copy's server does not end"; fi
+  # What this backup was restored to before is mended by its differences.
+  [ ! -s "$keep/restored" ] || sed 's/ .*//' "$keep/restored" > "$keep/begun"
   rm -f "$keep/restored" "$keep/fetched" "$keep/wanted"
   mkdir -p "$data" || die "$data can't be made"
   set -- "$1" --delta
@@ -108,9 +114,9 @@ restore() {
   [ -n "$(ls -A "$data")" ] || set -- "$1"
   printf '%s' "$1" > "$keep/begun" || die "$keep/begun not written"
   set -- "--set=$1" --type=none ${2:+"$2"}
-  # With its own spool and locks: two restores at once share nothing. Tablespaces lie below the copy's folder, never at
+  # With its own locks as well: two restores at once share nothing. Tablespaces lie below the copy's folder, never at
   # the source's own places.
-  repository "--pg1-path=$data" "--spool-path=$keep/spool" "--lock-path=$keep/lock" --log-level-console=detail \
+  repository "--pg1-path=$data" "--lock-path=$keep/lock" --log-level-console=detail \
     --tablespace-map-all="$keep/spaces" "$@" restore
   code=$?
   [ $code = 0 ] || die "pgBackRest's restore exited $code"
@@ -118,7 +124,7 @@ restore() {
   rm -f "$data/standby.signal" "$data/recovery.signal" "$data/postmaster.pid"
   : > "$data/postgresql.auto.conf"
   rm -f "$keep/begun"
-  printf '%s' "${1#--set=}" > "$keep/restored.new" && mv "$keep/restored.new" "$keep/restored" && flush "$keep/restored" "$keep"
+  printf '%s %s' "${1#--set=}" "$round" > "$keep/restored.new" && mv "$keep/restored.new" "$keep/restored" && flush "$keep/restored" "$keep"
   say done 1
 }
 
@@ -181,8 +187,8 @@ if [ -e "$keep/wal/\$1" ]; then
   echo "\$(date +%s) \$1 255" >> "$keep/fetched"
   exit 255
 fi
-"$REPOSITORY_PROGRAM" "--config=$REPOSITORY_CONFIG" "--stanza=$STANZA" "--repo=$REPOSITORY" "--pg1-path=$data" "--spool-path=$keep/spool" \\
-  "--lock-path=$keep/lock" --log-level-file=off --log-level-console=error --log-level-stderr=off archive-get "\$1" "\$2"
+PGBACKREST_SPOOL_PATH="$keep/spool" "$REPOSITORY_PROGRAM" "--config=$REPOSITORY_CONFIG" "--stanza=$STANZA" "--repo=$REPOSITORY" \\
+  "--pg1-path=$data" "--lock-path=$keep/lock" --log-level-file=off --log-level-console=error --log-level-stderr=off archive-get "\$1" "\$2"
 code=\$?
 echo "\$(date +%s) \$1 \$code" >> "$keep/fetched"
 case \$code in 0 | 1) exit \$code ;; *) exit 255 ;; esac
@@ -213,7 +219,7 @@ look() {
   said=$(ask postgres "SELECT pg_is_in_recovery(), CASE WHEN pg_is_in_recovery() THEN pg_get_wal_replay_pause_state() END,
     pg_last_wal_replay_lsn(), extract(epoch FROM pg_last_xact_replay_timestamp())" 2>/dev/null) && say session "$said"
   if [ -n "${1:-}" ]; then
-    said=$(ask "$1" "SELECT extract(epoch FROM at) FROM lifeboat.heartbeat" 2>/dev/null) && say heartbeat "$said"
+    said=$(ask "$1" "SELECT extract(epoch FROM max(at)) FROM lifeboat.heartbeat" 2>/dev/null) && say heartbeat "${said:-none}"
   fi
   # The newest that was asked for and came, how many, and whatever did not come, by its last answer.
   [ ! -e "$keep/fetched" ] || awk '{ code[$2] = $3; if ($3 == 0) { newest = $2; n++ } last = $0 }
@@ -226,9 +232,9 @@ look() {
 
 # DATABASE QUERY: its rows, columns by |.
 query() {
-  printed=$(mktemp) && trap 'rm -f "$printed" "$printed.out"' EXIT || die "no temporary file can be made"
-  if ask "$1" "$2" > "$printed" 2>&1; then sed 's/^/::row=/' "$printed" > "$printed.out"; answers "$printed.out"; say done 1
-  else die "$(tr '\n' ' ' < "$printed" | tail -c 400)"; fi
+  said=$(mktemp) && trap 'rm -f "$said" "$said.out"' EXIT || die "no temporary file can be made"
+  if ask "$1" "$2" > "$said" 2>&1; then sed 's/^/::row=/' "$said" > "$said.out"; answers "$said.out"; say done 1
+  else die "$(tr '\n' ' ' < "$said" | tail -c 400)"; fi
 }
 
 # Every WAL file of these stretches (FIRST;LAST) into wal/, to be read and to be recovered with: BYTES STRETCH ….
@@ -274,12 +280,16 @@ scan() {
   say done 1
 }
 
-# Of pg_waldump's lines, those that name a moment. A DROP's is that of its lock, which it takes before it changes anything.
+# Of pg_waldump's lines, those that name a moment. A DROP's is that of its lock, which it takes before it changes anything;
+# a restore point has no time in them, and gets that of the last transaction that had ended.
 found() {
-  awk -v what="$1" '
-    BEGIN { split(what, want, " ") }
+  # By the environment: in a variable that it is given (-v), awk takes a backslash for the beginning of something.
+  wanted=$1 awk '
+    BEGIN { split(ENVIRON["wanted"], want, " "); name = substr(ENVIRON["wanted"], length(want[1]) + 2) }
     /^::error/ { print; next }
+    $1 != "rmgr:" { next }
     {
+      records++
       at = index($0, "lsn: "); lsn = substr($0, at + 5); sub(/,.*/, "", lsn)
       at = index($0, "tx: "); tx = substr($0, at + 4); sub(/,.*/, "", tx); gsub(/ /, "", tx)
       at = index($0, "desc: "); desc = substr($0, at + 6); word = desc; sub(/[ ,+].*/, "", word)
@@ -287,26 +297,33 @@ found() {
     $2 == "Transaction" && word ~ /^(COMMIT|ABORT)/ {
       when = match(desc, /[0-9]+-[0-9]+-[0-9]+ [0-9:.]+ UTC/) ? substr(desc, RSTART, RLENGTH - 4) : ""
       if (word ~ /PREPARED/) { match(desc, /PREPARED [0-9]+/); tx = substr(desc, RSTART + 9, RLENGTH - 9) }
+      ended = when
       if (word ~ /^COMMIT/) newest = lsn ";" tx ";" when
-      if (want[1] == "xid" && tx == want[2]) print "::moment=" lsn ";" tx ";" when ";" word
       family = tx
       if (match(desc, /subxacts: [0-9 ]+/)) family = family " " substr(desc, RSTART + 10, RLENGTH - 10)
       count = split(family, each, " ")
+      lock = ""
       for (i = 1; i <= count; i++) {
-        if (!(each[i] in held)) continue
-        # "dropped stats" lists kind 2 (relations), the database and what was dropped in it.
-        gone = " 2/" want[2] "/" want[3] "[ ;]"
-        if (word ~ /^COMMIT/ && (desc " ") ~ gone) print "::moment=" held[each[i]] ";" tx ";" when ";DROP"
-        delete held[each[i]]
+        if (want[1] == "xid" && each[i] == want[2]) print "::moment=" lsn ";" tx ";" when ";" word
+        if (each[i] in held && (lock == "" || taken[each[i]] > taken[lock] || (taken[each[i]] == taken[lock] && line[each[i]] < line[lock]))) lock = each[i]
       }
+      # "dropped stats" lists kind 2 (relations), the database and what was dropped in it.
+      gone = " 2/" want[2] "/" want[3] "[ ;]"
+      if (lock != "" && word ~ /^COMMIT/ && (desc " ") ~ gone) print "::moment=" held[lock] ";" tx ";" when ";DROP"
+      for (i = 1; i <= count; i++) delete held[each[i]]
     }
+    # Of its own accord, or in the list of all that a checkpoint makes: that one names the transaction for its savepoints.
     want[1] == "drop" && $2 == "Standby" && word == "LOCK" {
       count = split(desc, part, " ")
       for (i = 2; i + 5 <= count; i += 6)
-        if (part[i + 3] == want[2] && part[i + 5] == want[3] && !(part[i + 1] in held)) held[part[i + 1]] = lsn
+        if (part[i + 3] == want[2] && part[i + 5] == want[3] && (!(part[i + 1] in held) || (tx > 0 && !taken[part[i + 1]]))) {
+          held[part[i + 1]] = lsn
+          taken[part[i + 1]] = tx > 0
+          line[part[i + 1]] = NR
+        }
     }
-    want[1] == "name" && $2 == "XLOG" && word == "RESTORE_POINT" && substr(desc, 15) == want[2] { print "::moment=" lsn ";0;;RESTORE_POINT" }
-    END { if (newest != "") print "::newest=" newest; print "::end=" lsn; print "::records=" NR }'
+    want[1] == "name" && $2 == "XLOG" && word == "RESTORE_POINT" && substr(desc, 15) == name { print "::moment=" lsn ";0;" ended ";RESTORE_POINT" }
+    END { if (newest != "") print "::newest=" newest; print "::end=" lsn; print "::records=" records + 0 }'
 }
 
 # The branches that a timeline comes from, by its history file in the archive: TIMELINE (eight hexadecimal digits).
@@ -398,15 +415,15 @@ copies() {
 
 # Whatever there is of the copy: its job, its server, its folder.
 remove() {
-  if [ -e "$keep/job/pid" ] && alive; then kill -TERM -- "-$(cat "$keep/job/pid")" 2>/dev/null; sleep 0.2; fi
-  if alive; then kill -KILL -- "-$(cat "$keep/job/pid")" 2>/dev/null; sleep 0.1; fi
+  if [ -e "$keep/job/pid" ] && alive; then kill -s TERM -- "-$(cat "$keep/job/pid")" 2>/dev/null; sleep 0.2; fi
+  if alive; then kill -s KILL -- "-$(cat "$keep/job/pid")" 2>/dev/null; sleep 0.1; fi
   stop immediate > /dev/null
   case $keep in */*/*) rm -rf "$keep" || die "$keep can't be removed" ;; esac
   say done 1
 }
 
 case $verb in
-  amcheck | begin | checksums | copies | copy_back | hand_over | history | info | look | probe | query | recover | remove | restore | room | scan | segments | set_info | status | stop | timelines | work)
+  amcheck | begin | checksums | copies | copy_back | hand_over | history | info | look | probe | query | recover | remove | restore | room | scan | segments | status | stop | timelines | work)
     "$verb" "$@"
     ;;
   *) die "there is no verb $verb" ;;

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from typing import Any
 
 from activities.commands import TOLD, run_command
 from activities.jobs import Answers, Progress, number, one, parse, position, script, until_ended
@@ -19,6 +20,8 @@ FIRST_NORMAL = 16384
 """The first oid that is not a system's own (FirstNormalObjectId)."""
 UNREADABLE = "pgBackRest"
 """How an error of the repository, not of the host, begins."""
+OTHER = 99
+"""What pgBackRest's `info` says of a repository that it can't read (INFO_STANZA_STATUS_CODE_OTHER); it exits 0 then."""
 
 
 async def run_there(order: HostOrder, argv: list[str], limit: float) -> tuple[int, str]:
@@ -81,10 +84,14 @@ def moment_of(seconds: str) -> datetime | None:
 
 
 def backups_of(info: str, stanza: str) -> tuple[list[Backup], str]:
-    """What `pgbackrest info --output=json` lists, oldest first, and why there is nothing where there is nothing."""
+    """What `pgbackrest info --output=json` lists, oldest first, and why there is nothing where there is nothing.
+
+    BackupsUnreadable where it could not be read: that is not the same as nothing.
+    """
     found = next((each for each in json.loads(info) if each["name"] == stanza), None)
     if found is None:
         return [], f"the repository has no stanza {stanza}"
+    _must_be_readable(found)
     systems = {each["id"]: str(each["system-id"]) for each in found["db"]}
     archives = {each["database"]["id"]: each["id"] for each in found["archive"]}
     backups = [
@@ -109,9 +116,16 @@ def backups_of(info: str, stanza: str) -> tuple[list[Backup], str]:
     return sorted(backups, key=lambda each: each.stopped), status["message"] if status["code"] else ""
 
 
+def _must_be_readable(found: dict[str, Any]) -> None:
+    if found["status"]["code"] == OTHER:
+        said = "; ".join(each["status"]["message"] for each in found["repo"] if each["status"]["code"])
+        raise BackupsUnreadable(f"{found['name']}: {said or found['status']['message']}")
+
+
 def databases_of(info: str, stanza: str) -> list[str]:
     """The users' own databases in a backup, of `info --set`: those that can be left out of a restore."""
     found = next(each for each in json.loads(info) if each["name"] == stanza)
+    _must_be_readable(found)
     return [each["name"] for each in found["backup"][0].get("database-ref") or [] if each["oid"] >= FIRST_NORMAL]
 
 
@@ -135,6 +149,7 @@ def facts_of(answers: Answers) -> CopyFacts:
         replayed=position(replayed),
         last_commit=moment_of(commit),
         heartbeat=moment_of(one(answers, "heartbeat")),
+        unbeaten=one(answers, "heartbeat") == "none",
         fetched=int(count or 0),
         newest_file=newest,
         refused={name: int(code) for name, code in refused.items()},

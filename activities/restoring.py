@@ -38,6 +38,8 @@ PERCENT = re.compile(r"\(([0-9.]+ ?[KMGT]?B), ([0-9.]+)%\)")
 CODE = re.compile(r"ERROR: \[(\d{3})\]")
 LASTING = {*range(25, 38), 80, 81}
 """pgBackRest's own codes of what it was given and can't use (src/build/error/error.yaml)."""
+WRITE = 64
+"""It could not write what it restored: a full disk has no other words."""
 LOCAL = re.compile(r"[0-9A-F]{24}$")
 
 
@@ -71,9 +73,9 @@ async def restore_backup(order: RestoreOrder) -> Restored:
         return {"bytes": done, "of": order.backup.bytes, "rate": round(done / passed), "left_s": left}
 
     doing = f"restoring {order.backup.label}"
-    answers = await run_job(
-        order, f"restore/{order.backup.label}", "restore", order.backup.label, doing=doing, progress=progress
-    )
+    mark = f"restore/{order.backup.label}/{order.round}"
+    words = ["restore", order.backup.label, str(order.round)]
+    answers = await run_job(order, mark, *words, doing=doing, progress=progress)
     if answers.get("code") != ["0"] or "done" not in answers:
         raise _restore_failure(order, told(answers))
     return Restored(seconds=asyncio.get_running_loop().time() - began)
@@ -91,8 +93,13 @@ def _restore_failure(order: HostOrder, text: str) -> Exception:
         return RestoreFailed(f"a file of the backup is not what was backed up: {text}")
     if "cryptoerror" in lower or "unable to flush" in lower:
         return RestoreFailed(f"the repository can't be decrypted with this key: {text}")
-    if "filemissing" in lower or "unable to find backup set" in lower:
+    if "filemissing" in lower:
         return RestoreFailed(f"a file of the backup is missing: {text}")
+    # The same is said where the list of backups can't be read; the line before it says that, then.
+    if re.search(r"backup set \S+ is not valid", lower) and "unable to load info file" not in lower:
+        return RestoreFailed(f"the backup is gone: {text}")
+    if code is not None and int(code[1]) == WRITE:
+        return RestoreHostFailed(f"{order.host.name}: {text}")
     return BackupsUnreadable(text)
 
 

@@ -20,6 +20,7 @@ _SHAPES = {
     "^https?": "write a URL that begins with http:// or https://",
     "^(/.+|": "write host:port, or the absolute path of a Unix socket",
     "^/": "write an absolute path",
+    "^[A-Za-z_][": "write schema.table, as the catalogue has both",
     "^[A-Za-z0-9_": "write it as HAProxy's configuration has it: letters, digits, `_`, `.`, `:` and `-`",
 }
 """What would be right, by how a field's pattern begins."""

@@ -33,6 +33,7 @@ from cli.targets import (
     Until,
     option_of,
     restore_options,
+    wrong,
 )
 from cli.words import moment, outcome_text
 from schemas.reports import EXIT_CODES, Report
@@ -295,9 +296,7 @@ def _request(
     try:
         return form.model_validate({"service": service, "reason": reason, "approval": approval.value, **more})
     except ValidationError as error:
-        first = error.errors()[0]
-        place = option_of(first["loc"]) if first["loc"] else "together"
-        raise Problem(f"{place}: {first['msg']} (given: {first['input']})", Exit.USAGE) from error
+        raise Problem(wrong(error.errors()[0]), Exit.USAGE) from error
 
 
 async def _refused_at_once(engine: Engine, run: str) -> Ending | None:

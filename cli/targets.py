@@ -6,10 +6,19 @@ from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
 import typer
+from pydantic_core import ErrorDetails
 
 from cli.problems import Exit, Problem
 
 KINDS = ("time", "lsn", "xid", "name", "before-drop")
+EXAMPLES: Mapping[str | int, str] = {
+    "time": "2026-11-25T10:00:00Z",
+    "until": "2026-11-25T10:00:00Z",
+    "lsn": "0/3000148",
+    "xid": "731",
+    "before_drop": "public.orders",
+    "tables": "public.orders",
+}
 USES = ("ask", "copy-back", "hand-over", "remove")
 
 
@@ -76,5 +85,20 @@ def _given(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def option_of(place: Iterable[str | int]) -> str:
     """The option by which a field of the start form is given."""
-    first = next(iter(place), "")
+    first, second, *_ = [*place, "", ""]
+    if first == "target" and second in ("until", "timeline", "exclusive"):
+        return f"--{second}"
     return {"target": "--to", "tables": "--table"}.get(str(first), f"--{first}")
+
+
+def wrong(error: ErrorDetails) -> str:
+    """What is wrong with a field of the start form, in one line and by its option."""
+    said, place = error["msg"].removeprefix("Value error, "), error["loc"]
+    if not place:
+        field, _, what = said.partition(": ")
+        return f"{option_of([field])}: {what}"
+    example = next((EXAMPLES[each] for each in place if each in EXAMPLES), None)
+    if example is not None and error["type"] == "string_pattern_mismatch":
+        return f"{option_of(place)}: {error['input']} can't be used; write it as {example}"
+    hint = f"; write it as {example}" if example is not None else ""
+    return f"{option_of(place)}: {said} (given: {error['input']}){hint}"

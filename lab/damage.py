@@ -36,11 +36,15 @@ async def make_cold(lab: Lab, member: str, table: str) -> None:
         conn.terminate()
 
 
-async def flip(lab: Lab, member: str, relation: str, *, block: int = 0, at: int = 4096, count: int = 8) -> Path:
-    """Turn every bit of some bytes of one page of a heap or an index; the file that was changed."""
-    conn = await session(lab, member, limit=5.0)
+async def flip(
+    lab: Lab, member: str, relation: str, *, block: int = 0, at: int = 4096, count: int = 8, asked: str | None = None
+) -> Path:
+    """Turn every bit of some bytes of one page of a heap or an index; the file that was changed. `asked`: another member,
+    that says where it is while this one is down.
+    """
+    conn = await session(lab, asked or member, limit=5.0)
     if conn is None:
-        raise NotDamaged(f"{member} takes no session")
+        raise NotDamaged(f"{asked or member} takes no session")
     try:
         place = await conn.fetchval("SELECT pg_relation_filepath($1)", relation)
     finally:

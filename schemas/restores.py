@@ -85,7 +85,9 @@ class Moment(Fact):
 
 
 class Place(Fact):
-    """`what`: COMMIT, ABORT, DROP or RESTORE_POINT; of a DROP the LSN of its lock."""
+    """`what`: COMMIT, ABORT, DROP or RESTORE_POINT; of a DROP the LSN of its lock. `at`: when the transaction ended; of
+    a restore point, when the last one before it did.
+    """
 
     lsn: int
     xid: int
@@ -98,6 +100,7 @@ class Found(Fact):
 
     places: list[Place]
     newest_commit: datetime | None = None
+    newest_commit_lsn: int = 0
     newest_lsn: int = 0
     records: int = 0
 
@@ -156,7 +159,10 @@ class RoomOrder(HostOrder):
 
 
 class RestoreOrder(HostOrder):
+    """`round`: a restore of the same backup in another round begins anew, whatever was replayed meanwhile."""
+
     backup: Backup
+    round: int = 1
 
 
 class RecoverOrder(HostOrder):
@@ -209,6 +215,8 @@ class CopyFacts(Fact):
     replayed: int = 0
     last_commit: datetime | None = None
     heartbeat: datetime | None = None
+    unbeaten: bool = False
+    """There is the heartbeat's table, and no row in it."""
     fetched: int = 0
     """WAL files that recovery asked for and got."""
     newest_file: str = ""

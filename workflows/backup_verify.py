@@ -116,19 +116,18 @@ class BackupVerify(Restoring):
             raise Ended("refused", f"the archive holds no commit after {backup.label}")
         wanted = workflow.now() - timedelta(seconds=self.estate.service.rpo_s)
         # A backup that is younger than the RPO can only be recovered to after its own end.
-        reachable = found.newest_commit if wanted <= backup.stopped else min(wanted, found.newest_commit)
+        reachable = found.newest_commit if wanted <= backup.stopped else wanted
         if found.newest_commit < wanted:
             late = (wanted - found.newest_commit).total_seconds()
             self.find_fault(
                 f"the archive ends {late:.0f} s before the RPO, at {found.newest_commit.isoformat(sep=' ')}"
             )
-        at_end = reachable >= found.newest_commit
-        self.moment = Moment(
-            kind="time",
-            timeline=self.repository.timeline,
-            time=found.newest_commit if at_end else reachable,
-            reason="the newest that is archived" if at_end else f"{self.estate.service.rpo_s:g} s before now",
-        )
+        timeline = self.repository.timeline
+        if reachable >= found.newest_commit:
+            self.moment = policy.newest_moment(found, timeline, "the newest that is archived")
+        else:
+            reason = f"{self.estate.service.rpo_s:g} s before now"
+            self.moment = Moment(kind="time", timeline=timeline, time=reachable, reason=reason)
         return backup
 
     def newest(self, label: str | None) -> Backup:
@@ -136,11 +135,18 @@ class BackupVerify(Restoring):
             backup, reason = policy.choose_backup(self.repository)
             if backup is None:
                 raise Ended("refused", reason)
+            for each in self.repository.backups:
+                if each.broken and each.stopped > backup.stopped:
+                    self.find_fault(f"{each.label}: pages were bad when it was taken")
             return backup
         found = [each for each in self.repository.backups if each.label == label]
         if not found:
             there = ", ".join(each.label for each in self.repository.backups)
             raise Ended("refused", f"there is no backup {label}; there is: {there}")
+        if not policy.on_the_way(self.repository, found[0]):
+            raise Ended(
+                "refused", f"{label} is of a branch that timeline {self.repository.timeline} does not come from"
+            )
         return found[0]
 
     def find_fault(self, text: str) -> None:

@@ -164,7 +164,8 @@ class PitrRestore(Restoring):
             if upper is not None:
                 stretches = policy.before_lsn(stretches, upper, size)
             upper = backup.lsn_stop
-            if not stretches:
+            later = self.target.until is not None and backup.stopped > self.target.until
+            if later or not stretches:
                 continue
             found = await self.scan(what, stretches)
             moment = policy.place_of(self.target, found.places, self.repository.timeline)

@@ -53,6 +53,7 @@ class Restoring(Looking):
         self.repository: Repository
         self.backup: Backup
         self.moment: Moment
+        self.rounds = 0
         self.system = ""
         """The leader's own identifier; "" while nobody leads."""
 
@@ -146,7 +147,7 @@ class Restoring(Looking):
             found = await self.scan("commits", [policy.end_of(stretches[-1], files, size)])
             if found.newest_commit is not None:
                 break
-        return found, missing
+        return policy.after_backup(found, backup), missing
 
     # The copy
 
@@ -155,9 +156,12 @@ class Restoring(Looking):
 
     async def restore(self, backup: Backup) -> str:
         self.backup = backup
+        self.rounds += 1
         limit = policy.time_limit(backup.bytes, self.backups.rate_bytes_s)
         began = workflow.now()
-        await self.on_host(restoring.restore_backup, RestoreOrder(**self.order(), backup=backup), limit=limit)
+        await self.on_host(
+            restoring.restore_backup, RestoreOrder(**self.order(), backup=backup, round=self.rounds), limit=limit
+        )
         took = (workflow.now() - began).total_seconds()
         self.note_evidence(backup=backup, restore_s=took, bytes=backup.bytes, where=self.place())
         return f"{backup.label}: {backup.bytes / 1e6:.0f} MB in {took:.1f} s"

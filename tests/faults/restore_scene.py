@@ -108,6 +108,7 @@ class ByHand:
             "run": f"hand-{uuid.uuid4().hex[:6]}@1",
             "copy_name": uuid.uuid4().hex[:12],
         }
+        self.rounds = 0
         self.repository: Repository
         self.backup: Backup
 
@@ -122,8 +123,9 @@ class ByHand:
         return self.repository
 
     async def restore(self, backup: Backup | None = None) -> None:
-        self.backup = backup or self.repository.backups[-1]
-        await self.twice(restoring.restore_backup, RestoreOrder(**self.given, backup=self.backup))
+        self.backup, self.rounds = backup or self.repository.backups[-1], self.rounds + 1
+        order = RestoreOrder(**self.given, backup=self.backup, round=self.rounds)
+        await self.twice(restoring.restore_backup, order)
 
     async def scan(self, what: str) -> Found:
         stretches, missing = policy.legs(self.repository, self.backup, since=self.backup.lsn_stop)

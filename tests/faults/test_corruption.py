@@ -80,9 +80,10 @@ async def test_a_standby_alone_is_copied_anew(restore_scene: RestoreScene) -> No
         return bool(row["there"])
 
     await scene.until("pg-east-3 has replayed it", replayed)
-    # A standby writes its pages out at its own restart points.
-    await scene.sql("CHECKPOINT", "SELECT 1", member="pg-east-3")
-    await flip(scene.lab, "pg-east-3", ARCHIVE, block=3)
+    # While it is down, so that nothing of it is in memory.
+    await scene.fault("stop", "pg-east-3")
+    await flip(scene.lab, "pg-east-3", ARCHIVE, block=3, asked=HOME)
+    await scene.fault("start", "pg-east-3")
     run = await recover(scene)
     await answer(scene, run, "read-only", "reject")
     await answer(scene, run, "Copy pg-east-3 anew")

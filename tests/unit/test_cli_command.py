@@ -6,8 +6,10 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import ValidationError
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
@@ -17,9 +19,11 @@ from cli.engine import choose
 from cli.follow import Ending
 from cli.main import call
 from cli.problems import Exit, Problem, explain, innermost
+from cli.targets import restore_options
 from schemas.failures import ServiceLocked
 from schemas.reports import EXIT_CODES
 from schemas.requests import Answer
+from schemas.restore_requests import PitrRequest, Target
 from tests.unit.test_cli_render import QUESTION, REPORT, state
 
 NOWHERE = "127.0.0.1:1"
@@ -62,6 +66,96 @@ def test_what_can_be_mended_is_short_and_on_stderr(
     assert said in answer.err
     assert "Traceback" not in answer.err
     assert len(answer.err.splitlines()) <= 2
+
+
+RESTORE = ["run", "pitr-restore", "counting-db", "--address", NOWHERE]
+OPTIONS = "--until, --exclusive and --timeline go with --to"
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ([], "pitr-restore needs --to KIND=VALUE"),
+        (["--to", "time"], "--to time: say one of time=…, lsn=…, xid=…, name=…, before-drop=…"),
+        (["--to", "tme=1"], "--to tme=1: say one of"),
+        (["--to", "before_drop=a.b"], "--to before_drop=a.b: say one of"),
+        (
+            ["--to", "time=2026-11-25T10:00:00"],
+            "should have timezone info (given: 2026-11-25T10:00:00); write it as 2026",
+        ),
+        (["--to", "time=soon"], "--to: Input should be a valid datetime"),
+        (["--to", "lsn=xyz"], "--to: xyz can't be used; write it as 0/3000148"),
+        (["--to", "xid=0"], "--to: Input should be greater than 0 (given: 0); write it as 731"),
+        (["--to", "name="], "--to: String should have at least 1 character"),
+        (["--to", f"name={'x' * 64}"], "--to: String should have at most 63 characters"),
+        (["--to", "before-drop=orders"], "--to: orders can't be used; write it as public.orders"),
+        (["--until", "2026-11-25T10:00:00Z"], OPTIONS),
+        (["--exclusive"], OPTIONS),
+        (["--timeline", "2"], OPTIONS),
+        (["--to", "xid=1", "--timeline", "0"], "--timeline: Input should be greater than 0"),
+        (["--to", "name=x", "--until", "yesterday"], "--until: Input should be a valid datetime"),
+        (["--to", "xid=1", "--then", "nope"], "--then: Input should be 'ask', 'hand-over', 'copy-back' or 'remove'"),
+        (["--to", "xid=1", "--then", "copy-back"], "--table: say which tables are to be copied back"),
+        (["--to", "xid=1", "--table", "orders"], "--table: orders can't be used; write it as public.orders"),
+        (["--to", "xid=1", "--backup", "F1"], "pitr-restore takes no --backup"),
+        (["--to", "xid=1", "--member", "pg-east-1"], "pitr-restore takes no --member"),
+    ],
+)
+def test_a_restore_that_can_not_be_is_refused_in_one_line(
+    typed: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call([*RESTORE, *typed]) == 2
+    answer = capsys.readouterr()
+    assert answer.out == ""
+    assert said in answer.err
+    assert len(answer.err.splitlines()) == 1, answer.err
+
+
+@pytest.mark.parametrize("option", [["--to", "xid=1"], ["--then", "remove"], ["--table", "public.orders"]])
+@pytest.mark.parametrize("procedure", ["backup-verify", "database-failover"])
+def test_what_a_procedure_has_no_use_for_is_refused(
+    procedure: str, option: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(["run", procedure, "counting-db", "--address", NOWHERE, *option]) == 2
+    assert f"{procedure} takes no {option[0]}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("typed", "form"),
+    [
+        ({"to": "time=2026-11-25T10:00:00Z"}, {"target": {"time": "2026-11-25T10:00:00Z"}}),
+        ({"to": "name=a=b", "until": "x"}, {"target": {"name": "a=b", "until": "x"}}),
+        ({"to": "before-drop=a.b", "then": "copy-back"}, {"target": {"before_drop": "a.b"}, "then": "copy-back"}),
+        ({"to": "xid=1", "exclusive": True, "timeline": 2}, {"target": {"xid": "1", "exclusive": True, "timeline": 2}}),
+        ({"to": "lsn=0/1", "tables": ["a.b", "a.c"]}, {"target": {"lsn": "0/1"}, "tables": ["a.b", "a.c"]}),
+        ({"backup": "F1"}, {"backup": "F1"}),
+        ({}, {}),
+    ],
+)
+def test_what_is_typed_is_the_start_form(typed: dict[str, Any], form: dict[str, Any]) -> None:
+    nothing = {"to": None, "until": None, "exclusive": False, "timeline": None, "then": None}
+    assert restore_options(**(nothing | {"tables": [], "backup": None} | typed)) == form
+
+
+@pytest.mark.parametrize(
+    ("target", "told"),
+    [
+        ({}, "given: none"),
+        ({"xid": 1, "lsn": "0/1"}, "given: lsn, xid"),
+        ({"name": "x", "before_drop": "a.b", "until": "2026-11-25T10:00:00Z"}, "given: name, before_drop"),
+    ],
+)
+def test_a_target_is_one_moment(target: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValidationError, match=f"exactly one of time, lsn, xid, name, before_drop .*{told}"):
+        Target.model_validate(target)
+
+
+def test_the_dropped_table_is_what_is_copied_back() -> None:
+    form = {"service": "counting-db", "reason": "x", "then": "copy-back"}
+    dropped = PitrRequest.model_validate(form | {"target": {"before_drop": "a.b"}})
+    assert dropped.wanted_tables() == ["a.b"]
+    named = PitrRequest.model_validate(form | {"target": {"before_drop": "a.b"}, "tables": ["a.c"]})
+    assert named.wanted_tables() == ["a.c"]
 
 
 def test_an_explicit_address_is_used_and_no_profile_is_read(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,17 +7,20 @@ from typing import Any
 
 import pytest
 
+from workflows.backup_verify import BackupVerify
 from workflows.cache_failover import CacheFailover
 from workflows.cache_switchover import CacheFailback, CacheSwitchover
 from workflows.database_failover import DatabaseFailover
 from workflows.database_rejoin import DatabaseRejoin
 from workflows.database_switchover import DatabaseFailback, DatabaseSwitchover
+from workflows.pitr_restore import PitrRestore
 from workflows.queue_drain import QueueDrain
 from workflows.queue_failover import QueueFailover
 from workflows.queue_switchover import QueueFailback, QueueSwitchover
 
 ROOT = Path(__file__).parents[2]
 RUNBOOKS: list[tuple[str, Any]] = [
+    ("backup_verify", BackupVerify),
     ("cache_failover", CacheFailover),
     ("cache_switchover", CacheSwitchover),
     ("cache_switchover", CacheFailback),
@@ -25,6 +28,7 @@ RUNBOOKS: list[tuple[str, Any]] = [
     ("database_rejoin", DatabaseRejoin),
     ("database_switchover", DatabaseSwitchover),
     ("database_switchover", DatabaseFailback),
+    ("pitr_restore", PitrRestore),
     ("queue_drain", QueueDrain),
     ("queue_failover", QueueFailover),
     ("queue_switchover", QueueSwitchover),

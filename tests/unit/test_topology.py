@@ -373,3 +373,67 @@ def test_members_that_follow_each_other(problems):
     )
     assert "members.1.follows: pg-east-2 follows itself in the end" in found[0]
     assert "members.2.follows: pg-west-1 follows itself in the end" in found[1]
+
+
+BACKUP = """\
+    backup:
+      repository: { stanza: counting }
+      host:
+        name: restores
+        region: us-east-1
+        directory: /srv/copies
+        bin: /usr/lib/postgresql/15/bin
+        host: 10.0.1.9
+        ports: [7000, 7009]
+      checks:
+        - { name: counted, sql: SELECT true }
+        - { name: newest, sql: SELECT true }
+      newest: [{ table: public.counting_results, column: counted_at }]
+      copy_back: { user: lifeboat_restore }
+"""
+
+
+def test_a_backup_is_declared_with_little(tmp_path: Path) -> None:
+    file = tmp_path / "topology.yaml"
+    file.write_text(SMALL.replace("    routes:\n", BACKUP + "    routes:\n"), encoding="utf-8")
+    backup = load_topology(file).database("counting-db").backup
+    assert backup is not None
+    assert (backup.repository.kind, backup.repository.config) == ("pgbackrest", "/etc/pgbackrest/pgbackrest.conf")
+    assert (backup.host.kind, backup.host.ports, backup.host.preload) == ("folder", (7000, 7009), [])
+    assert [each.expect for each in backup.checks] == ["t", "t"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("[7000, 7009]", "[7009, 7000]", "backup.host.ports: 7009 to 7000 are no ports that a copy could be handed"),
+        ("[7000, 7009]", "[0, 7009]", "backup.host.ports: 0 to 7009 are no ports"),
+        ("[7000, 7009]", "[7000, 65536]", "backup.host.ports: 7000 to 65536 are no ports"),
+        ("        ports: [7000, 7009]\n", "", "backup.host.ports: 0 to 0 are no ports"),
+        ("[7000, 7009]", "[7000]", "backup.host.ports"),
+        ("name: newest, sql", "name: counted, sql", "backup.checks.1.name: counted is declared twice; give each query"),
+        ("region: us-east-1", "region: us-east-9", "backup.host.region: us-east-9 is not a region; one of: us-east-1"),
+        ("/srv/copies", "copies", "backup.host.directory: 'copies' is not allowed; write an absolute path"),
+        (
+            "public.counting_results",
+            "counting_results",
+            "backup.newest.0.table: 'counting_results' is not allowed; write schema.table",
+        ),
+        ("stanza: counting", "stanze: counting", "backup.repository.stanze: is no field that is known here; did you"),
+        ("stanza: counting", "kind: barman", "backup.repository"),
+        ("name: restores", "name: Restore Host", "backup.host.name: 'Restore Host' is no name"),
+        ("sql: SELECT true }", 'sql: "" }', "backup.checks.0.sql"),
+    ],
+)
+def test_a_backup_that_cannot_be(problems, old, new, told):
+    assert old in BACKUP
+    found = problems(("    routes:\n", BACKUP.replace(old, new, 1) + "    routes:\n"))
+    assert any(f"services.0.{told}" in problem for problem in found), found
+    assert all(problem.startswith("topology.yaml:") for problem in found)
+
+
+def test_ports_are_nobodys_concern_where_no_copy_is_handed_over(tmp_path: Path) -> None:
+    alone = BACKUP.replace("        host: 10.0.1.9\n        ports: [7000, 7009]\n", "")
+    file = tmp_path / "topology.yaml"
+    file.write_text(SMALL.replace("    routes:\n", alone + "    routes:\n"), encoding="utf-8")
+    assert load_topology(file).database("counting-db").backup is not None

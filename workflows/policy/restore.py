@@ -136,9 +136,20 @@ def choose_backup(
             f" {lsn_text(oldest.lsn_stop)}; nothing before that can be restored"
         )
     newest = fits[-1]
-    skipped = [each.label for each in repository.backups if each.broken and each.stopped > newest.stopped]
+    skipped = [
+        each.label
+        for each in repository.backups
+        if each.broken and each.stopped > newest.stopped and (before is None or each.stopped <= before)
+        if on_the_way(repository, each) and (lsn is None or each.lsn_stop <= lsn)
+    ]
     passed = f"; passed over, since pages were bad when it was taken: {', '.join(skipped)}" if skipped else ""
     return newest, f"{newest.label} is the newest that had ended by then{passed}"
+
+
+def after_backup(found: Found, backup: Backup) -> Found:
+    """Without a newest commit that was made while the backup was taken: recovery can't stand still before its end."""
+    early = found.newest_commit_lsn < backup.lsn_stop
+    return found.model_copy(update={"newest_commit": None, "newest_commit_lsn": 0}) if early else found
 
 
 def resolve(target: Target, repository: Repository, found: Found, missing: str) -> Moment | str:
@@ -151,6 +162,8 @@ def resolve(target: Target, repository: Repository, found: Found, missing: str) 
         if target.time > found.newest_commit:
             newest = found.newest_commit.isoformat(sep=" ")
             return f"{target.time.isoformat(sep=' ')} is after the last commit that is archived, at {newest}{gone}"
+        if target.time == found.newest_commit:
+            return newest_moment(found, timeline, "its time is that of the last commit that is archived")
         return Moment(kind="time", timeline=timeline, time=target.time, reason=_branch_reason(target, repository))
     assert target.lsn is not None
     at = position(target.lsn)
@@ -163,6 +176,13 @@ def resolve(target: Target, repository: Repository, found: Found, missing: str) 
         inclusive=not target.exclusive,
         reason=_branch_reason(target, repository),
     )
+
+
+def newest_moment(found: Found, timeline: int, reason: str) -> Moment:
+    """The last commit that is archived, by its LSN: by its time, recovery would wait for one that is later than it, and
+    end in vain.
+    """
+    return Moment(kind="lsn", timeline=timeline, lsn=found.newest_commit_lsn, near=found.newest_commit, reason=reason)
 
 
 def _branch_reason(target: Target, repository: Repository) -> str:
@@ -291,6 +311,8 @@ def _close(copy: CopyFacts, moment: Moment, heartbeat: bool) -> Proof:
     if not heartbeat or at is None:
         why = "the service declares none (`detection.heartbeat`)" if not heartbeat else "the target has no time"
         return Proof(clause=clause, ok=None, evidence=why)
+    if copy.unbeaten:
+        return Proof(clause=clause, ok=None, evidence="none had been written by then")
     if copy.heartbeat is None:
         return Proof(clause=clause, ok=False, evidence="there is no heartbeat row in the copy")
     age = (at - copy.heartbeat).total_seconds()
