@@ -100,7 +100,7 @@ room() {
 # BACKUP ROUND. One that was broken off goes on with what it has (--delta compares checksums); one that has ended is let be,
 # in the same round: recovery only goes forward, and what was replayed too far is restored anew.
 restore() {
-  round=$2
+  round=${2:-1}
   set -- "$1"
   if [ "$(cat "$keep/restored" 2>/dev/null)" = "$1 $round" ]; then say done 1; return; fi
   if running; then "$bin/pg_ctl" -D "$data" -m immediate -w stop >/dev/null 2>&1 || die "the copy's server does not end"; fi

@@ -39,7 +39,7 @@ async def make_cold(lab: Lab, member: str, table: str) -> None:
 async def flip(
     lab: Lab, member: str, relation: str, *, block: int = 0, at: int = 4096, count: int = 8, asked: str | None = None
 ) -> Path:
-    """Turn every bit of some bytes of one page of a heap or an index; the file that was changed. `asked`: another member,
+    """Turn every bit of some bytes of one page of a heap or an index; the file that was changed. `asked`: another,
     that says where it is while this one is down.
     """
     conn = await session(lab, asked or member, limit=5.0)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from lab import lab as labs
 from lab.damage import flip, make_cold
 from lab.layout import HOME
 from schemas.reports import Report
@@ -81,9 +82,9 @@ async def test_a_standby_alone_is_copied_anew(restore_scene: RestoreScene) -> No
 
     await scene.until("pg-east-3 has replayed it", replayed)
     # While it is down, so that nothing of it is in memory.
-    await scene.fault("stop", "pg-east-3")
+    await labs.fault(scene.lab, "stop", "pg-east-3")
     await flip(scene.lab, "pg-east-3", ARCHIVE, block=3, asked=HOME)
-    await scene.fault("start", "pg-east-3")
+    await labs.fault(scene.lab, "start", "pg-east-3")
     run = await recover(scene)
     await answer(scene, run, "read-only", "reject")
     await answer(scene, run, "Copy pg-east-3 anew")
