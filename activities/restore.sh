@@ -355,7 +355,7 @@ copy_back() {
     set -- "$@" "--table=\"${table%%.*}\".\"${table#*.}\""
     shift
   done
-  # What fails to be read must not be committed as far as it came.
+  # What fails to be read must not be committed as far as it came. A service that is read-only for its clients takes it.
   {
     printf 'BEGIN;\n'
     if [ -n "$aside" ]; then
@@ -364,7 +364,7 @@ copy_back() {
     fi
     "$bin/pg_dump" -h "$keep/sock" -p "$(port)" -U "$(superuser)" -d "$database" "$@" || printf '\n\\.\n;SELECT 1/0;\n'
     printf "INSERT INTO lifeboat.restored (run, tables) VALUES ('%s', '{%s}');\nCOMMIT;\n" "$run" "$list"
-  } | PGPASSFILE=$pass "$bin/psql" -X -q -v ON_ERROR_STOP=1 -d "$target" > "$keep/copied" 2>&1
+  } | PGOPTIONS='-c default_transaction_read_only=off' PGPASSFILE=$pass "$bin/psql" -X -q -v ON_ERROR_STOP=1 -d "$target" > "$keep/copied" 2>&1
   code=$?
   [ $code = 0 ] || die "psql exited $code: $(tr '\n' ' ' < "$keep/copied" | tail -c 400)"
   say done 1
