@@ -305,7 +305,7 @@ found() {
       lock = ""
       for (i = 1; i <= count; i++) {
         if (want[1] == "xid" && each[i] == want[2]) print "::moment=" lsn ";" tx ";" when ";" word
-        if (each[i] in held && (lock == "" || taken[each[i]] > taken[lock] || (taken[each[i]] == taken[lock] && line[each[i]] < line[lock]))) lock = each[i]
+        if (each[i] in held && (lock == "" || taken[each[i]] > taken[lock])) lock = each[i]
       }
       # "dropped stats" lists kind 2 (relations), the database and what was dropped in it.
       gone = " 2/" want[2] "/" want[3] "[ ;]"
@@ -319,7 +319,6 @@ found() {
         if (part[i + 3] == want[2] && part[i + 5] == want[3] && (!(part[i + 1] in held) || (tx > 0 && !taken[part[i + 1]]))) {
           held[part[i + 1]] = lsn
           taken[part[i + 1]] = tx > 0
-          line[part[i + 1]] = NR
         }
     }
     want[1] == "name" && $2 == "XLOG" && word == "RESTORE_POINT" && substr(desc, 15) == name { print "::moment=" lsn ";0;" ended ";RESTORE_POINT" }

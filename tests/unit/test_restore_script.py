@@ -187,6 +187,12 @@ class TestFound:
         """Rolled back; rolled back to a savepoint; another's, or in another database."""
         assert "moment" not in found(f"drop {whose}")
 
+    def test_a_lock_alone_is_no_drop(self) -> None:
+        """Of a transaction that drops another table, or that was rolled back after all."""
+        assert "moment" not in found("drop 16384 1638", RECORDED.replace("rel 16385 ", "rel 1638 "))
+        rolled_back = RECORDED.replace("COMMIT 2026-11-29 11:13:55.419107", "ABORT 2026-11-29 11:13:55.419107")
+        assert "moment" not in found("drop 16384 16385", rolled_back)
+
     def test_a_drop_whose_lock_is_in_a_list_alone(self) -> None:
         """Where reading begins after it was taken."""
         lines = RECORDED.splitlines()
