@@ -44,6 +44,7 @@ SETTINGS = (
     "wal_level",
     "wal_log_hints",
     "wal_receiver_timeout",
+    "wal_segment_size",
 )
 _WITHOUT_VALUE = {"archive_command", "archive_library", "restore_command"}
 """May hold credentials: whether there is one is enough."""
@@ -73,6 +74,10 @@ SELECT last_failed_wal || ' at ' || to_char(last_failed_time AT TIME ZONE 'UTC',
   FROM pg_stat_archiver
  WHERE last_failed_time > coalesce(last_archived_time, '-infinity') AND current_setting('archive_mode') <> 'off'
 """
+_ARCHIVED = """
+SELECT coalesce(last_archived_wal, '') AS archived,
+       extract(epoch FROM clock_timestamp() - last_archived_time)::float AS archived_age_s FROM pg_stat_archiver
+"""
 
 
 async def look_at_server(service: DatabaseService, member: Member) -> Server:
@@ -101,6 +106,7 @@ async def _read(conn: Session, service: DatabaseService, member: Member) -> Serv
         overrides=[Override(**dict(each)) for each in await conn.fetch(_OVERRIDES)],
         slots=[Slot(**dict(each)) for each in await conn.fetch(_SLOTS)],
         archiver_failing=await conn.fetchval(_ARCHIVER) or "",
+        **dict(await conn.fetchrow(_ARCHIVED) or {}),
         application_name=application_name(conninfo, settings.get("cluster_name", "")),
         slot=settings.get("primary_slot_name", ""),
         password_in_conninfo=re.search(r"(^|\s)password\s*=", conninfo) is not None,

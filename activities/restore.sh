@@ -65,7 +65,7 @@ segments() {
   done
   [ ! -e "$said.all" ] || sed -n 's/^\([0-9A-F]\{24\}\)-.*/\1/p' "$said.all" | sort -u | awk -v from="$3" -v size="$4" '
     function number(hex,   i, n) { n = 0; for (i = 1; i <= length(hex); i++) n = n * 16 + index("0123456789ABCDEF", substr(hex, i, 1)) - 1; return n }
-    $0 < from { next }
+    substr($0, 1) < substr(from, 1) { next }  # by text: 0000000100000000000000E0 is a number as well
     { at = number(substr($0, 9, 8)) * (4294967296 / size) + number(substr($0, 17, 8)) }
     first == "" { first = last = $0; was = at; next }
     at == was + 1 { last = $0; was = at; next }

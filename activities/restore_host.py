@@ -108,6 +108,7 @@ def backups_of(info: str, stanza: str) -> tuple[list[Backup], str]:
             archive=archives.get(each["database"]["id"], ""),
             bytes=each["info"]["size"],
             kept_bytes=each["info"]["repository"]["delta"],
+            delta_bytes=each["info"]["delta"],
             broken=bool(each.get("error")),
         )
         for each in found["backup"]

@@ -29,7 +29,7 @@ from schemas.cache_requests import CacheFailoverRequest
 from schemas.queue_requests import QueueFailoverRequest
 from schemas.reports import Report
 from schemas.requests import Answer, CandidateRequest, FailoverRequest, RejoinRequest, RunRequest, Verb
-from schemas.restore_requests import CorruptionRequest, PitrRequest, VerifyRequest
+from schemas.restore_requests import CorruptionRequest, PitrRequest, TakeRequest, VerifyRequest
 from schemas.state import RunState
 
 PROCEDURES = {
@@ -41,6 +41,7 @@ PROCEDURES = {
     "cache-switchover": "CacheSwitchover",
     "cache-failback": "CacheFailback",
     "pitr-restore": "PitrRestore",
+    "backup-take": "BackupTake",
     "backup-verify": "BackupVerify",
     "corruption-recovery": "CorruptionRecovery",
     "queue-failover": "QueueFailover",
@@ -59,6 +60,7 @@ REQUESTS: dict[str, type[RunRequest]] = {
     "cache-switchover": CandidateRequest,
     "cache-failback": RunRequest,
     "pitr-restore": PitrRequest,
+    "backup-take": TakeRequest,
     "backup-verify": VerifyRequest,
     "corruption-recovery": CorruptionRequest,
     "queue-failover": QueueFailoverRequest,

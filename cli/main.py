@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from cli import answers, runs, topology, watch
+from cli import answers, runs, schedules, topology, watch
 from cli.choices import regions
 from cli.connect import Address, Namespace, where
 from cli.output import err
@@ -55,6 +55,7 @@ for name, help_text in answers.VERBS.items():
     app.command(name, rich_help_panel=PEOPLE)(answers.verb(name, help_text))
 app.command(rich_help_panel=ESTATE)(ready)
 app.add_typer(watch.app, name="watch", rich_help_panel=ESTATE)
+app.add_typer(schedules.app, name="schedules", rich_help_panel=ESTATE)
 app.add_typer(topology.app, name="topology", rich_help_panel=ESTATE)
 
 

@@ -26,6 +26,7 @@ from cli.render import report_text
 from cli.targets import (
     Backup,
     Exclusive,
+    Kind,
     Tables,
     Then,
     Timeline,
@@ -78,6 +79,7 @@ def run(
     then: Then = None,
     tables: Tables = None,
     backup: Backup = None,
+    kind: Kind = None,
     wait: Annotated[bool, typer.Option("--wait", help="Follow it to its end.")] = False,
     ask: Annotated[
         bool, typer.Option("--ask/--no-ask", help="With --wait: stay while it waits for a person, or end with 4.")
@@ -96,7 +98,7 @@ def run(
     if procedure not in PROCEDURES:
         raise Problem(f"there is no procedure {procedure}; one of: {', '.join(PROCEDURES)}", Exit.USAGE)
     options = restore_options(to, until, exclusive, timeline, then, tables, backup)
-    given = {"candidate": candidate, "member": member, "rebuild": rebuild} | options
+    given = {"candidate": candidate, "member": member, "rebuild": rebuild, "kind": kind} | options
     request = _request(procedure, service, reason or f"asked for by {whoami()}", approval, given)
 
     async def work(client: Client) -> tuple[str, Ending | None]:
@@ -151,6 +153,7 @@ def plan(
     then: Then = None,
     tables: Tables = None,
     backup: Backup = None,
+    kind: Kind = None,
     html: Html = None,
     json: Json = False,
     address: Address = None,
@@ -160,7 +163,7 @@ def plan(
     if procedure not in PROCEDURES:
         raise Problem(f"there is no procedure {procedure}; one of: {', '.join(PROCEDURES)}", Exit.USAGE)
     options = restore_options(to, until, exclusive, timeline, then, tables, backup)
-    given = {"candidate": candidate, "member": member} | options
+    given = {"candidate": candidate, "member": member, "kind": kind} | options
     request = _request(procedure, service, f"planned by {whoami()}", ApprovalMode.policy, given).model_copy(
         update={"dry_run": True}
     )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 from pydantic_core import ErrorDetails
 
 from cli.problems import Exit, Problem
+from schemas.backup import BackupKind
 
 KINDS = ("time", "lsn", "xid", "name", "before-drop")
 EXAMPLES: Mapping[str | int, str] = {
@@ -20,6 +21,11 @@ EXAMPLES: Mapping[str | int, str] = {
     "tables": "public.orders",
 }
 USES = ("ask", "copy-back", "hand-over", "remove")
+BACKUP_KINDS: tuple[str, ...] = get_args(BackupKind)
+
+
+def _backup_kinds(incomplete: str) -> list[str]:
+    return [kind for kind in BACKUP_KINDS if kind.startswith(incomplete)]
 
 
 def _kinds(incomplete: str) -> list[str]:
@@ -53,6 +59,12 @@ Then = Annotated[
 ]
 Tables = Annotated[
     list[str] | None, typer.Option("--table", metavar="SCHEMA.TABLE", help="To be copied back; may be repeated.")
+]
+Kind = Annotated[
+    str | None,
+    typer.Option(
+        "--kind", metavar="|".join(BACKUP_KINDS), help="Of a backup: another than is due.", autocompletion=_backup_kinds
+    ),
 ]
 Backup = Annotated[str | None, typer.Option("--backup", metavar="LABEL", help="Of a verification: not the newest one.")]
 

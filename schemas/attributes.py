@@ -32,3 +32,8 @@ def lock_id(service: str) -> str:
 
 def watch_id(service: str) -> str:
     return f"watch/{service}"
+
+
+def schedule_id(procedure: str, service: str) -> str:
+    """`procedure` as the command line calls it."""
+    return f"schedule/{procedure}/{service}"

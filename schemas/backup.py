@@ -7,11 +7,20 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveFloat, PositiveInt, StringConstraints, model_validator
 
 from schemas.base import Declared, Name
+from schemas.cron import CronText
 
 TableName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_$]*\.[A-Za-z_][A-Za-z0-9_$]*$")]
 """`schema.table`, as the catalogue has both: lower case unless it was made with quotes."""
 
 AbsolutePath = Annotated[str, Field(pattern="^/")]
+
+BackupKind = Literal["full", "diff", "incr"]
+"""All files; those that changed since the last full; those that changed since the last of any kind."""
+
+Every = PositiveFloat | CronText
+"""How often: seconds, or the five fields of cron, in UTC."""
+
+LEAST_EVERY_S = 300
 
 
 class PgBackRest(Declared):
@@ -94,9 +103,31 @@ class BackupPolicy(Declared):
     """What a restore is expected to do at least, for its time limit and for what a plan foretells."""
     max_age_s: PositiveFloat = 26 * 3600.0
     """A newest backup that is older than this is a finding."""
+    verify_max_age_s: PositiveFloat = 8 * 86400.0
+    """So is a newest verification."""
+    full_every_s: PositiveFloat = 7 * 86400.0
+    """A backup is a full one where the newest full is older than this;"""
+    between: Literal["diff", "incr"] = "incr"
+    """and of this kind in between."""
+    take_every: Every | None = None
+    """How often `lifeboat schedules apply` has one taken; never by itself where it is left out."""
+    verify_every: Every | None = None
+    """The same of BackupVerify."""
 
     @model_validator(mode="after")
     def _consistent(self) -> BackupPolicy:
+        for field, every, most in (
+            ("take_every", self.take_every, self.max_age_s),
+            ("verify_every", self.verify_every, self.verify_max_age_s),
+        ):
+            if isinstance(every, float) and every < LEAST_EVERY_S:
+                raise ValueError(f"{field}: every {every:g} s is more often than one ends; {LEAST_EVERY_S} at least")
+            if isinstance(every, float) and every > most:
+                age = "max_age_s" if field == "take_every" else "verify_max_age_s"
+                raise ValueError(
+                    f"{field}: every {every:g} s lets the newest one grow older than `{age}`, {most:g}; make one of"
+                    " them fit the other"
+                )
         names = [each.name for each in self.checks]
         for index, name in enumerate(names):
             if name in names[:index]:

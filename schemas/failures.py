@@ -253,3 +253,23 @@ class CopyBackRefused(LifeboatError):
     """The tables can't be written back as things stand; whoever decides must look at what stands in their way."""
 
     retryable = False
+
+
+class BackupUnderWay(LifeboatError):
+    """Another backup of this service, or a removal, is under way on the node; whoever started the run waits with it."""
+
+    retryable = False
+
+
+class BackupOvertaken(LifeboatError):
+    """The member that the backup was being taken from leads no more; nobody need act: the run begins anew from who
+    does."""
+
+    retryable = False
+
+
+class BackupFailed(LifeboatError):
+    """A backup ended in vain; the run tries again from whoever leads then, else the backups' owner must look at what
+    pgBackRest says here, and start it again."""
+
+    retryable = False

@@ -76,6 +76,15 @@ Check = Literal[
     "pooler-settings",
     "proxy",
     "application",
+    # Backups
+    "backup-declared",
+    "backup-reachable",
+    "backup-age",
+    "backup-broken",
+    "wal-gap",
+    "archiving",
+    "restore-room",
+    "backup-verified",
 ]
 """Of a database. Each check has its part of docs/ready.md."""
 CacheCheck = Literal[
@@ -165,6 +174,10 @@ class Server(Fact):
     slots: list[Slot] = []
     archiver_failing: str = ""
     """Why the archiver's last attempt counts as failed; "" when it does not."""
+    archived: str = ""
+    """The last WAL file that the archiver has done,"""
+    archived_age_s: float | None = None
+    """and how long ago, by the server's clock."""
     application_name: str = ""
     """By which the primary knows this standby."""
     slot: str = ""

@@ -12,6 +12,7 @@ from schemas.facts import RouteWrite
 from schemas.reads import ReadResult
 from schemas.receipts import Receipt
 from schemas.restores import RestoreEvidence
+from schemas.takes import BackupEvidence
 
 Outcome = Literal[
     "recovered, unprotected",
@@ -130,6 +131,8 @@ class Report(Fact):
     """Of a run that restored a copy: what came of it, and the proof."""
     damage: DamageEvidence | None = None
     """Of a recovery from corruption."""
+    backup: BackupEvidence | None = None
+    """Of a run that took a backup: what it is, and what it costs."""
     followed_by: list[str] = []
     """Runs that this one started, and that go on: rejoins."""
     routes: list[RouteWrite] = []

@@ -1,4 +1,4 @@
-"""The start forms of what restores from backups."""
+"""The start forms of what takes backups and restores from them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, Field, PositiveInt, StringConstraints, model_validator
 
-from schemas.backup import TableName
+from schemas.backup import BackupKind, TableName
 from schemas.base import Declared
 from schemas.requests import RunRequest
 
@@ -78,3 +78,9 @@ class CorruptionRequest(RunRequest):
     """The start form of CorruptionRecovery. `tables`: those that hold what is wrong, where pages are not what is."""
 
     tables: list[TableName] = Field(default_factory=list)
+
+
+class TakeRequest(RunRequest):
+    """The start form of BackupTake. `kind`: policy's own choice where it is left out."""
+
+    kind: BackupKind | None = None

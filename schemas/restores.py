@@ -29,6 +29,8 @@ class Backup(Fact):
     """Of the cluster,"""
     kept_bytes: int
     """and of what the repository keeps for this backup alone."""
+    delta_bytes: int = 0
+    """Of the files that were copied for it."""
     broken: bool = False
     """pgBackRest found bad pages while it was taken."""
 

@@ -22,6 +22,7 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxR
 
 from activities import (
     application,
+    backup_health,
     backups,
     cache_elections,
     cache_fencing,
@@ -62,12 +63,14 @@ from activities import (
     reports,
     restoring,
     survey,
+    taking,
 )
 from schemas.attributes import TASK_QUEUE, region_queue
 from schemas.failures import LifeboatError
 from workers import gauges, logs, metrics
 from workers.connect import connect
 from workers.run_ends import RunEnds
+from workflows.backup_take import BackupTake
 from workflows.backup_verify import BackupVerify
 from workflows.cache_failover import CacheFailover
 from workflows.cache_switchover import CacheFailback, CacheSwitchover
@@ -90,6 +93,7 @@ from workflows.watch import Watch
 log = logging.getLogger("lifeboat.worker")
 
 WORKFLOWS: list[type] = [
+    BackupTake,
     BackupVerify,
     CacheFailback,
     CacheFailover,
@@ -115,6 +119,7 @@ WORKFLOWS: list[type] = [
 ACTIVITIES: list[Any] = [
     application.tell_application,
     application.write_configuration,
+    backup_health.look_at_backups,
     backups.archive_what_is_written,
     backups.read_repository,
     backups.read_wal,
@@ -234,6 +239,12 @@ ACTIVITIES: list[Any] = [
     restoring.restore_backup,
     survey.observe,
     survey.until_led,
+    taking.confirm_backup,
+    taking.expire_backups,
+    taking.look_at_inventory,
+    taking.stop_backup,
+    taking.take_backup,
+    taking.until_no_other,
 ]
 
 SANDBOX = SandboxedWorkflowRunner(

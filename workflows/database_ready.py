@@ -15,7 +15,7 @@ from temporalio.common import RetryPolicy
 from temporalio.exceptions import ActivityError, FailureError
 
 with workflow.unsafe.imports_passed_through():
-    from activities import cache_survey, rabbit_look, readiness
+    from activities import backup_health, cache_survey, rabbit_look, readiness
     from activities import estate as estates
     from schemas import attributes
     from schemas.failures import TopologyInvalid
@@ -36,6 +36,7 @@ with workflow.unsafe.imports_passed_through():
         RegionOrder,
         RegionView,
     )
+    from schemas.takes import BackupView
     from workflows.database_failover import DatabaseFailover
     from workflows.policy import clock
     from workflows.policy.cache_ready import judge_cache
@@ -73,11 +74,14 @@ class DatabaseReady:
             return await self.look_at_cache(estate)
         if isinstance(estate, QueueEstate):
             return await self.look_at_queue(estate)
-        engine, views = await self.look_around(name, regions_of(estate), lambda region: self.look_from(region, estate))
+        (engine, views), backups = await asyncio.gather(
+            self.look_around(name, regions_of(estate), lambda region: self.look_from(region, estate)),
+            self.look_at_backups(estate),
+        )
         machine_s = clock.forecast(DatabaseFailover.expected_s)
         return Readiness(
             service=name,
-            findings=judge(estate, views, engine, machine_s=machine_s),
+            findings=judge(estate, views, engine, machine_s=machine_s, backups=backups),
             members=[member.name for member in estate.service.members],
             regions=[view.region for view in views],
             routes=[route.name for route in estate.service.routes],
@@ -134,6 +138,13 @@ class DatabaseReady:
 
     async def look_from(self, region: str, estate: Estate) -> RegionView | None:
         return await self.look(readiness.look_from_region, RegionOrder(estate=estate, region=region), region)
+
+    async def look_at_backups(self, estate: Estate) -> BackupView | None:
+        """As the restore host sees them."""
+        backup = estate.service.backup
+        if backup is None:
+            return None
+        return await self.look(backup_health.look_at_backups, estate.service, backup.host.region)
 
     async def look(self, act: Callable[[Order], Awaitable[T]], order: Order, region: str) -> T | None:
         """One region's view; None when none of its workers took it in time, or answered."""

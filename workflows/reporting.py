@@ -58,6 +58,7 @@ def build_report(run: Procedure, outcome: Outcome, summary: str = "") -> Report:
         loss=loss,
         restore=getattr(run, "evidence", None),
         damage=getattr(run, "damage", None),
+        backup=getattr(run, "taken", None),
         followed_by=getattr(run, "followed_by", []),
         routes=run.route_writes,
         reads=getattr(run, "read_results", []),

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
+from schemas.facts import Branch
 from schemas.ready import EngineView, NameSeen, Override, Pooler, Server, Slot
+from schemas.takes import Verification
 from tests.unit import estates
 from tests.unit.estates import E1, E2, E3, E4, HOSTS, REGIONS, SYSTEM, W1, W2
-from tests.unit.ready_facts import CONFIG, KNOT, NAME, Facts
+from tests.unit.ready_facts import CONFIG, KNOT, NAME, NOW, SEGMENT, Facts, backup, stretch
 
 
 def gone(facts: Facts, name: str, why: str = "connection refused") -> None:
@@ -209,15 +212,9 @@ SERVERS: list[Case] = [
     ("slots", "warning", E1, "nobody reads", lambda f: f.change(E1, slots=[slot("old", active=False)])),
     ("slots", "warning", E2, "nobody reads", lambda f: f.change(E2, slots=[slot("old", active=False)])),
     ("wal-kept", "error", E1, "wal_keep_size is 0", lambda f: f.set(E1, wal_keep_size="0")),
-    (
-        "archive",
-        "error",
-        E1,
-        "archiver fails (last 0001",
-        lambda f: (archived(f), f.change(E1, archiver_failing="0001")),
-    ),
-    ("archive", "error", E1, "without a command", lambda f: (archived(f), f.set(E1, archive_command=""))),
-    ("archive", "warning", E3, "ends when this one", lambda f: (archived(f), f.set(E3, archive_mode="off"))),
+    ("archive", "error", E3, "archiver fails (last 0001", lambda f: f.change(E3, archiver_failing="0001")),
+    ("archive", "error", E3, "without a command", lambda f: f.set(E3, archive_command="")),
+    ("archive", "warning", E3, "ends when this one", lambda f: f.set(E3, archive_mode="off")),
     ("standby-limits", "error", E2, "max_connections is 100", lambda f: f.set(E2, max_connections="100")),
     ("connections", "warning", E1, "190 of 200", lambda f: f.change(E1, sessions=190)),
     ("synchronous-commit", "error", E1, "remote_write", lambda f: f.set(E1, synchronous_commit="remote_write")),
@@ -343,10 +340,6 @@ def slots(facts: Facts) -> None:
         facts.change(name, slots=[slot("of_e2", active=active, wal_status="reserved" if active else "")])
 
 
-def archived(facts: Facts) -> None:
-    facts.set_all(archive_mode="on", archive_command="(set)", restore_command="(set)")
-
-
 def override(role: str, setting: str, value: str, database: str = "") -> Override:
     return Override(role=role, database=database, setting=setting, value=value)
 
@@ -369,4 +362,103 @@ def pooled(facts: Facts, database: str = "", *, config: dict[str, str] | None = 
     facts.pooler = facts.pooler.model_copy(update=changed)
 
 
-CASES = [*DECLARED, *WORK, *EPOCH, *SERVERS, *ROUTES]
+def verified(outcome: str, days: float) -> Verification:
+    return Verification(run="backup-verify/counting-db/7", outcome=outcome, ended=NOW - timedelta(days=days))
+
+
+BACKUPS: list[Case] = [
+    ("backup-declared", "warning", "counting-db", "RPO of 60 s", lambda f: f.declared.pop("backup")),
+    ("backup-reachable", "error", "restore-eu", "timed out", lambda f: f.back(error="timed out")),
+    # A worker answers there, and this look of its did not end.
+    ("backup-reachable", "error", "restore-eu", "no answer in time", lambda f: setattr(f, "backups", None)),
+    ("backup-age", "error", "counting-db", "there is no backup", lambda f: f.back(backups=[], stretches=[])),
+    (
+        "backup-age",
+        "error",
+        "counting-db",
+        "leads to timeline 3",
+        lambda f: f.back(timeline=3, branches=[Branch(timeline=2, switch=SEGMENT * 0x104)]),
+    ),
+    (
+        "backup-age",
+        "warning",
+        "counting-db",
+        "27.0 h old",
+        lambda f: f.back(at=NOW + timedelta(hours=26)),
+    ),
+    (
+        "backup-age",
+        "error",
+        "counting-db",
+        "53.0 h old",
+        lambda f: f.back(at=NOW + timedelta(hours=52)),
+    ),
+    (
+        "backup-broken",
+        "error",
+        "new-I",
+        "bad pages",
+        lambda f: f.back(backups=[backup("old-F", 0x20, age_h=25), backup("new-I", 0xF8, age_h=1, broken=True)]),
+    ),
+    (
+        "backup-broken",
+        "warning",
+        "old-F",
+        "bad pages",
+        lambda f: f.back(backups=[backup("old-F", 0x20, age_h=25, broken=True), backup("new-I", 0xF8, age_h=1)]),
+    ),
+    # The first file of the next four gigabytes.
+    (
+        "wal-gap",
+        "error",
+        "counting-db",
+        "000000010000000100000000 is missing from the archive: nothing after it",
+        lambda f: f.back(stretches=[stretch(0x20, 0xFF), stretch(0x101, 0x105)]),
+    ),
+    (
+        "wal-gap",
+        "error",
+        "counting-db",
+        "and new-I not at all",
+        lambda f: f.back(stretches=[stretch(0x20, 0xF8), stretch(0xFA, 0x105)]),
+    ),
+    (
+        "wal-gap",
+        "warning",
+        "counting-db",
+        "0000000100000000000000E0 is missing from the archive: between it and new-I",
+        lambda f: f.back(stretches=[stretch(0x20, 0xDF), stretch(0xE1, 0x105)]),
+    ),
+    ("wal-gap", "warning", "counting-db", "is not known: no answer", lambda f: f.back(unlisted="no answer")),
+    ("archiving", "error", E1, "nothing after the newest backup", lambda f: f.set_all(archive_mode="off")),
+    ("archiving", "error", E1, "without a command", lambda f: f.set(E1, archive_command="")),
+    ("archiving", "error", E1, "archiver fails (last 0001", lambda f: f.change(E1, archiver_failing="0001")),
+    (
+        "archiving",
+        "error",
+        E1,
+        "4 WAL files wait",
+        lambda f: (f.see(E1, written=0x10A * SEGMENT + 7), f.change(E1, archived_age_s=61.0)),
+    ),
+    ("restore-room", "error", "restore-eu", "0.5 GB free", lambda f: f.back(room_bytes=5 * 10**8)),
+    ("restore-room", "error", "restore-eu", "can't say", lambda f: f.back(room_error="exit 1", room_bytes=None)),
+    ("backup-verified", "warning", "counting-db", "is hope", lambda f: f.back(verified=None)),
+    ("backup-verified", "warning", "counting-db", "9.0 days old", lambda f: f.back(verified=verified("done", 9))),
+    (
+        "backup-verified",
+        "error",
+        "counting-db",
+        "needs a person",
+        lambda f: f.back(verified=verified("needs a person", 1)),
+    ),
+    (
+        "backup-verified",
+        "warning",
+        "counting-db",
+        "no good",
+        lambda f: f.back(verified=verified("done, unprotected", 1)),
+    ),
+    ("backup-verified", "warning", "counting-db", "not known", lambda f: f.back(verify_error="no answer")),
+]
+
+CASES = [*DECLARED, *WORK, *EPOCH, *SERVERS, *ROUTES, *BACKUPS]

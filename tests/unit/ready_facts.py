@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from schemas.facts import EpochRecord
 from schemas.orders import Estate
 from schemas.ready import EngineView, Finding, NameSeen, Pool, Pooler, RegionView, Server
 from schemas.rejoin import FolderFacts
+from schemas.restores import Backup, Stretch
+from schemas.takes import BackupView, Verification
 from tests.unit import estates
 from tests.unit.estates import E1, E2, E3, HOSTS, PORT, REGIONS, W1, W2, receiver
 from workflows.policy.ready import judge
 
 KNOT, NAME = "127.0.0.53:53", "counting-db.lab.test"
 SETTINGS = {
-    "archive_command": "",
+    "archive_command": "(set)",
     "archive_library": "",
-    "archive_mode": "off",
+    "archive_mode": "on",
     "data_checksums": "off",
     "default_transaction_read_only": "off",
     "fsync": "on",
@@ -36,6 +39,7 @@ SETTINGS = {
     "wal_level": "replica",
     "wal_log_hints": "on",
     "wal_receiver_timeout": "4000",
+    "wal_segment_size": "16777216",
 }
 CONFIG = {
     "admin_users": "postgres, lifeboat",
@@ -45,6 +49,46 @@ CONFIG = {
 }
 DATA = {"directory": "/srv/data", "bin": "/usr/lib/postgresql/15/bin", "keep": "/srv/keep"}
 CONTROL = {"start": ["node", "start"], "stop": ["node", "stop"]}
+BACKUP: dict[str, Any] = {
+    "repository": {"stanza": "counting-db"},
+    "host": {
+        "name": "restore-eu",
+        "region": "eu-west-1",
+        "directory": "/srv/copies",
+        "bin": "/usr/lib/postgresql/15/bin",
+    },
+}
+NOW = datetime(2026, 11, 29, 3, 0, tzinfo=UTC)
+
+
+def backup(label: str, file: int, *, age_h: float, timeline: int = 1, **changed: Any) -> Backup:
+    """One that took two WAL files, from the numbered one on."""
+    usual: dict[str, Any] = {
+        "label": label,
+        "kind": "full" if label.endswith("F") else "incr",
+        "started": NOW - timedelta(hours=age_h),
+        "stopped": NOW - timedelta(hours=age_h),
+        "lsn_start": file * SEGMENT + 40,
+        "lsn_stop": (file + 1) * SEGMENT + 80,
+        "wal_start": wal(file, timeline),
+        "wal_stop": wal(file + 1, timeline),
+        "system": "1",
+        "archive": "15-1",
+        "bytes": 10**9,
+        "kept_bytes": 10**8,
+    }
+    return Backup.model_validate(usual | changed)
+
+
+SEGMENT = 16 * 1024 * 1024
+
+
+def wal(number: int, timeline: int = 1) -> str:
+    return f"{timeline:08X}{number // 256:08X}{number % 256:08X}"
+
+
+def stretch(first: int, last: int, timeline: int = 1) -> Stretch:
+    return Stretch(first=wal(first, timeline), last=wal(last, timeline))
 
 
 class Facts:
@@ -88,6 +132,7 @@ class Facts:
                 },
                 {"kind": "file", "name": "api", "region": "us-east-1", "path": "/etc/api.env", "reload": ["true"]},
             ],
+            "backup": BACKUP,
         }
         self.zone: dict[str, Any] = {
             "name": "lab.test",
@@ -115,6 +160,14 @@ class Facts:
         self.folders = {
             name: FolderFacts(member=name, running=True, major=15, programs=15, room_bytes=10**9) for name in HOSTS
         }
+        self.backups: BackupView | None = BackupView(
+            at=NOW,
+            backups=[backup("old-F", 0x20, age_h=25), backup("new-I", 0xF8, age_h=1)],
+            timeline=1,
+            stretches=[stretch(0x20, 0x105)],
+            room_bytes=10**11,
+            verified=Verification(run="backup-verify/counting-db/1", outcome="done", ended=NOW - timedelta(days=1)),
+        )
         self.more: dict[str, dict[str, Any]] = {region: {} for region in REGIONS}
         """Fields of a region's view that differ."""
 
@@ -126,6 +179,8 @@ class Facts:
             "application_name": name,
             "rewind_role": "replicator",
             "bytes": 10**9,
+            "archived": wal(0x105),
+            "archived_age_s": 3.0,
         }
 
     def standby(self, name: str, **changed: Any) -> Server:
@@ -158,6 +213,10 @@ class Facts:
     def region_of(name: str) -> str:
         return "us-west-2" if name in (W1, W2) else "us-east-1"
 
+    def back(self, **fields: Any) -> None:
+        assert self.backups is not None
+        self.backups = self.backups.model_copy(update=fields)
+
     def folder(self, name: str, **fields: Any) -> None:
         self.folders[name] = self.folders[name].model_copy(update=fields)
 
@@ -182,4 +241,5 @@ class Facts:
             {"service": estates.service(**self.declared), "zone": self.zone, "vantages": self.vantages}
         )
         views = [self.view(region) for region in REGIONS if region not in without]
-        return judge(estate, views, self.engine, machine_s=5)
+        backups = None if BACKUP["host"]["region"] in without else self.backups
+        return judge(estate, views, self.engine, machine_s=5, backups=backups)

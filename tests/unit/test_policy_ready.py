@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
+from schemas.facts import Branch
 from schemas.ready import CACHE_CHECKS, CHECKS, QUEUE_CHECKS, Server
 from tests.unit import estates
 from tests.unit.estates import E1, E2, E3, HOSTS, PORT, REGIONS, W1, W2
 from tests.unit.ready_cases import CASES, Case, gone
-from tests.unit.ready_facts import Facts
+from tests.unit.ready_facts import SEGMENT, Facts, stretch, wal
 
 ROOT = Path(__file__).parents[2]
 
@@ -71,6 +72,28 @@ def test_who_may_lead_and_can_not_be_stopped(voters: list[str], severity: str) -
     found = {each.check: each for each in facts.findings()}
     assert found.keys() - {"voters", "synchronous-names"} == {"fence", "data-folder"}
     assert (found["fence"].severity, found["fence"].where) == (severity, E2)
+
+
+def test_a_file_that_the_leader_has_not_archived_yet_is_not_missing() -> None:
+    """Several are archived at once, and a later one may be there first."""
+    facts = Facts()
+    facts.back(stretches=[stretch(0x20, 0x104), stretch(0x106, 0x106)])
+    facts.change(E1, archived=wal(0x104))
+    assert facts.findings() == []
+    facts.change(E1, archived=wal(0x106))
+    assert [each.check for each in facts.findings()] == ["wal-gap"]
+
+
+def test_wal_is_followed_over_a_failover() -> None:
+    """The archive's newest timeline is the living one; what was left has its last file under the next one's name."""
+    facts = Facts()
+    after = {"timeline": 2, "branches": [Branch(timeline=1, switch=0x100 * SEGMENT + 500)]}
+    facts.back(stretches=[stretch(0x20, 0xFF), stretch(0x100, 0x105, 2)], **after)
+    assert facts.findings() == []
+    facts.back(stretches=[stretch(0x20, 0xFF), stretch(0x101, 0x105, 2)], **after)
+    (found,) = facts.findings()
+    assert (found.check, found.severity) == ("wal-gap", "error")
+    assert wal(0x100, 2) in found.what
 
 
 def test_nobody_leads() -> None:

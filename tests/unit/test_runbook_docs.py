@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+from workflows.backup_take import BackupTake
 from workflows.backup_verify import BackupVerify
 from workflows.cache_failover import CacheFailover
 from workflows.cache_switchover import CacheFailback, CacheSwitchover
+from workflows.corruption_recovery import CorruptionRecovery
 from workflows.database_failover import DatabaseFailover
 from workflows.database_rejoin import DatabaseRejoin
 from workflows.database_switchover import DatabaseFailback, DatabaseSwitchover
@@ -21,6 +23,8 @@ from workflows.queue_switchover import QueueFailback, QueueSwitchover
 ROOT = Path(__file__).parents[2]
 RUNBOOKS: list[tuple[str, Any]] = [
     ("backup_verify", BackupVerify),
+    ("corruption_recovery", CorruptionRecovery),
+    ("backup_take", BackupTake),
     ("cache_failover", CacheFailover),
     ("cache_switchover", CacheSwitchover),
     ("cache_switchover", CacheFailback),

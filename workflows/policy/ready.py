@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 from schemas.facts import EpochRecord
 from schemas.orders import Estate
 from schemas.ready import EngineView, Finding, RegionView
-from workflows.policy import ready_declared, ready_routes, ready_servers
+from schemas.takes import BackupView
+from workflows.policy import ready_backups, ready_declared, ready_routes, ready_servers
 from workflows.policy.names import FENCED, parse_names
 from workflows.policy.quorum import SyncSet
 from workflows.policy.ready_sight import Sight, error, graded, merged, regions_of, sight_of, warning
@@ -21,15 +22,23 @@ CLOCK_ERROR_S = 5.0
 """A clock further off than this is wrong; half a second already blurs which of two events was first."""
 
 
-def judge(estate: Estate, views: Sequence[RegionView], engine: EngineView | None, *, machine_s: float) -> list[Finding]:
+def judge(
+    estate: Estate,
+    views: Sequence[RegionView],
+    engine: EngineView | None,
+    *,
+    machine_s: float,
+    backups: BackupView | None = None,
+) -> list[Finding]:
     """All that is wrong, errors first. `machine_s`: what the steps of a failover take by themselves."""
-    sight = sight_of(estate, views, engine)
+    sight = sight_of(estate, views, engine, backups)
     return merged(
         [
             *ready_declared.judge(sight, machine_s),
             *_workers(sight),
             *_engine(sight),
             *(_seen(sight, machine_s) if views else []),
+            *(ready_backups.judge(sight) if views else []),
         ]
     )
 

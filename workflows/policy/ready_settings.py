@@ -204,7 +204,9 @@ def _slots(sight: Sight, server: Server) -> Iterator[Finding]:
 
 def _archive(sight: Sight, server: Server) -> Iterator[Finding]:
     name, settings = server.seen.member, server.settings
-    if server.archiver_failing:
+    # With backups the leader's is more than a full disk (ready_backups, archiving).
+    other = sight.service.backup is None or name != sight.leader
+    if server.archiver_failing and other:
         yield error(
             "archive",
             name,
@@ -212,7 +214,7 @@ def _archive(sight: Sight, server: Server) -> Iterator[Finding]:
             "its owner must look at its log, and mend archive_command",
         )
     on = settings.get("archive_mode", "off") != "off"
-    if on and not (settings.get("archive_command") or settings.get("archive_library")):
+    if on and other and not (settings.get("archive_command") or settings.get("archive_library")):
         yield error(
             "archive",
             name,

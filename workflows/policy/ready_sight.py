@@ -9,6 +9,7 @@ from schemas.facts import EpochRecord
 from schemas.orders import Estate
 from schemas.ready import AnyCheck, EngineView, Finding, RegionView, Server, Severity
 from schemas.routes import FileRoute, HAProxyRoute
+from schemas.takes import BackupView
 from schemas.topology import DatabaseService, Member
 
 
@@ -23,6 +24,7 @@ class Sight:
     record: EpochRecord | None
     epoch_error: str
     leader: str
+    backups: BackupView | None = None
 
     @property
     def service(self) -> DatabaseService:
@@ -61,7 +63,9 @@ class Sight:
         return [each.name for each in self.service.members if each.name != name and each.follows in first]
 
 
-def sight_of(estate: Estate, views: Sequence[RegionView], engine: EngineView | None) -> Sight:
+def sight_of(
+    estate: Estate, views: Sequence[RegionView], engine: EngineView | None, backups: BackupView | None = None
+) -> Sight:
     """Several regions' views as one."""
     service = estate.service
     servers: dict[str, Server] = {}
@@ -83,6 +87,7 @@ def sight_of(estate: Estate, views: Sequence[RegionView], engine: EngineView | N
         record=record,
         epoch_error="" if readable or not views else views[0].epoch_error,
         leader=_leader(service, record, servers.values()),
+        backups=backups,
     )
 
 
@@ -95,14 +100,16 @@ def _leader(service: DatabaseService, record: EpochRecord | None, servers: Itera
 
 
 def regions_of(estate: Estate) -> list[str]:
-    """Where a worker is needed: the vantages, and where a route can only be led from."""
+    """Where a worker is needed: the vantages, where a route can only be led from, and where copies are restored."""
     bound = [
         route.region
         for route in estate.service.routes
         if isinstance(route, FileRoute)
         or (isinstance(route, HAProxyRoute) and (route.socket.startswith("/") or route.state_file is not None))
     ]
-    return list(dict.fromkeys((*estate.vantages, *bound)))
+    backup = estate.service.backup
+    host = [backup.host.region] if backup is not None else []
+    return list(dict.fromkeys((*estate.vantages, *bound, *host)))
 
 
 def error(check: AnyCheck, where: str, what: str, remedy: str) -> Finding:
