@@ -59,7 +59,7 @@ faults: setup-all ## bad luck: the fixed sample of the fault matrix, and the nam
 matrix: setup-all ## the whole fault matrix (hours)
 	@$(RUN) $(PYTEST) tests/faults -m "matrix"
 
-bench: setup ## the figures: BENCH=failover (or switchover, rejoin), RUNS=20 by default
+bench: setup ## the figures: BENCH=failover (or switchover, rejoin, cache, queue, restore), RUNS=20 by default
 	@$(RUN) $(VENV)/python -m bench.$(or $(BENCH),failover) --runs $(or $(RUNS),20) --json
 
 lock: setup ## write requirements*.txt anew from pyproject.toml (needs uv)
