@@ -32,7 +32,7 @@ from schemas.restores import (
     TableState,
 )
 
-POLL_S = 0.2
+POLL_S = 0.1
 PERCENT = re.compile(r"\(([0-9.]+ ?[KMGT]?B), ([0-9.]+)%\)")
 """How pgBackRest tells of a file that it has restored: its size, and how much of the whole there is."""
 CODE = re.compile(r"ERROR: \[(\d{3})\]")
@@ -121,7 +121,7 @@ async def recover_copy(order: RecoverOrder) -> CopyFacts:
         await ask(order, "recover", wanted, ",".join(order.host.preload), settings)
         before: CopyFacts | None = None
         while True:
-            facts = await _look(order)
+            facts = await _look(order, "settle")
             doing |= {"file": facts.newest_file, "to": order.last, "files": facts.fetched, "log": facts.line[-200:]}
             if facts.running and facts.pause == "paused" and facts.wanted == wanted:
                 if before is not None and before.replayed == facts.replayed:
@@ -152,9 +152,9 @@ def _recovery_failure(facts: CopyFacts, moment: Moment) -> Exception:
     return RestoreFailed(fatal)
 
 
-async def _look(order: HostOrder) -> CopyFacts:
+async def _look(order: HostOrder, verb: str = "look") -> CopyFacts:
     database = order.service.access.database if order.service.detection.heartbeat else ""
-    return facts_of(await ask(order, "look", database))
+    return facts_of(await ask(order, verb, database))
 
 
 @activity.defn

@@ -113,6 +113,7 @@ ACTIVITIES: list[Any] = [
     application.tell_application,
     application.write_configuration,
     backups.archive_what_is_written,
+    backups.open_archive,
     backups.read_repository,
     backups.read_wal,
     cache_elections.let_sentinel_elect,

@@ -1,0 +1,135 @@
+"""restore.sh with a pgBackRest that only pretends: what it is asked, what is kept of it, and what is left behind."""
+
+from __future__ import annotations
+
+import subprocess
+import uuid
+from pathlib import Path
+
+import pytest
+
+from activities.jobs import Answers, parse, script
+
+SCRIPT = script("restore.sh")
+MEMORY = Path("/dev/shm")
+PRETENDS = """#!/bin/sh
+echo "$@" >> "$0.asked"
+for word in "$@"; do
+  case $word in --pg1-path=*) into=${word#*=} ;; esac
+done
+case "$*" in
+  *repo-ls*) cat "$0.listed"; exit "$(cat "$0.code" 2>/dev/null || echo 0)" ;;
+esac
+if [ -e "$0.refuses" ]; then echo "ERROR: [055]: no such backup"; exit 55; fi
+mkdir -p "$into/global" "$into/base/1" && echo catalogue > "$into/base/1/1259"
+case $into in
+  /dev/shm/*) [ ! -e "$0.large" ] || { head -c 250000000 /dev/zero > "$into/base/1/1249"; exec sleep 20; } ;;
+esac
+echo control > "$into/global/pg_control"
+"""
+
+
+@pytest.fixture
+def keep(tmp_path: Path) -> Path:
+    """The folder of a copy; beside it the program."""
+    program = tmp_path / "pgbackrest"
+    program.write_text(PRETENDS, encoding="utf-8")
+    program.chmod(0o755)
+    return tmp_path / uuid.uuid4().hex[:12]
+
+
+def beside(keep: Path, name: str) -> Path:
+    return keep.parent / f"pgbackrest.{name}"
+
+
+def tell(keep: Path, *words: str) -> Answers:
+    """The script's answers to one verb."""
+    env = {
+        "PATH": "/usr/bin:/bin",
+        "REPOSITORY_PROGRAM": str(keep.parent / "pgbackrest"),
+        "REPOSITORY_CONFIG": "conf",
+        "STANZA": "main",
+        "REPOSITORY": "1",
+        "OWN_ROLE": "app",
+    }
+    argv = ["sh", "-c", 'eval "$1"', "lifeboat-restore", SCRIPT]
+    argv += [str(keep / "data"), "/usr/bin", str(keep), str(keep / "postgresql.conf"), *words]
+    return parse(subprocess.run(argv, env=env, capture_output=True, text=True, timeout=30, check=False).stdout)
+
+
+def left_in_memory(keep: Path) -> list[Path]:
+    return list(MEMORY.glob(f"*{keep.name}*"))
+
+
+def tried(keep: Path) -> int:
+    return len(beside(keep, "asked").read_text(encoding="utf-8").splitlines())
+
+
+class TestProbe:
+    def test_of_the_catalogue_one_file_is_kept_and_memory_is_given_back(self, keep: Path) -> None:
+        assert "done" in tell(keep, "probe", "run@1", "LABEL", "app", "other")
+        assert [str(each.relative_to(keep / "probe")) for each in (keep / "probe").rglob("*")] == [
+            "global",
+            "global/pg_control",
+        ]
+        assert left_in_memory(keep) == []
+        asked = beside(keep, "asked").read_text(encoding="utf-8")
+        assert all(each in asked for each in ("--set=LABEL", "--db-exclude=app", "--db-exclude=other"))
+
+    def test_once_is_enough_and_anothers_folder_is_left_alone(self, keep: Path) -> None:
+        tell(keep, "probe", "run@1", "LABEL")
+        assert "done" in tell(keep, "probe", "run@1", "LABEL")
+        assert tried(keep) == 1
+        assert "belongs to run@1" in tell(keep, "probe", "run@2", "LABEL")["error"][0]
+
+    @pytest.mark.skipif(not MEMORY.is_dir(), reason="this machine has no /dev/shm")
+    def test_what_is_too_much_for_memory_goes_to_the_disk(self, keep: Path) -> None:
+        beside(keep, "large").touch()
+        assert "done" in tell(keep, "probe", "run@1", "LABEL")
+        assert (tried(keep), left_in_memory(keep)) == (2, [])
+        assert (keep / "probe" / "global" / "pg_control").exists()
+
+    def test_a_repository_that_refuses_is_not_asked_twice(self, keep: Path) -> None:
+        beside(keep, "refuses").touch()
+        answers = tell(keep, "probe", "run@1", "LABEL")
+        assert "no such backup" in answers["error"][0]
+        assert (tried(keep), left_in_memory(keep)) == (1, [])
+
+    def test_nothing_is_left_after_a_removal(self, keep: Path) -> None:
+        tell(keep, "probe", "run@1", "LABEL")
+        if MEMORY.is_dir():
+            (MEMORY / f"lifeboat-restore-{keep.name}").mkdir()
+        assert "done" in tell(keep, "remove")
+        assert (keep.exists(), left_in_memory(keep)) == (False, [])
+
+
+class TestSegments:
+    SIZE = str(16 * 1024 * 1024)
+
+    def listed(self, keep: Path, *names: str) -> Answers:
+        beside(keep, "listed").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+        return tell(keep, "segments", "15-1", "00000001", "0000000100000000000000FE", self.SIZE)
+
+    def test_stretches_go_on_from_one_folder_to_the_next_and_end_at_a_gap(self, keep: Path) -> None:
+        answers = self.listed(
+            keep,
+            "0000000100000000",
+            "0000000100000000/0000000100000000000000FD-aa.lz4",
+            "0000000100000000/0000000100000000000000FE-aa.lz4",
+            "0000000100000000/0000000100000000000000FE.00000028.backup",
+            "0000000100000000/0000000100000000000000FF-aa.lz4",
+            "0000000100000001/000000010000000100000000-aa.lz4",
+            "0000000100000001/000000010000000100000002-aa.lz4",
+            "0000000100000001/000000010000000100000003.partial-aa.lz4",
+        )
+        assert answers["stretch"] == [
+            "0000000100000000000000FE;000000010000000100000000",
+            "000000010000000100000002;000000010000000100000002",
+        ]
+        assert tried(keep) == 1
+
+    def test_a_listing_that_fails_is_no_empty_archive(self, keep: Path) -> None:
+        beside(keep, "code").write_text("49", encoding="utf-8")
+        answers = self.listed(keep, "ERROR: [049]: unable to connect")
+        assert "unable to connect" in answers["error"][0]
+        assert "done" not in answers
