@@ -246,11 +246,17 @@ look() {
   say done 1
 }
 
-# As `look`, once the copy seems to stand still or to have ended, or a second has passed. Its log is asked meanwhile, which
-# takes nothing from recovery: whether it does stand still, `look` tells.
+# As `look`, once the copy stands still (`still`: where it did so a moment before) or has ended, or two seconds have passed.
+# Its log is read meanwhile, which takes nothing from recovery: whether it does stand still, the server itself tells.
 settle() {
-  for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
-    if ! running || grep -q 'pausing at the end of recovery' "$keep/server.log"; then break; fi
+  looks=0
+  while running && [ $looks -lt 40 ]; do
+    if grep -q 'pausing at the end of recovery' "$keep/server.log"; then
+      said=$(ask postgres "SELECT pg_last_wal_replay_lsn() WHERE pg_get_wal_replay_pause_state() = 'paused'" 2>/dev/null)
+      say still "$said"
+      break
+    fi
+    looks=$((looks + 1))
     sleep 0.05
   done
   look "$@"

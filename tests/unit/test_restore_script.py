@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import subprocess
+import time
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from activities.jobs import Answers, parse, script
+from activities.restore_host import facts_of
 
 SCRIPT = script("restore.sh")
 MEMORY = Path("/dev/shm")
@@ -28,6 +31,15 @@ esac
 echo control > "$into/global/pg_control"
 """
 
+PSQL = """#!/bin/sh
+case "$*" in
+  *rolname*) echo postgres ;;
+  *heartbeat*) exit 1 ;;
+  *"WHERE pg_get_wal_replay_pause_state() = 'paused'"*) echo 0/3000148 ;;
+  *) echo 't|paused|0/3000148|1764064800.5' ;;
+esac
+"""
+
 
 @pytest.fixture
 def keep(tmp_path: Path) -> Path:
@@ -35,6 +47,10 @@ def keep(tmp_path: Path) -> Path:
     program = tmp_path / "pgbackrest"
     program.write_text(PRETENDS, encoding="utf-8")
     program.chmod(0o755)
+    psql = tmp_path / "bin" / "psql"
+    psql.parent.mkdir()
+    psql.write_text(PSQL, encoding="utf-8")
+    psql.chmod(0o755)
     return tmp_path / uuid.uuid4().hex[:12]
 
 
@@ -53,7 +69,7 @@ def tell(keep: Path, *words: str) -> Answers:
         "OWN_ROLE": "app",
     }
     argv = ["sh", "-c", 'eval "$1"', "lifeboat-restore", SCRIPT]
-    argv += [str(keep / "data"), "/usr/bin", str(keep), str(keep / "postgresql.conf"), *words]
+    argv += [str(keep / "data"), str(keep.parent / "bin"), str(keep), str(keep / "postgresql.conf"), *words]
     return parse(subprocess.run(argv, env=env, capture_output=True, text=True, timeout=30, check=False).stdout)
 
 
@@ -101,6 +117,47 @@ class TestProbe:
             (MEMORY / f"lifeboat-restore-{keep.name}").mkdir()
         assert "done" in tell(keep, "remove")
         assert (keep.exists(), left_in_memory(keep)) == (False, [])
+
+
+class TestSettle:
+    @pytest.fixture
+    def server(self, keep: Path) -> Iterator[subprocess.Popen[bytes]]:
+        """Something that runs in the copy's folder, as its PID file says."""
+        (keep / "data").mkdir(parents=True)
+        (keep / "sock").mkdir()
+        (keep / "postgresql.conf").write_text("port = 5432\n", encoding="utf-8")
+        process = subprocess.Popen(["sleep", "20"], cwd=keep / "data")
+        (keep / "data" / "postmaster.pid").write_text(f"{process.pid}\n", encoding="ascii")
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+
+    def test_a_copy_that_stands_still_is_seen_twice_at_once(self, keep: Path, server: subprocess.Popen[bytes]) -> None:
+        (keep / "server.log").write_text("LOG:  pausing at the end of recovery\n", encoding="utf-8")
+        began = time.monotonic()
+        answers = tell(keep, "settle", "")
+        assert time.monotonic() - began < 1.5
+        assert answers["still"] == ["0/3000148"]
+        assert (facts_of(answers).pause, facts_of(answers).replayed) == ("paused", 0x3000148)
+
+    def test_one_that_still_replays_is_not_asked_for_two_seconds(
+        self, keep: Path, server: subprocess.Popen[bytes]
+    ) -> None:
+        (keep / "server.log").write_text("LOG:  redo starts at 0/28\n", encoding="utf-8")
+        began = time.monotonic()
+        answers = tell(keep, "settle", "")
+        assert time.monotonic() - began >= 2.0
+        assert "still" not in answers
+
+    def test_one_that_has_ended_is_told_at_once(self, keep: Path, server: subprocess.Popen[bytes]) -> None:
+        server.kill()
+        server.wait()
+        (keep / "server.log").write_text("FATAL:  recovery ended before\n", encoding="utf-8")
+        began = time.monotonic()
+        assert tell(keep, "settle", "")["running"] == ["0"]
+        assert time.monotonic() - began < 1.5
 
 
 class TestSegments:
