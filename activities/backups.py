@@ -14,7 +14,18 @@ from activities.jobs import Answers, branches_of, number, one, position
 from activities.restore_host import ask, backups_of, databases_of, run_job, told
 from activities.sessions import BROKEN, session
 from schemas.failures import BackupsUnreadable, MemberUnreachable, NoBackupFits, NotYet, RestoreHostFailed, WalMissing
-from schemas.restores import Archived, ArchiveOrder, Found, LookOrder, Place, Repository, ScanOrder, Stretch
+from schemas.restores import (
+    Archived,
+    ArchiveOrder,
+    Backup,
+    Found,
+    HostOrder,
+    LookOrder,
+    Place,
+    Repository,
+    ScanOrder,
+    Stretch,
+)
 
 PROBE_S = 300.0
 """Limit of restoring what a cluster has besides its users' databases."""
@@ -57,15 +68,31 @@ async def archive_what_is_written(order: ArchiveOrder) -> Archived:
 
 
 @activity.defn
+async def open_archive(order: HostOrder) -> None:
+    """What pgBackRest needs to hand out WAL on the host, where no cluster is: the newest backup's pg_control."""
+    async with beating("opening the archive"):
+        newest = (await _backups(order))[-1].label
+        left_out = databases_of(one(await ask(order, "info", newest), "info"), order.policy.repository.stanza)
+        await ask(order, "probe", order.run, newest, *left_out, limit=PROBE_S)
+
+
+async def _backups(order: HostOrder) -> list[Backup]:
+    """Oldest first, at least one; else NoBackupFits."""
+    stanza = order.policy.repository.stanza
+    backups, why = backups_of(one(await ask(order, "info"), "info"), stanza)
+    if not backups:
+        raise NoBackupFits(f"there is no backup in {stanza}: {why or 'take one'}")
+    return backups
+
+
+@activity.defn
 async def read_repository(order: LookOrder) -> Repository:
-    """Every backup, and the archive's WAL of the intended timeline and of those that it comes from."""
+    """Every backup, and the archive's WAL of the intended timeline and of those that it comes from.
+
+    The archive must be open (`open_archive`): a timeline's history is had from it.
+    """
     async with beating("reading the repository"):
-        stanza = order.policy.repository.stanza
-        backups, why = backups_of(one(await ask(order, "info"), "info"), stanza)
-        if not backups:
-            raise NoBackupFits(f"there is no backup in {stanza}: {why or 'take one'}")
-        left_out = databases_of(one(await ask(order, "info", backups[-1].label), "info"), stanza)
-        await ask(order, "probe", order.run, backups[-1].label, *left_out, limit=PROBE_S)
+        backups = await _backups(order)
         archive, oldest = backups[-1].archive, min(each.wal_start for each in backups)
         timeline = order.timeline or await _newest_timeline(order, archive, oldest)
         found = await ask(order, "history", f"{timeline:08X}") if timeline > 1 else {}

@@ -9,7 +9,7 @@ import re
 from temporalio import activity
 
 from activities.beating import beating
-from activities.jobs import Answers, number, one
+from activities.jobs import Answers, number, one, position
 from activities.restore_host import ask, facts_of, run_job, told
 from activities.sessions import literal
 from schemas.failures import (
@@ -32,7 +32,7 @@ from schemas.restores import (
     TableState,
 )
 
-POLL_S = 0.2
+POLL_S = 0.1
 PERCENT = re.compile(r"\(([0-9.]+ ?[KMGT]?B), ([0-9.]+)%\)")
 """How pgBackRest tells of a file that it has restored: its size, and how much of the whole there is."""
 CODE = re.compile(r"ERROR: \[(\d{3})\]")
@@ -126,14 +126,15 @@ async def recover_copy(order: RecoverOrder) -> CopyFacts:
     doing: dict[str, object] = {"doing": f"recovering to {order.moment.text()}"}
     async with beating(doing):
         await ask(order, "recover", wanted, ",".join(order.host.preload), settings)
-        before: CopyFacts | None = None
+        before: int | None = None
         while True:
-            facts = await _look(order)
+            answers = await ask(order, "settle", _heartbeat_in(order))
+            facts, still = facts_of(answers), position(one(answers, "still")) or None
             doing |= {"file": facts.newest_file, "to": order.last, "files": facts.fetched, "log": facts.line[-200:]}
             if facts.running and facts.pause == "paused" and facts.wanted == wanted:
-                if before is not None and before.replayed == facts.replayed:
+                if facts.replayed in (still, before):
                     return facts
-                before = facts
+                before = facts.replayed
             elif facts.running and not facts.in_recovery and facts.replayed:
                 await ask(order, "stop", "immediate")
                 raise RestoreFailed(f"the copy left recovery by itself, and was stopped: {facts.line}")
@@ -159,15 +160,15 @@ def _recovery_failure(facts: CopyFacts, moment: Moment) -> Exception:
     return RestoreFailed(fatal)
 
 
-async def _look(order: HostOrder) -> CopyFacts:
-    database = order.service.access.database if order.service.detection.heartbeat else ""
-    return facts_of(await ask(order, "look", database))
+def _heartbeat_in(order: HostOrder) -> str:
+    """The database that has the heartbeat row, if there is any."""
+    return order.service.access.database if order.service.detection.heartbeat else ""
 
 
 @activity.defn
 async def look_at_copy(order: HostOrder) -> CopyFacts:
     """The copy as it stands. Nothing is changed."""
-    return await _look(order)
+    return facts_of(await ask(order, "look", _heartbeat_in(order)))
 
 
 _TABLE = """

@@ -121,6 +121,7 @@ ACTIVITIES: list[Any] = [
     application.write_configuration,
     backup_health.look_at_backups,
     backups.archive_what_is_written,
+    backups.open_archive,
     backups.read_repository,
     backups.read_wal,
     cache_elections.let_sentinel_elect,

@@ -104,27 +104,36 @@ class Restoring(Looking):
     # What there is
 
     async def read_repository(self, timeline: int | None) -> Repository:
-        """The repository as it is once the leader, if there is one, has archived all that it wrote.
-
-        Before it, what runs that were terminated left on the host is removed: they could not do so themselves.
-        """
-        for each in await self.on_host(copying_back.sweep_copies, HostOrder(**self.order()), total=150):
-            self.note(f"left over from a run that has ended, and removed: {each}")
-        seen = await self.observe()
-        self.suspect = seen.led_by or self.suspect_of(seen)
-        archived: Archived | None = None
-        if seen.led_by is not None:
-            ordered = ArchiveOrder(service=self.estate.service, leader=seen.led_by)
-            try:
-                archived = await self.do(backups.archive_what_is_written, ordered, limit=45, total=60, heartbeat=6.0)
-                self.system = archived.system
-            except ActivityError as error:
-                self.note(f"what is not archived yet can't be restored: {reason_of(error)}")
-        else:
-            self.note("nobody leads who could archive what was written last")
+        """The repository as it is once the leader, if there is one, has archived all that it wrote."""
+        archived: Archived | None
+        archived, *_ = await self.together(self.archive(), self.open_archive(), self.sweep())
         more = {"segment_bytes": archived.segment_bytes} if archived is not None else {}
         looked = LookOrder(**self.order(), timeline=timeline or (archived.timeline if archived else None), **more)
         return await self.on_host(backups.read_repository, looked, limit=400, total=400)
+
+    async def archive(self) -> Archived | None:
+        """None while nobody leads, or its archiver does not do it; the run goes on with what is archived."""
+        seen = await self.observe()
+        self.suspect = seen.led_by or self.suspect_of(seen)
+        if seen.led_by is None:
+            self.note("nobody leads who could archive what was written last")
+            return None
+        ordered = ArchiveOrder(service=self.estate.service, leader=seen.led_by)
+        try:
+            archived = await self.do(backups.archive_what_is_written, ordered, limit=45, total=60, heartbeat=6.0)
+        except ActivityError as error:
+            self.note(f"what is not archived yet can't be restored: {reason_of(error)}")
+            return None
+        self.system = archived.system
+        return archived
+
+    async def open_archive(self) -> None:
+        await self.on_host(backups.open_archive, HostOrder(**self.order()), limit=400, total=400)
+
+    async def sweep(self) -> None:
+        """What runs that were terminated left on the host is removed: they could not do so themselves."""
+        for each in await self.on_host(copying_back.sweep_copies, HostOrder(**self.order()), total=150):
+            self.note(f"left over from a run that has ended, and removed: {each}")
 
     async def scan(self, what: str, stretches: list[Stretch], lsn: int = 0) -> Found:
         order = ScanOrder(

@@ -119,6 +119,7 @@ class ByHand:
     async def look(self) -> Repository:
         leader = await self.scene.archived()
         order = LookOrder(**self.given, timeline=leader.timeline, segment_bytes=leader.segment_bytes)
+        await self.twice(backups.open_archive, self.order)
         self.repository = await self.twice(backups.read_repository, order)
         return self.repository
 

@@ -87,13 +87,14 @@ async def test_recovery_tells_the_file_that_it_has_reached_and_the_last_one(monk
         wanted.append(words[1])
         return {}
 
-    async def look(order: object) -> CopyFacts:
+    def facts_of(answers: Answers) -> CopyFacts:
         return facts.model_copy(update={"wanted": wanted[0]})
 
     wanted: list[str] = []
     monkeypatch.setattr(restoring, "beating", Beating)
     monkeypatch.setattr(restoring, "ask", ask)
-    monkeypatch.setattr(restoring, "_look", look)
+    monkeypatch.setattr(restoring, "facts_of", facts_of)
+    monkeypatch.setattr(restoring, "_heartbeat_in", lambda order: "")
     host = type("Host", (), {"preload": []})()
     monkeypatch.setattr(RecoverOrder, "host", host)
     order = RecoverOrder.model_construct(**NOTHING, backup=BACKUP, moment=TIME, limit_s=1.0, last=LAST)
