@@ -128,3 +128,22 @@ async def test_what_was_rolled_back_and_what_happened_twice_is_refused(restore_s
     await scene.ends(await scene.pitr({"name": "twice"}), "refused", "happened more than once")
     later = datetime.now(UTC) + timedelta(seconds=1)
     await scene.ends(await scene.pitr({"name": "twice", "until": later.isoformat()}), "done")
+
+
+async def test_the_newest_backup_is_verified_with_its_evidence(restore_scene: RestoreScene) -> None:
+    scene = restore_scene
+    await scene.traffic()
+
+    async def beaten() -> bool:
+        return bool((await scene.sql("SELECT count(*) AS n FROM lifeboat.heartbeat"))["n"])
+
+    await scene.until("a heartbeat is written", beaten)
+    run = await scene.verify()
+    report = await scene.ends(run, "done")
+    assert report.restore is not None
+    assert report.restore.backup is not None
+    assert len(report.restore.proofs) == 7
+    assert report.restore.failed() == []
+    assert report.restore.restore_s is not None
+    await scene.safe()
+    await scene.record(run, "backup-verified")
