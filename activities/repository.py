@@ -20,6 +20,9 @@ from schemas.takes import NodeBackupOrder, WalSum
 
 LOCKED = "50"
 """pgBackRest's own code: another of its commands holds the lock that this one needs."""
+NOT_LATER = "106"
+"""A diff or an incr would have a name before that of what a killed full backup left: a store may list its folder still,
+though pgBackRest has removed all that was in it (versitygw does, with versions)."""
 NO_BACKUP = 2
 """Its status of a stanza in which none is yet."""
 _JOBS = ("begin", "take", "status")

@@ -12,6 +12,7 @@ from activities.beating import beating
 from activities.jobs import Answers, one, until_ended
 from activities.repository import (
     LOCKED,
+    NOT_LATER,
     exit_of,
     following,
     job_told,
@@ -24,7 +25,14 @@ from activities.repository import (
 from activities.restore_host import backups_of
 from activities.sessions import BROKEN, session
 from activities.survey import read_record
-from schemas.failures import BackupFailed, BackupOvertaken, BackupUnderWay, LifeboatError, MemberUnreachable
+from schemas.failures import (
+    BackupFailed,
+    BackupOvertaken,
+    BackupUnderWay,
+    FullNeeded,
+    LifeboatError,
+    MemberUnreachable,
+)
 from schemas.restores import Backup, Stretch
 from schemas.takes import Confirmed, ConfirmOrder, Expired, Inventory, NodeBackupOrder, Taken, TakeOrder, WalSum
 
@@ -78,7 +86,8 @@ async def look_at_inventory(order: NodeBackupOrder) -> Inventory:
 async def take_backup(order: TakeOrder) -> Taken:
     """Take one on the node, as a job that outlives this worker; one that has ended well is not taken again by this run.
 
-    BackupUnderWay: another's is. BackupOvertaken: the member leads no more, and the job was ended. BackupFailed.
+    BackupUnderWay: another's is. BackupOvertaken: the member leads no more, and the job was ended. FullNeeded.
+    BackupFailed.
     """
     began, watched = asyncio.get_running_loop().time(), 0.0
     doing: dict[str, object] = {"doing": f"{order.kind} backup of {order.member}"}
@@ -106,7 +115,8 @@ async def take_backup(order: TakeOrder) -> Taken:
         return Taken(label=label, seconds=asyncio.get_running_loop().time() - began)
     if answers.get("code") == ["busy"] or exit_of(answers) == LOCKED:
         raise BackupUnderWay(f"{order.member}: {one(answers, 'holder') or job_told(answers)}")
-    raise BackupFailed(f"{order.member}: {one(answers, 'code') or 'nothing'}: {job_told(answers)}")
+    failure = FullNeeded if exit_of(answers) == NOT_LATER and order.kind != "full" else BackupFailed
+    raise failure(f"{order.member}: {one(answers, 'code') or 'nothing'}: {job_told(answers)}")
 
 
 def _how_far(copied: int, share: float, passed: float) -> dict[str, object]:

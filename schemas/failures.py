@@ -273,3 +273,10 @@ class BackupFailed(LifeboatError):
     pgBackRest says here, and start it again."""
 
     retryable = False
+
+
+class FullNeeded(LifeboatError):
+    """What a killed full backup left keeps pgBackRest from any but a full one; whoever started the run with another
+    kind must ask for that."""
+
+    retryable = False

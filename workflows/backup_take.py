@@ -17,7 +17,7 @@ from temporalio.exceptions import ActivityError
 with workflow.unsafe.imports_passed_through():
     from activities import taking
     from schemas.backup import BackupKind, BackupPolicy
-    from schemas.failures import BackupFailed, BackupOvertaken, BackupUnderWay
+    from schemas.failures import BackupFailed, BackupOvertaken, BackupUnderWay, FullNeeded
     from schemas.reports import Outcome, Report
     from schemas.restore_requests import TakeRequest
     from schemas.restores import Backup
@@ -111,8 +111,7 @@ class BackupTake(Looking):
         """What each step of a real run would do."""
         expected = self.seen.bytes / self.backups.rate_bytes_s
         return {
-            TAKE: f"a {self.due} one from {self.seen.member}, since {self.taken.reason}; in about {expected:.0f} s at"
-            " most",
+            TAKE: f"{self.due}, from {self.seen.member}, since {self.taken.reason}; in about {expected:.0f} s at most",
             CONFIRM: "as the repository lists it, and its WAL in the archive",
             EXPIRE: "what pgBackRest's own retention no longer keeps",
             NOTIFY: f"told: {', '.join(target.name for target in self.estate.service.notify) or 'nobody'}",
@@ -179,9 +178,13 @@ class BackupTake(Looking):
                 taken = await self.unless_aborted(taking.take_backup, order, limit=limit)
             except ActivityError as error:
                 kind, leader = kind_of(error), self.suspect
+                self.note(f"begun in vain: {reason_of(error)}")
+                if kind == FullNeeded.__name__ and request.kind is None and left:
+                    self.due = "full"
+                    self.note_evidence(reason="what a killed full one left lets pgBackRest take no other")
+                    continue
                 if kind not in (BackupUnderWay.__name__, BackupOvertaken.__name__, BackupFailed.__name__) or not left:
                     raise
-                self.note(f"begun in vain: {reason_of(error)}")
                 before = self.seen.backups
                 if kind == BackupUnderWay.__name__:
                     await self.wait_for_other()

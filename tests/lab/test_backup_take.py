@@ -27,6 +27,7 @@ from lab.layout import HOME, RESTORES, STORAGE
 from lab.model import Lab
 from lab.waiting import until
 from schemas.attributes import TASK_QUEUE
+from schemas.failures import BackupFailed
 from schemas.ready import Finding, ReadyReport, ReadyRequest
 from schemas.reports import Report
 from schemas.takes import BackupView, ConfirmOrder, NodeBackupOrder, TakeOrder
@@ -180,6 +181,33 @@ async def test_anothers_backup_is_waited_for_and_does_as_well(desk: Desk) -> Non
     assert await other.wait() == 0
     assert report.outcome == "not needed", report
     assert (await desk.labels())[-1] in report.summary
+
+
+async def test_what_a_killed_full_left_is_in_nobodys_way(desk: Desk) -> None:
+    """This store lists its folder still: by its name an incr of the full before it would come too early."""
+    before = await desk.labels()
+    order = TakeOrder.model_validate(desk.order("killed", kind="full"))
+    folder = desk.archive().parents[3] / "backup" / backup.STANZA
+    known = set(folder.glob("*F"))
+    killed = asyncio.create_task(ActivityEnvironment().run(taking.take_backup, order))
+
+    async def begun() -> bool:
+        return bool(set(folder.glob("*F")) - known)
+
+    await until("it has a folder", begun, 20, every=0.01)
+    assert "was ended" in await ActivityEnvironment().run(taking.stop_backup, order)
+    with pytest.raises(BackupFailed):
+        await killed
+    assert await desk.labels() == before
+    asked = await desk.take(kind="incr")
+    assert asked.outcome == "needs a person", asked
+    assert "any but a full one" in asked.tasks[0].replace("\n", " ")
+    report = await desk.take()
+    assert report.outcome == "done", report
+    assert report.backup is not None
+    assert report.backup.backup is not None
+    assert report.backup.backup.kind == "full"
+    assert "killed" in report.backup.reason
 
 
 async def test_what_can_not_be_taken_is_refused(desk: Desk) -> None:
