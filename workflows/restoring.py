@@ -23,6 +23,7 @@ with workflow.unsafe.imports_passed_through():
         HostOrder,
         LookOrder,
         Moment,
+        Newest,
         Proof,
         RecoverOrder,
         Repository,
@@ -55,6 +56,7 @@ class Restoring(Looking):
         self.moment: Moment
         self.system = ""
         """The leader's own identifier; "" while nobody leads."""
+        self.newest_rows: list[Newest] = []
 
     @property
     def backups(self) -> BackupPolicy:
@@ -123,7 +125,8 @@ class Restoring(Looking):
             self.note("nobody leads who could archive what was written last")
         more = {"segment_bytes": archived.segment_bytes} if archived is not None else {}
         looked = LookOrder(**self.order(), timeline=timeline or (archived.timeline if archived else None), **more)
-        return await self.on_host(backups.read_repository, looked, limit=400, total=400)
+        found = await self.on_host(backups.read_repository, looked, limit=400, total=400)
+        return found.model_copy(update={"archived": archived.file}) if archived is not None else found
 
     async def scan(self, what: str, stretches: list[Stretch], lsn: int = 0) -> Found:
         order = ScanOrder(
@@ -195,6 +198,7 @@ class Restoring(Looking):
             *await self.on_host(copy_checks.check_pages, order, limit=limit),
         ]
         at = self.moment.time or self.moment.near or self.evidence.last_commit
+        self.newest_rows = newest
         rows = [each.at for each in newest if each.at is not None]
         self.note_evidence(
             checks=checks, newest_row=max(rows, default=None), rpo_s=policy.rpo_of(max(rows, default=None), at)
