@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from typing import Any
 
 from activities.commands import TOLD, run_command
 from activities.jobs import Answers, Progress, number, one, parse, position, script, until_ended
-from schemas.failures import BackupsUnreadable, NodeControlFailed, RestoreHostFailed
+from schemas.failures import BackupsUnreadable, NodeControlFailed, RestoreFailed, RestoreHostFailed
 from schemas.restores import Backup, CopyFacts, HostOrder
 
 COMMAND_S = 60.0
 """Limit of a verb that is no job."""
 FIRST_NORMAL = 16384
 """The first oid that is not a system's own (FirstNormalObjectId)."""
+UNREAD = 99
+"""`info`'s code of a repository that it could not read (src/command/info/info.c, INFO_STANZA_STATUS_CODE_OTHER)."""
 UNREADABLE = "pgBackRest"
 """How an error of the repository, not of the host, begins."""
 
@@ -81,10 +84,14 @@ def moment_of(seconds: str) -> datetime | None:
 
 
 def backups_of(info: str, stanza: str) -> tuple[list[Backup], str]:
-    """What `pgbackrest info --output=json` lists, oldest first, and why there is nothing where there is nothing."""
+    """What `pgbackrest info --output=json` lists, oldest first, and why there is nothing where there is nothing.
+
+    BackupsUnreadable, RestoreFailed: it exits 0 and lists nothing where it could read nothing.
+    """
     found = next((each for each in json.loads(info) if each["name"] == stanza), None)
     if found is None:
         return [], f"the repository has no stanza {stanza}"
+    _must_be_read(found)
     systems = {each["id"]: str(each["system-id"]) for each in found["db"]}
     archives = {each["database"]["id"]: each["id"] for each in found["archive"]}
     backups = [
@@ -107,6 +114,17 @@ def backups_of(info: str, stanza: str) -> tuple[list[Backup], str]:
     ]
     status = found["status"]
     return sorted(backups, key=lambda each: each.stopped), status["message"] if status["code"] else ""
+
+
+def _must_be_read(stanza: dict[str, Any]) -> None:
+    for each in stanza["repo"]:
+        if each["status"]["code"] != UNREAD:
+            continue
+        said = each["status"]["message"]
+        # What another key makes of it has no good padding, or where that happens to be right, no format from the start.
+        if stanza["cipher"] != "none" and ("CryptoError" in said or "outside of section at line 1:" in said):
+            raise RestoreFailed(f"the repository can't be decrypted with this key ({stanza['cipher']})")
+        raise BackupsUnreadable(f"{UNREADABLE} can't read its repository: {' '.join(said.split())[-TOLD:]}")
 
 
 def databases_of(info: str, stanza: str) -> list[str]:
@@ -138,6 +156,7 @@ def facts_of(answers: Answers) -> CopyFacts:
         fetched=int(count or 0),
         newest_file=newest,
         refused={name: int(code) for name, code in refused.items()},
+        why=one(answers, "why"),
         fatal=answers.get("fatal", []),
         ended_at=one(answers, "last_commit"),
         line=one(answers, "line"),
