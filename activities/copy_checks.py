@@ -28,6 +28,14 @@ SELECT format('%I.%I', n.nspname, s.relname), format('%I.%I', tn.nspname, t.reln
   JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum = d.refobjsubid
  WHERE s.relkind = 'S'
 """
+# Replay takes the locks that a transaction took on the primary, and keeps them until its end, which is not replayed.
+_LOCKED = """
+SELECT DISTINCT format('%I.%I', n.nspname, c.relname)
+  FROM pg_locks l JOIN pg_stat_activity a USING (pid) JOIN pg_class c ON c.oid = l.relation
+  JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_database d ON d.oid = l.database
+ WHERE a.backend_type = 'startup' AND l.mode = 'AccessExclusiveLock' AND l.granted AND d.datname = current_database()
+   AND c.relkind IN ('r', 'm', 'p')
+"""
 
 
 @activity.defn
@@ -76,8 +84,11 @@ async def check_structure(order: HostOrder) -> list[Proof]:
 @activity.defn
 async def ask_owner(order: HostOrder) -> list[Proof]:
     """The owner's own queries, and whether a sequence lags behind its column."""
-    found = []
     async with beating("the owner's queries"):
+        found = [await _locks(order)]
+        if not found[0].ok:
+            # They would wait for it.
+            return found
         for each in order.policy.checks:
             clause = f"owner's query {each.name}"
             try:
@@ -93,6 +104,12 @@ async def ask_owner(order: HostOrder) -> list[Proof]:
             found.append(Proof(clause=clause, ok=ok, evidence=f"{first}; expected {each.expect}"))
         found.append(await _sequences(order))
     return found
+
+
+async def _locks(order: HostOrder) -> Proof:
+    rows = (await ask(order, "query", order.service.access.database, _LOCKED)).get("row", [])
+    evidence = f"{', '.join(rows)} can't be read: name a target before the lock, by LSN if need be" if rows else "none"
+    return Proof(clause="no transaction that was under way at the target locks a table", ok=not rows, evidence=evidence)
 
 
 async def _sequences(order: HostOrder) -> Proof:

@@ -210,16 +210,19 @@ if [ -e "$keep/wal/\$1" ]; then
   echo "\$(date +%s) \$1 255" >> "$keep/fetched"
   exit 255
 fi
-PGBACKREST_SPOOL_PATH="$keep/spool" "$REPOSITORY_PROGRAM" "--config=$REPOSITORY_CONFIG" "--stanza=$STANZA" "--repo=$REPOSITORY" \\
-  "--pg1-path=$data" "--lock-path=$keep/lock" --log-level-file=off --log-level-console=error --log-level-stderr=off archive-get "\$1" "\$2"
+said=\$(PGBACKREST_SPOOL_PATH="$keep/spool" "$REPOSITORY_PROGRAM" "--config=$REPOSITORY_CONFIG" "--stanza=$STANZA" "--repo=$REPOSITORY" \\
+  "--pg1-path=$data" "--lock-path=$keep/lock" --log-level-file=off --log-level-console=error --log-level-stderr=off archive-get "\$1" "\$2")
 code=\$?
 echo "\$(date +%s) \$1 \$code" >> "$keep/fetched"
-case \$code in 0 | 1) exit \$code ;; *) exit 255 ;; esac
+case \$code in 0 | 1) exit \$code ;; *) printf '%s' "\$said" > "$keep/refused"; exit 255 ;; esac
 FETCH
 }
 
+# A transaction that was under way at the target keeps its locks for as long as the copy stands there.
+LOCK_S=5s
+
 # As the only superuser that every cluster has, whatever it is called: it may read all, and the server listens to nobody else.
-ask() { "$bin/psql" -X -A -t -v ON_ERROR_STOP=1 -h "$keep/sock" -p "$(port)" -U "$(superuser)" -d "${1:-postgres}" -c "$2"; }
+ask() { PGOPTIONS="-c lock_timeout=$LOCK_S" "$bin/psql" -X -A -t -v ON_ERROR_STOP=1 -h "$keep/sock" -p "$(port)" -U "$(superuser)" -d "${1:-postgres}" -c "$2"; }
 port() { sed -n 's/^port = //p' "$config"; }
 superuser() {
   if [ ! -s "$keep/superuser" ]; then
@@ -247,6 +250,7 @@ look() {
   # The newest that was asked for and came, how many, and whatever did not come, by its last answer.
   [ ! -e "$keep/fetched" ] || awk '{ code[$2] = $3; if ($3 == 0) { newest = $2; n++ } last = $0 }
     END { print "::fetched=" n ";" newest; for (name in code) if (code[name] != 0) print "::refused=" name ";" code[name] }' "$keep/fetched"
+  [ ! -e "$keep/refused" ] || say why "$(tr '\n' ' ' < "$keep/refused" | tail -c 400)"
   grep -E ' (FATAL|PANIC): ' "$keep/server.log" 2>/dev/null | grep -v 'the database system is starting up' | tail -n 3 | sed 's/^/::fatal=/'
   sed -n 's/.*LOG:  last completed transaction was at log time \(.*\)/::last_commit=\1/p' "$keep/server.log" 2>/dev/null | tail -n 1
   tail -n 1 "$keep/server.log" 2>/dev/null | sed 's/^/::line=/'
@@ -400,7 +404,7 @@ copy_back() {
       printf 'CREATE SCHEMA "%s";\n' "$aside"
       printf '%s\n' "$list" | tr ',' '\n' | sed "s/\(.*\)\.\(.*\)/ALTER TABLE IF EXISTS \"\1\".\"\2\" SET SCHEMA \"$aside\";/"
     fi
-    "$bin/pg_dump" -h "$keep/sock" -p "$(port)" -U "$(superuser)" -d "$database" "$@" || printf '\n\\.\n;SELECT 1/0;\n'
+    "$bin/pg_dump" --lock-wait-timeout=$LOCK_S -h "$keep/sock" -p "$(port)" -U "$(superuser)" -d "$database" "$@" || printf '\n\\.\n;SELECT 1/0;\n'
     printf "INSERT INTO lifeboat.restored (run, tables) VALUES ('%s', '{%s}');\nCOMMIT;\n" "$run" "$list"
   } | PGOPTIONS='-c default_transaction_read_only=off' PGPASSFILE=$pass "$bin/psql" -X -q -v ON_ERROR_STOP=1 -d "$target" > "$keep/copied" 2>&1
   code=$?
@@ -436,9 +440,11 @@ checksums() {
 
 # Heaps and indexes of every database that has amcheck: pg_amcheck's findings.
 amcheck() {
-  "$bin/pg_amcheck" -h "$keep/sock" -p "$(port)" -U "$(superuser)" --heapallindexed --all --no-dependent-toast > "$keep/checked" 2>&1
+  PGOPTIONS="-c lock_timeout=$LOCK_S" "$bin/pg_amcheck" -h "$keep/sock" -p "$(port)" -U "$(superuser)" --heapallindexed --all --no-dependent-toast > "$keep/checked" 2>&1
   code=$?
-  grep -Ev '^[[:space:]]|skipping database' "$keep/checked" | head -n 20 | sed 's/^/::finding=/'
+  # What is wrong with a relation stands indented below it.
+  grep -v 'skipping database' "$keep/checked" | awk '/^[[:space:]]/ { sub(/^[[:space:]]+/, " "); held = held $0; next }
+    { if (held != "") print held; held = $0 } END { if (held != "") print held }' | head -n 20 | cut -c 1-300 | sed 's/^/::finding=/'
   say status $code
   say done 1
 }

@@ -11,17 +11,17 @@ from typing import Any
 
 from activities.commands import TOLD, run_command
 from activities.jobs import Answers, Progress, number, one, parse, position, script, until_ended
-from schemas.failures import BackupsUnreadable, NodeControlFailed, RestoreHostFailed
+from schemas.failures import BackupsUnreadable, NodeControlFailed, RestoreFailed, RestoreHostFailed
 from schemas.restores import Backup, CopyFacts, HostOrder
 
 COMMAND_S = 60.0
 """Limit of a verb that is no job."""
 FIRST_NORMAL = 16384
 """The first oid that is not a system's own (FirstNormalObjectId)."""
+UNREAD = 99
+"""`info`'s code of a repository that it could not read (src/command/info/info.c, INFO_STANZA_STATUS_CODE_OTHER)."""
 UNREADABLE = "pgBackRest"
 """How an error of the repository, not of the host, begins."""
-OTHER = 99
-"""What pgBackRest's `info` says of a repository that it can't read (INFO_STANZA_STATUS_CODE_OTHER); it exits 0 then."""
 
 
 async def run_there(order: HostOrder, argv: list[str], limit: float) -> tuple[int, str]:
@@ -86,12 +86,12 @@ def moment_of(seconds: str) -> datetime | None:
 def backups_of(info: str, stanza: str) -> tuple[list[Backup], str]:
     """What `pgbackrest info --output=json` lists, oldest first, and why there is nothing where there is nothing.
 
-    BackupsUnreadable where it could not be read: that is not the same as nothing.
+    BackupsUnreadable, RestoreFailed: it exits 0 and lists nothing where it could read nothing.
     """
     found = next((each for each in json.loads(info) if each["name"] == stanza), None)
     if found is None:
         return [], f"the repository has no stanza {stanza}"
-    _must_be_readable(found)
+    _must_be_read(found)
     systems = {each["id"]: str(each["system-id"]) for each in found["db"]}
     archives = {each["database"]["id"]: each["id"] for each in found["archive"]}
     backups = [
@@ -117,16 +117,21 @@ def backups_of(info: str, stanza: str) -> tuple[list[Backup], str]:
     return sorted(backups, key=lambda each: each.stopped), status["message"] if status["code"] else ""
 
 
-def _must_be_readable(found: dict[str, Any]) -> None:
-    if found["status"]["code"] == OTHER:
-        said = "; ".join(each["status"]["message"] for each in found["repo"] if each["status"]["code"])
-        raise BackupsUnreadable(f"{found['name']}: {said or found['status']['message']}")
+def _must_be_read(stanza: dict[str, Any]) -> None:
+    for each in stanza["repo"]:
+        if each["status"]["code"] != UNREAD:
+            continue
+        said = each["status"]["message"]
+        # What another key makes of it has no good padding, or where that happens to be right, no format from the start.
+        if stanza["cipher"] != "none" and ("CryptoError" in said or "outside of section at line 1:" in said):
+            raise RestoreFailed(f"the repository can't be decrypted with this key ({stanza['cipher']})")
+        raise BackupsUnreadable(f"{UNREADABLE} can't read its repository: {' '.join(said.split())[-TOLD:]}")
 
 
 def databases_of(info: str, stanza: str) -> list[str]:
     """The users' own databases in a backup, of `info --set`: those that can be left out of a restore."""
     found = next(each for each in json.loads(info) if each["name"] == stanza)
-    _must_be_readable(found)
+    _must_be_read(found)
     return [each["name"] for each in found["backup"][0].get("database-ref") or [] if each["oid"] >= FIRST_NORMAL]
 
 
@@ -154,6 +159,7 @@ def facts_of(answers: Answers) -> CopyFacts:
         fetched=int(count or 0),
         newest_file=newest,
         refused={name: int(code) for name, code in refused.items()},
+        why=one(answers, "why"),
         fatal=answers.get("fatal", []),
         ended_at=one(answers, "last_commit"),
         line=one(answers, "line"),

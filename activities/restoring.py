@@ -40,6 +40,8 @@ LASTING = {*range(25, 38), 80, 81}
 """pgBackRest's own codes of what it was given and can't use (src/build/error/error.yaml)."""
 WRITE = 64
 """It could not write what it restored: a full disk has no other words."""
+FULL_BYTES = 16 * 1024 * 1024
+"""Less than this is no room: not for one WAL file of the usual size."""
 LOCAL = re.compile(r"[0-9A-F]{24}$")
 
 
@@ -56,6 +58,14 @@ async def look_for_room(order: RoomOrder) -> int:
             f" {order.host.keep_free_bytes} must be left"
         )
     return free
+
+
+async def _full(order: HostOrder) -> NoRoomToRestore | None:
+    """Why work on a copy ended, where its disk is full: by then no program can be relied on to have said so."""
+    free = number(await ask(order, "room"), "room_kb") * 1024
+    if free >= FULL_BYTES:
+        return None
+    return NoRoomToRestore(f"{order.host.name}: {order.host.directory} has filled up; {free} bytes are free")
 
 
 @activity.defn
@@ -77,7 +87,7 @@ async def restore_backup(order: RestoreOrder) -> Restored:
     words = ["restore", order.backup.label, str(order.round)]
     answers = await run_job(order, mark, *words, doing=doing, progress=progress)
     if answers.get("code") != ["0"] or "done" not in answers:
-        raise _restore_failure(order, told(answers))
+        raise await _full(order) or _restore_failure(order, told(answers))
     return Restored(seconds=asyncio.get_running_loop().time() - began)
 
 
@@ -139,7 +149,7 @@ async def recover_copy(order: RecoverOrder) -> CopyFacts:
                 await ask(order, "stop", "immediate")
                 raise RestoreFailed(f"the copy left recovery by itself, and was stopped: {facts.line}")
             elif not facts.running:
-                raise _recovery_failure(facts, order.moment)
+                raise await _full(order) or _recovery_failure(facts, order.moment)
             await asyncio.sleep(POLL_S)
 
 
@@ -148,16 +158,14 @@ def _recovery_failure(facts: CopyFacts, moment: Moment) -> Exception:
     fatal = " | ".join(facts.fatal) or facts.line or "it said nothing"
     unread = [f"{name} (exit {code})" for name, code in facts.refused.items() if code not in (0, 1)]
     if unread:
-        return BackupsUnreadable(f"recovery can't have {', '.join(unread)}")
+        return BackupsUnreadable(f"recovery can't have {', '.join(unread)}" + (f": {facts.why}" if facts.why else ""))
     if "before configured recovery target was reached" in fatal:
         absent = [name for name, code in facts.refused.items() if code == 1 and LOCAL.match(name)]
         last = f", the last commit there was at {facts.ended_at}" if facts.ended_at else ""
         return TargetNotReached(f"{moment.text()}: {', '.join(absent) or 'the next file'} isn't in the archive{last}")
     if "before consistent recovery point" in fatal or "WAL ends before end of online backup" in fatal:
         return NoBackupFits(f"{moment.text()}: {fatal}")
-    if "No space left" in fatal:
-        return NoRoomToRestore(fatal)
-    return RestoreFailed(fatal)
+    return (NoRoomToRestore if "No space left" in fatal else RestoreFailed)(fatal)
 
 
 def _heartbeat_in(order: HostOrder) -> str:

@@ -84,8 +84,8 @@ class NewestRow(Declared):
 
 class CopyBack(Declared):
     """With which role tables are written back. It must be a member of their owners (`GRANT app TO …`), who may create
-    in their schemas; and, where damaged tables are to be set aside, may create schemas in the database. `passfile` is on
-    the restore host.
+    in their schemas; and, where damaged tables are to be set aside, may create schemas in the database. `passfile` is
+    on the restore host.
     """
 
     user: str = Field(min_length=1)

@@ -59,6 +59,8 @@ class Repository(Fact):
     """The last commit that is archived,"""
     newest_lsn: int = 0
     """and where."""
+    archived: str = ""
+    """The newest WAL file that the leader says it archived; "" where nobody could say."""
     encrypted: bool = False
 
 
@@ -224,6 +226,8 @@ class CopyFacts(Fact):
     newest_file: str = ""
     refused: dict[str, int] = {}
     """Files that it asked for and did not get, with the last exit code: 1 there is none, else it could not be had."""
+    why: str = ""
+    """What pgBackRest said of the last of them that could not be had."""
     fatal: list[str] = []
     ended_at: str = ""
     """The last commit that a recovery which ran out of WAL had seen."""

@@ -135,9 +135,8 @@ class BackupVerify(Restoring):
             backup, reason = policy.choose_backup(self.repository)
             if backup is None:
                 raise Ended("refused", reason)
-            for each in self.repository.backups:
-                if each.broken and each.stopped > backup.stopped:
-                    self.find_fault(f"{each.label}: pages were bad when it was taken")
+            if bad := policy.broken_text(self.repository, backup):
+                self.find_fault(f"{bad}; {backup.label} is verified in its place")
             return backup
         found = [each for each in self.repository.backups if each.label == label]
         if not found:
@@ -171,5 +170,8 @@ class BackupVerify(Restoring):
             self.find_fault(
                 f"the newest row is {found.rpo_s:.0f} s older than the target; the RPO is {service.rpo_s:g} s"
             )
-        newest = "no table is declared for it" if found.newest_row is None else f"newest row {found.rpo_s:.1f} s before"
+        for each in self.newest_rows:
+            if each.at is None:
+                self.find_fault(f"{each.table}: {each.error}" if each.error else f"{each.table} has no row")
+        newest = "no row tells what is lost" if found.newest_row is None else f"newest row {found.rpo_s:.1f} s before"
         return f"restored in {took:.1f} s of {service.rto_s:g} s; {newest}"

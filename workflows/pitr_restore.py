@@ -176,6 +176,8 @@ class PitrRestore(Restoring):
                 raise Ended("refused", moment)
         gone = f"; WAL file {lacking} is missing from the archive" if lacking else ""
         told = f"{self.target.text()}: not in the archived WAL of timeline {self.repository.timeline}{gone}"
+        if left := policy.left_text(self.repository):
+            told += f"; {left}"
         raise Ended("refused", told)
 
     def found_text(self, backup: Backup) -> str:

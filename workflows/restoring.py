@@ -23,6 +23,7 @@ with workflow.unsafe.imports_passed_through():
         HostOrder,
         LookOrder,
         Moment,
+        Newest,
         Proof,
         RecoverOrder,
         Repository,
@@ -56,6 +57,7 @@ class Restoring(Looking):
         self.rounds = 0
         self.system = ""
         """The leader's own identifier; "" while nobody leads."""
+        self.newest_rows: list[Newest] = []
 
     @property
     def backups(self) -> BackupPolicy:
@@ -109,7 +111,8 @@ class Restoring(Looking):
         archived, *_ = await self.together(self.archive(), self.open_archive(), self.sweep())
         more = {"segment_bytes": archived.segment_bytes} if archived is not None else {}
         looked = LookOrder(**self.order(), timeline=timeline or (archived.timeline if archived else None), **more)
-        return await self.on_host(backups.read_repository, looked, limit=400, total=400)
+        found = await self.on_host(backups.read_repository, looked, limit=400, total=400)
+        return found.model_copy(update={"archived": archived.file}) if archived is not None else found
 
     async def archive(self) -> Archived | None:
         """None while nobody leads, or its archiver does not do it; the run goes on with what is archived."""
@@ -208,6 +211,7 @@ class Restoring(Looking):
             *await self.on_host(copy_checks.check_pages, order, limit=limit),
         ]
         at = self.moment.time or self.moment.near or self.evidence.last_commit
+        self.newest_rows = newest
         rows = [each.at for each in newest if each.at is not None]
         self.note_evidence(
             checks=checks, newest_row=max(rows, default=None), rpo_s=policy.rpo_of(max(rows, default=None), at)

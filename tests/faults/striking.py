@@ -9,18 +9,20 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from temporalio.client import Client
 
 from lab import lab as labs
+from lab.layout import RESTORES
 from lab.model import Lab
 from lab.watch import until_temporal
 from lab.world import worker_env
 from tests.faults.cache_scene import CacheScene
 from tests.faults.queue_scene import QueueScene
+from tests.faults.restore_scene import RestoreScene
 from tests.faults.scene import Scene
 
 ROOT = Path(__file__).parents[2]
@@ -58,10 +60,18 @@ async def striking_queue(lab: Lab, **plan: Any) -> AsyncIterator[tuple[QueueScen
 
 
 @contextlib.asynccontextmanager
+async def striking_restore(lab: Lab, **plan: Any) -> AsyncIterator[tuple[RestoreScene, Path]]:
+    """The same of the database with its backups; where a copy is restored there is a second worker."""
+    lab = await labs.reset(lab, overrides={"rejoin": {"when": "by-hand"}}, watch=False)
+    async with _striking(lab, None, plan, spare=[lab.node(RESTORES).region]) as (client, done):
+        yield RestoreScene(lab, client), done
+
+
+@contextlib.asynccontextmanager
 async def _striking(
-    lab: Lab, env: Mapping[str, str] | None, plan: dict[str, Any]
+    lab: Lab, env: Mapping[str, str] | None, plan: dict[str, Any], *, spare: Sequence[str] = ()
 ) -> AsyncIterator[tuple[Client, Path]]:
-    """The lab's workers are replaced by those that strike, and the watch runs on them."""
+    """The lab's workers are replaced by those that strike, and the watch runs on them. `spare`: regions of one more."""
     for region in lab.regions:
         await labs.fault(lab, "stop", f"worker-{region}")
     folder = Path(tempfile.mkdtemp(prefix="lifeboat-plan-"))
@@ -72,10 +82,13 @@ async def _striking(
     (folder / "plan.json").write_text(json.dumps(plan | {"done": str(done), "lab": str(lab.folder)}), encoding="utf-8")
     workers = []
     with (folder / "workers.log").open("wb") as log:
-        for region in lab.regions:
+        for number, region in enumerate([*lab.regions, *spare]):
             argv = [sys.executable, "-m", "tests.faults.worker", "--plan", str(folder / "plan.json")]
             argv += ["--region", region, "--topology", str(lab.topology)]
-            given = worker_env(lab, lab.node(f"worker-{region}")) | {"PYTHONPATH": str(ROOT)} | dict(env or {})
+            node = lab.node(f"worker-{region}")
+            if number >= len(lab.regions):
+                node = node.model_copy(update={"metrics": None})  # the other one has its port
+            given = worker_env(lab, node) | {"PYTHONPATH": str(ROOT)} | dict(env or {})
             workers.append(await asyncio.create_subprocess_exec(*argv, env=given, cwd=folder, stdout=log, stderr=log))
         try:
             client = await until_temporal(lab)

@@ -283,7 +283,7 @@ class TestChooseBackup:
         # Of one that would not have fitted nothing is said.
         assert "passed over" not in self.chosen(self.OLD, broken, before=after(3600))[1]
         chosen, reason = self.chosen(broken)
-        assert (chosen, reason) == (None, "no backup leads to timeline 1: take one")
+        assert (chosen, reason) == (None, "no backup leads to timeline 1: take one; pages were bad when I3 was taken")
 
     def test_one_of_another_branch_is_not_taken(self) -> None:
         """Timeline 2 left 1 in file 5; somebody went on with 1 all the same, and backed that up."""

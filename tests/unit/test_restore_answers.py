@@ -87,7 +87,7 @@ class TestBackups:
         for read in (backups_of, databases_of):
             with pytest.raises(BackupsUnreadable) as raised:
                 read(recorded("unreachable"), "unit")
-            assert raised.value.detail.startswith("unit: [HostConnectError] unable to get address"), read
+            assert raised.value.detail.startswith("pgBackRest can't read its repository: [HostConnectError]"), read
 
     def test_the_users_databases(self) -> None:
         """Those of the system are never left out of a restore."""

@@ -69,8 +69,9 @@ def legs(repository: Repository, backup: Backup, since: int | None = None) -> tu
             if stretch is None:
                 return found, first
             found.append(Stretch(first=first, last=stretch.last))
-            later = [each.first for each in repository.stretches if each.first > stretch.last]
-            return found, _after(stretch.last, size) if later else ""
+            later = any(each.first > stretch.last for each in repository.stretches)
+            claimed = repository.archived[:8] == stretch.last[:8] and repository.archived > stretch.last
+            return found, _after(stretch.last, size) if later or claimed else ""
         at = left[timeline]
         if file_of(timeline, at, size) == first:
             continue
@@ -116,6 +117,12 @@ def before_lsn(stretches: Sequence[Stretch], lsn: int, size: int) -> list[Stretc
     return found
 
 
+def left_text(repository: Repository) -> str:
+    """What is on no way to the intended timeline, though it may be archived; "" where nothing was left."""
+    left = [f"timeline {each.timeline} at {lsn_text(each.switch)}" for each in repository.branches]
+    return f"it left {', '.join(left)}: what was written there afterwards takes that `timeline`" if left else ""
+
+
 # The target
 
 
@@ -125,7 +132,8 @@ def choose_backup(
     """The newest backup that had ended by then, on the intended timeline's way; or None, and what could be had."""
     able = [each for each in repository.backups if not each.broken and on_the_way(repository, each)]
     if not able:
-        return None, f"no backup leads to timeline {repository.timeline}: take one"
+        bad = broken_text(repository)
+        return None, f"no backup leads to timeline {repository.timeline}: take one" + (f"; {bad}" if bad else "")
     fits = [
         each for each in able if (before is None or each.stopped <= before) and (lsn is None or each.lsn_stop <= lsn)
     ]
@@ -144,6 +152,12 @@ def choose_backup(
     ]
     passed = f"; passed over, since pages were bad when it was taken: {', '.join(skipped)}" if skipped else ""
     return newest, f"{newest.label} is the newest that had ended by then{passed}"
+
+
+def broken_text(repository: Repository, after: Backup | None = None) -> str:
+    """Backups, newer than `after`, in which pgBackRest itself found bad pages; "" for none."""
+    bad = [each.label for each in repository.backups if each.broken and (after is None or each.stopped > after.stopped)]
+    return f"pages were bad when {', '.join(bad)} was taken" if bad else ""
 
 
 def after_backup(found: Found, backup: Backup) -> Found:
