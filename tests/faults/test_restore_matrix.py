@@ -1,0 +1,45 @@
+"""Restores killed at every step, before and after its effect: a worker, and Temporal. They end the same."""
+
+from __future__ import annotations
+
+import pytest
+
+from lab.model import Lab
+from tests.faults.cells import cells
+from tests.faults.restore_scene import MARKS
+from tests.faults.striking import striking_restore
+
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.lab]
+
+LOOK = ("sweep_copies", "observe", "archive_what_is_written", "open_archive", "read_repository", "read_wal")
+COPY = ("look_for_room", "restore_backup", "recover_copy", "look_at_copy")
+CHECKS = ("look_at_newest", "ask_owner", "check_structure", "check_pages")
+PITR = ("describe_estate", *LOOK, *COPY, *CHECKS, "look_at_tables", "copy_back", "remove_copy", "read_journey")
+VERIFY = ("describe_estate", *LOOK, *COPY, *CHECKS, "remove_copy", "read_journey")
+LIMIT_S = 180.0
+
+
+@pytest.mark.parametrize(("activity", "when", "who"), cells(PITR, ()))
+async def test_a_table_comes_back_once_killed_at(shared_backup_lab: Lab, activity: str, when: str, who: str) -> None:
+    plan = {"activity": activity, "when": when, "strike": who}
+    async with striking_restore(shared_backup_lab, workflow="PitrRestore", **plan) as (scene, done):
+        *_, mark = [await scene.mark(n) for n in (1, 2, 3)]
+        await scene.sql("DROP TABLE marks", "SELECT 1")
+        run = await scene.pitr({"time": mark.after.isoformat()}, then="copy-back", tables=[MARKS])
+        report = await scene.ends(run, "done", "public.marks (3 rows)", limit=LIMIT_S)
+        assert done.exists(), "nothing was killed, so nothing was tried"
+        assert report.restore is not None
+        assert report.restore.failed() == []
+        assert tuple(await scene.sql("SELECT count(*), count(DISTINCT n) FROM marks")) == (3, 3)
+        assert (await scene.sql("SELECT count(*) AS n FROM lifeboat.restored"))["n"] == 1
+
+
+@pytest.mark.parametrize(("activity", "when", "who"), cells(VERIFY, ()))
+async def test_a_backup_is_verified_killed_at(shared_backup_lab: Lab, activity: str, when: str, who: str) -> None:
+    plan = {"activity": activity, "when": when, "strike": who}
+    async with striking_restore(shared_backup_lab, workflow="BackupVerify", **plan) as (scene, done):
+        await scene.sql("INSERT INTO counting_results (id, counted_at) VALUES (gen_random_uuid(), now())", "SELECT 1")
+        report = await scene.ends(await scene.verify(), "done", limit=LIMIT_S)
+        assert done.exists(), "nothing was killed, so nothing was tried"
+        assert report.restore is not None
+        assert report.restore.failed() == []
