@@ -28,7 +28,7 @@ from lab.waiting import until
 from lab.world import assert_inside
 from tests.lab.looks import ask, lab_processes, roles
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.campaign]
 
 ARCHIVED_S = 60.0
 """A segment takes half a second; the machine may be shared."""
