@@ -21,7 +21,7 @@ from tests.faults.striking import striking_scene
 from tests.lab.cloud import Cloud, running_cloud
 from tests.lab.sshd import Sshd, running_sshd
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.estate(watch=False)]
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.estate(watch=False), pytest.mark.campaign]
 
 HOME = "pg-east-1"
 

@@ -15,7 +15,7 @@ from lab.model import Lab
 from tests.faults.scene import Run, Scene
 from tests.faults.test_plan import plan
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.campaign]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")

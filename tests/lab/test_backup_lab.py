@@ -211,7 +211,7 @@ class TestReset:
         await life.reset(lab)
 
         host = lab.paths.node(RESTORES)
-        assert sorted(each.name for each in host.iterdir()) == ["pgbackrest", "pgbackrest.conf"]
+        assert sorted(each.name for each in host.iterdir()) == ["copy_back.pgpass", "pgbackrest", "pgbackrest.conf"]
         await as_at_first(lab)
         # Again, since it is the copy that must not have changed.
         await life.reset(lab)

@@ -29,6 +29,7 @@ BRANCHES = (
     *("cache-moved-by-sentinel", "cache-approved", "cache-across-regions"),
     *("queue-moved", "queue-moved-home", "queue-move-undone", "queue-node-lost", "queue-majority-started"),
     *("queue-cluster-lost", "queue-drained"),
+    *("pitr-copied-back", "backup-verified", "corruption-switched", "corruption-rejected"),
 )
 
 
