@@ -130,14 +130,16 @@ async def test_what_was_rolled_back_and_what_happened_twice_is_refused(restore_s
     await scene.ends(await scene.pitr({"name": "twice", "until": later.isoformat()}), "done")
 
 
+@pytest.mark.estate(rpo_s=5.0)
 async def test_the_newest_backup_is_verified_with_its_evidence(restore_scene: RestoreScene) -> None:
     scene = restore_scene
     await scene.traffic()
 
-    async def beaten() -> bool:
-        return bool((await scene.sql("SELECT count(*) AS n FROM lifeboat.heartbeat"))["n"])
+    async def older_than_the_rpo() -> bool:
+        first = scene.acknowledged()[0].acked or 0.0
+        return datetime.now(UTC).timestamp() - first > 8.0
 
-    await scene.until("a heartbeat is written", beaten)
+    await scene.until("rows are older than the RPO", older_than_the_rpo)
     run = await scene.verify()
     report = await scene.ends(run, "done")
     assert report.restore is not None
