@@ -13,8 +13,8 @@ from temporalio.common import SearchAttributeKey
 from temporalio.service import RPCError
 
 from activities.jobs import branches_of, number, one
-from activities.repository import on_host, stretches_of, trouble
-from activities.restore_host import backups_of
+from activities.repository import stretches_of, trouble
+from activities.restore_host import ask, backups_of
 from schemas.failures import LifeboatError
 from schemas.restores import Backup, HostOrder
 from schemas.takes import BackupView, Verification
@@ -53,7 +53,7 @@ async def _repository(service: DatabaseService) -> BackupView:
     order, view = _order(service), BackupView(at=datetime.now(UTC))
     try:
         async with asyncio.timeout(LIMIT_S):
-            info = one(await on_host(order, "info", limit=ASK_S), "info")
+            info = one(await ask(order, "info", limit=ASK_S, to="backup"), "info")
             if why := trouble(info, order.policy.repository.stanza):
                 return view.model_copy(update={"error": why})
             backups, _ = backups_of(info, order.policy.repository.stanza)
@@ -69,9 +69,9 @@ async def _archive(service: DatabaseService, view: BackupView) -> BackupView:
     own = [each for each in view.backups if each.archive == archive]
     oldest = min(each.wal_start[8:] for each in own)
     size = segment_bytes_of(own)
-    stretches, _ = stretches_of(await on_host(order, "archive", archive, str(size), oldest, "", limit=ASK_S))
+    stretches, _ = stretches_of(await ask(order, "archive", archive, str(size), oldest, "", limit=ASK_S, to="backup"))
     timeline = max(int(name[:8], 16) for name in (*(each.last for each in stretches), own[-1].wal_start))
-    found = await on_host(order, "branches", archive, f"{timeline:08X}", limit=ASK_S) if timeline > 1 else {}
+    found = await ask(order, "branches", archive, f"{timeline:08X}", limit=ASK_S, to="backup") if timeline > 1 else {}
     return view.model_copy(
         update={
             "backups": own,
@@ -96,7 +96,7 @@ def segment_bytes_of(backups: Sequence[Backup]) -> int:
 
 async def _room(service: DatabaseService) -> dict[str, object]:
     try:
-        return {"room_bytes": number(await on_host(_order(service), "room", limit=ASK_S), "room_kb") * 1024}
+        return {"room_bytes": number(await ask(_order(service), "room", limit=ASK_S, to="backup"), "room_kb") * 1024}
     except LifeboatError as error:
         return {"room_error": _why(error)}
 

@@ -10,7 +10,7 @@ import asyncpg
 from temporalio import activity
 
 from activities.beating import beating
-from activities.jobs import Answers, branches_of, number, one, position
+from activities.jobs import Answers, branches_of, number, one
 from activities.restore_host import ask, backups_of, databases_of, run_job, told
 from activities.sessions import BROKEN, session
 from schemas.failures import BackupsUnreadable, MemberUnreachable, NoBackupFits, NotYet, RestoreHostFailed, WalMissing
@@ -26,6 +26,7 @@ from schemas.restores import (
     ScanOrder,
     Stretch,
 )
+from schemas.wal import number_of, position
 
 PROBE_S = 300.0
 """Limit of restoring what a cluster has besides its users' databases."""
@@ -159,10 +160,8 @@ def _wal_failure(text: str) -> Exception:
 def _must_be_whole(order: ScanOrder, answers: Answers) -> None:
     """pg_waldump ends with an error at the end of the WAL, and at a page that is no good: only the place tells."""
     last = order.stretches[-1].last
-    per_file = 0x100000000 // order.segment_bytes
     reached = position(one(answers, "end")) // order.segment_bytes
-    wanted = int(last[8:16], 16) * per_file + int(last[16:], 16)
-    if reached < wanted:
+    if reached < number_of(last, order.segment_bytes):
         at = one(answers, "end") or "its beginning"
         raise WalMissing(f"the WAL can't be read past {at}, and it goes on to {last}: a file is damaged")
 

@@ -98,10 +98,8 @@ async def ask_owner(order: HostOrder) -> list[Proof]:
             except RestoreHostFailed as error:
                 found.append(Proof(clause=clause, ok=False, evidence=error.detail))
                 continue
-            rows = answers.get("row", [])
-            first = rows[0].partition("|")[0] if len(rows) == 1 else f"{len(rows)} rows"
-            ok = len(rows) == 1 and first == each.expect
-            found.append(Proof(clause=clause, ok=ok, evidence=f"{first}; expected {each.expect}"))
+            ok, evidence = each.answered_by(answers.get("row", []))
+            found.append(Proof(clause=clause, ok=ok, evidence=evidence))
         found.append(await _sequences(order))
     return found
 

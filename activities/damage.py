@@ -10,8 +10,8 @@ from temporalio import activity
 
 from activities.beating import beating
 from activities.commands import TOLD
-from activities.data_folder import folder_of
-from activities.jobs import Answers, parse, script, until_ended
+from activities.data_folder import folder_of, sending
+from activities.jobs import Answers, parse, until_ended
 from activities.node import run_on
 from activities.sessions import BROKEN, nudge, session
 from schemas.damage import Damaged, MemberDamage
@@ -38,10 +38,7 @@ async def _ask(order: CheckOrder, *words: str) -> Answers:
     member = order.service.member(order.member)
     folder = folder_of(member)
     assert member.control is not None
-    keep = f"{folder.keep}/check"
-    argv = [*folder.run_as, "sh", "-c", 'mkdir -p "$4" && eval "$1"', "lifeboat-data", script("data_folder.sh")]
-    argv += [folder.directory, folder.bin, keep, folder.config_file or "", *words]
-    code, output = await run_on(member.control, argv)
+    code, output = await run_on(member.control, sending(folder, f"{folder.keep}/check", *words))
     answers = parse(output)
     if code != 0 and not answers:
         raise NodeControlFailed(f"{member.name}: {words[0]} exited {code}: {output[-TOLD:]}")
@@ -125,11 +122,9 @@ async def ask_leader(order: CheckOrder) -> list[Proof]:
             )
             if answers.get("code") != ["0"] or "done" not in answers:
                 raise DataFolderFailed(f"{member.name}: {' | '.join(answers.get('line', []))[-TOLD:]}")
-            rows, refused = answers.get("row", []), answers.get("refused")
-            first = rows[0].partition("|")[0] if len(rows) == 1 else f"{len(rows)} rows"
-            ok = not refused and len(rows) == 1 and first == each.expect
-            told = refused[0] if refused else f"{first}; expected {each.expect}"
-            found.append(Proof(clause=f"owner's query {each.name}", ok=ok, evidence=told))
+            refused = answers.get("refused")
+            ok, evidence = (False, refused[0]) if refused else each.answered_by(answers.get("row", []))
+            found.append(Proof(clause=f"owner's query {each.name}", ok=ok, evidence=evidence))
     return found
 
 

@@ -16,7 +16,7 @@ from temporalio import activity
 from activities.beating import beating
 from activities.commands import TIMED_OUT, TOLD
 from activities.fencing import conninfo
-from activities.jobs import Answers, Progress, branches_of, number, one, parse, position, script, until_ended
+from activities.jobs import Answers, Progress, branches_of, number, one, parse, script, until_ended
 from activities.node import must_be_ours, run_on
 from activities.sessions import BROKEN, literal, session
 from activities.slots import make_slot
@@ -45,6 +45,7 @@ from schemas.rejoin import (
     ShutOrder,
 )
 from schemas.topology import DatabaseService, Member
+from schemas.wal import position
 
 SHUT_S = 3
 """How long the look beside a stop waits for its end; a slower stop is looked at again."""
@@ -60,6 +61,12 @@ def folder_of(member: Member) -> DataFolder:
     return member.data
 
 
+def sending(folder: DataFolder, keep: str, *words: str) -> list[str]:
+    """The words that send data_folder.sh to a node; its jobs are in `keep`."""
+    argv = [*folder.run_as, "sh", "-c", 'eval "$1"', "lifeboat-data", script("data_folder.sh")]
+    return [*argv, folder.directory, folder.bin, keep, folder.config_file or "", *words]
+
+
 async def tell(order: NodeOrder, *words: str) -> Answers:
     """Carry out one verb of data_folder.sh on the node; its answers by name. NodeRuns, DataFolderFailed."""
     await must_be_ours(order)
@@ -71,9 +78,7 @@ async def ask(order: NodeOrder, *words: str) -> Answers:
     member = order.service.member(order.member)
     folder = folder_of(member)
     assert member.control is not None
-    argv = [*folder.run_as, "sh", "-c", 'eval "$1"', "lifeboat-data", script("data_folder.sh")]
-    argv += [folder.directory, folder.bin, folder.keep, folder.config_file or "", *words]
-    code, output = await run_on(member.control, argv)
+    code, output = await run_on(member.control, sending(folder, folder.keep, *words))
     answers = parse(output)
     if answers.get("error") and answers.get("running") == ["1"]:
         raise NodeRuns(member.name)

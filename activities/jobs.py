@@ -12,6 +12,7 @@ from importlib import resources
 from temporalio import activity
 
 from schemas.facts import Branch
+from schemas.wal import position
 
 POLL_S = (0.05, 0.1, 0.2)
 """Between looks at a job, the last of them from then on; each waits a while itself for the job's end."""
@@ -54,12 +55,6 @@ def number(answers: Answers, name: str) -> int:
     """The same as a number; 0 for none."""
     found = one(answers, name)
     return int(found) if found.isdigit() else 0
-
-
-def position(lsn: str) -> int:
-    """Bytes of `0/3000148`; 0 for none."""
-    high, _, low = lsn.partition("/")
-    return (int(high, 16) << 32) + int(low, 16) if low else 0
 
 
 def branches_of(lines: list[str]) -> list[Branch]:

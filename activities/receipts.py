@@ -9,11 +9,11 @@ from temporalio import activity
 
 from activities.beating import beating
 from activities.data_folder import run_job
-from activities.jobs import position
 from activities.sessions import session
 from schemas.facts import lsn_text
 from schemas.receipts import TableLoss
 from schemas.rejoin import Divergence, DivergenceOrder
+from schemas.wal import position
 
 _NAMES = """
 SELECT rel, db <> (SELECT oid::bigint FROM pg_database WHERE datname = current_database()) AS elsewhere,

@@ -10,12 +10,11 @@ from typing import Any
 
 from activities.commands import TOLD
 from activities.data_folder import folder_of
-from activities.jobs import Answers, one, parse, script
+from activities.jobs import Answers, one
 from activities.node import run_on
-from activities.restore_host import run_there
-from schemas.backup import BackupPolicy
-from schemas.failures import BackupsUnreadable, NodeControlFailed, RestoreHostFailed
-from schemas.restores import HostOrder, Stretch
+from activities.restore_host import answered, sending
+from schemas.failures import NodeControlFailed
+from schemas.restores import Stretch
 from schemas.takes import NodeBackupOrder, WalSum
 
 LOCKED = "50"
@@ -25,7 +24,6 @@ NOT_LATER = "106"
 though pgBackRest has removed all that was in it (versitygw does, with versions)."""
 NO_BACKUP = 2
 """Its status of a stanza in which none is yet."""
-_JOBS = ("begin", "take", "status")
 
 
 async def on_node(order: NodeBackupOrder, *words: str, kind: str = "backup") -> Answers:
@@ -35,49 +33,17 @@ async def on_node(order: NodeBackupOrder, *words: str, kind: str = "backup") -> 
     assert member.control is not None
     config = folder.backup_config or order.policy.repository.config
     keep = f"{folder.keep.rstrip('/')}/{kind}"
-    argv = [*folder.run_as, *_argv(order.policy, config), folder.directory, folder.bin, keep, config, *words]
+    argv = [
+        *folder.run_as,
+        *sending(order.policy, config, "backup"),
+        folder.directory,
+        folder.bin,
+        keep,
+        config,
+        *words,
+    ]
     code, output = await run_on(member.control, argv)
-    return _answers(member.name, code, output, words, NodeControlFailed)
-
-
-async def on_host(order: HostOrder, *words: str, limit: float) -> Answers:
-    """The same on the restore host, where there is no server: nothing but what only reads."""
-    host, keep = order.host, f"{order.host.directory.rstrip('/')}/{order.copy_name}"
-    config = host.config or order.policy.repository.config
-    argv = [*_argv(order.policy, config), f"{keep}/data", host.bin, keep, config, *words]
-    try:
-        code, output = await run_there(order, argv, limit)
-    except NodeControlFailed as error:
-        raise RestoreHostFailed(f"{host.name}: {error.detail}") from error
-    return _answers(host.name, code, output, words, RestoreHostFailed)
-
-
-def _argv(policy: BackupPolicy, config: str) -> list[str]:
-    repository = policy.repository
-    environment = {
-        "REPOSITORY_PROGRAM": repository.program,
-        "REPOSITORY_CONFIG": config,
-        "STANZA": repository.stanza,
-        "REPOSITORY": str(repository.repository),
-    }
-    argv = ["env", *(f"{name}={value}" for name, value in environment.items())]
-    return [*argv, "sh", "-c", 'eval "$1"', "lifeboat-backup", script("backup.sh")]
-
-
-def _answers(
-    where: str,
-    code: int,
-    output: str,
-    words: tuple[str, ...],
-    failure: type[NodeControlFailed] | type[RestoreHostFailed],
-) -> Answers:
-    answers = parse(output)
-    failed = "; ".join(answers.get("error", []))
-    if failed and words[0] not in _JOBS:
-        raise (BackupsUnreadable if failed.startswith("pgBackRest") else failure)(f"{where}: {failed}")
-    if code != 0 and not answers:
-        raise failure(f"{where}: {words[0]} exited {code}: {output[-TOLD:]}")
-    return answers
+    return answered(member.name, code, output, words, NodeControlFailed)
 
 
 def _stanza(info: str, stanza: str) -> dict[str, Any]:
@@ -110,13 +76,6 @@ def stretches_of(answers: Answers) -> tuple[list[Stretch], WalSum]:
     rows = [each.split(";") for each in answers.get("stretch", [])]
     files, kept = sum(int(each[2]) for each in rows), sum(int(each[3]) for each in rows)
     return [Stretch(first=each[0], last=each[1]) for each in rows], WalSum(files=files, kept_bytes=kept)
-
-
-def following(name: str, segment_bytes: int) -> str:
-    """The WAL file after this one."""
-    per = 0x100000000 // segment_bytes
-    number = int(name[8:16], 16) * per + int(name[16:], 16) + 1
-    return f"{name[:8]}{number // per:08X}{number % per:08X}"
 
 
 def job_told(answers: Answers) -> str:

@@ -10,9 +10,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from activities.commands import TOLD, run_command
-from activities.jobs import Answers, Progress, number, one, parse, position, script, until_ended
+from activities.jobs import Answers, Progress, number, one, parse, script, until_ended
+from schemas.backup import BackupPolicy
 from schemas.failures import BackupsUnreadable, NodeControlFailed, RestoreFailed, RestoreHostFailed
 from schemas.restores import Backup, CopyFacts, HostOrder
+from schemas.wal import position
 
 COMMAND_S = 60.0
 """Limit of a verb that is no job."""
@@ -34,30 +36,46 @@ def folder_of(order: HostOrder) -> str:
     return f"{order.host.directory.rstrip('/')}/{order.copy_name}"
 
 
-async def ask(order: HostOrder, *words: str, limit: float = COMMAND_S) -> Answers:
-    """Carry out one verb of restore.sh; its answers by name. BackupsUnreadable, RestoreHostFailed."""
-    policy, host, keep = order.policy, order.host, folder_of(order)
+def sending(policy: BackupPolicy, config: str, to: str, **more: str) -> list[str]:
+    """The words that send a script, `restore` or `backup`, with what it must know of the repository."""
     repository = policy.repository
     environment = {
         "REPOSITORY_PROGRAM": repository.program,
-        "REPOSITORY_CONFIG": host.config or repository.config,
+        "REPOSITORY_CONFIG": config,
         "STANZA": repository.stanza,
         "REPOSITORY": str(repository.repository),
-        "OWN_ROLE": order.service.access.user,
+        **more,
     }
     argv = ["env", *(f"{name}={value}" for name, value in environment.items())]
-    argv += ["sh", "-c", 'eval "$1"', "lifeboat-restore", script("restore.sh")]
+    return [*argv, "sh", "-c", 'eval "$1"', f"lifeboat-{to}", script(f"{to}.sh")]
+
+
+async def ask(order: HostOrder, *words: str, limit: float = COMMAND_S, to: str = "restore") -> Answers:
+    """Carry out one verb of restore.sh, or `to` another; its answers by name. BackupsUnreadable, RestoreHostFailed."""
+    policy, host, keep = order.policy, order.host, folder_of(order)
+    argv = sending(policy, host.config or policy.repository.config, to, OWN_ROLE=order.service.access.user)
     argv += [f"{keep}/data", host.bin, keep, f"{keep}/postgresql.conf", *words]
     try:
         code, output = await run_there(order, argv, limit)
     except NodeControlFailed as error:
         raise RestoreHostFailed(f"{host.name}: {error.detail}") from error
+    return answered(host.name, code, output, words, RestoreHostFailed)
+
+
+def answered(
+    where: str,
+    code: int,
+    output: str,
+    words: tuple[str, ...],
+    failure: type[NodeControlFailed] | type[RestoreHostFailed],
+) -> Answers:
+    """What a script answered; BackupsUnreadable where the repository failed, else `failure`. A job's own is told."""
     answers = parse(output)
     failed = "; ".join(answers.get("error", []))
-    if failed and words[0] not in ("begin", "status"):
-        raise (BackupsUnreadable if failed.startswith(UNREADABLE) else RestoreHostFailed)(f"{host.name}: {failed}")
+    if failed and words[0] not in ("begin", "take", "status"):
+        raise (BackupsUnreadable if failed.startswith(UNREADABLE) else failure)(f"{where}: {failed}")
     if code != 0 and not answers:
-        raise RestoreHostFailed(f"{host.name}: {words[0]} exited {code}: {output[-TOLD:]}")
+        raise failure(f"{where}: {words[0]} exited {code}: {output[-TOLD:]}")
     return answers
 
 

@@ -9,7 +9,7 @@ import re
 from temporalio import activity
 
 from activities.beating import beating
-from activities.jobs import Answers, number, one, position
+from activities.jobs import Answers, number, one
 from activities.restore_host import ask, facts_of, run_job, told
 from activities.sessions import literal
 from schemas.failures import (
@@ -31,6 +31,7 @@ from schemas.restores import (
     TableOrder,
     TableState,
 )
+from schemas.wal import position
 
 POLL_S = 0.1
 PERCENT = re.compile(r"\(([0-9.]+ ?[KMGT]?B), ([0-9.]+)%\)")

@@ -14,7 +14,6 @@ from activities.repository import (
     LOCKED,
     NOT_LATER,
     exit_of,
-    following,
     job_told,
     lock_held,
     oldest_wal,
@@ -35,6 +34,7 @@ from schemas.failures import (
 )
 from schemas.restores import Backup, Stretch
 from schemas.takes import Confirmed, ConfirmOrder, Expired, Inventory, NodeBackupOrder, Taken, TakeOrder, WalSum
+from schemas.wal import following
 
 SIZE_S = 5.0
 """Every file of the leader is looked at for its size; one that takes longer is backed up without it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, StringConstraints, model_validator
@@ -72,6 +73,11 @@ class OwnerQuery(Declared):
     database: str | None = None
     """The service's own where it is left out."""
     expect: str = "t"
+
+    def answered_by(self, rows: Sequence[str]) -> tuple[bool, str]:
+        """Whether these rows (columns by |) are the answer, and what they say."""
+        first = rows[0].partition("|")[0] if len(rows) == 1 else f"{len(rows)} rows"
+        return len(rows) == 1 and first == self.expect, f"{first}; expected {self.expect}"
 
 
 class NewestRow(Declared):

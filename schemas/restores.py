@@ -61,7 +61,6 @@ class Repository(Fact):
     """and where."""
     archived: str = ""
     """The newest WAL file that the leader says it archived; "" where nobody could say."""
-    encrypted: bool = False
 
 
 class Moment(Fact):
@@ -172,7 +171,6 @@ class RestoreOrder(HostOrder):
 class RecoverOrder(HostOrder):
     backup: Backup
     moment: Moment
-    limit_s: float
     last: str = ""
     """The last WAL file that recovery may need, to tell how far it is."""
 

@@ -5,7 +5,6 @@ docs/runbooks/backup_take.md has the same headings as the steps here.
 
 from __future__ import annotations
 
-import asyncio
 import types
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
@@ -175,7 +174,7 @@ class BackupTake(Looking):
             try:
                 order = TakeOrder(**self.order(), kind=self.due)
                 limit = time_limit(self.seen.bytes, self.backups.rate_bytes_s)
-                taken = await self.unless_aborted(taking.take_backup, order, limit=limit)
+                taken = await self.at_length(taking.take_backup, order, limit=limit)
             except ActivityError as error:
                 kind, leader = kind_of(error), self.suspect
                 self.note(f"begun in vain: {reason_of(error)}")
@@ -203,7 +202,7 @@ class BackupTake(Looking):
 
     async def wait_for_other(self) -> None:
         try:
-            waited = await self.unless_aborted(taking.until_no_other, NodeBackupOrder(**self.order()), limit=OTHER_S)
+            waited = await self.at_length(taking.until_no_other, NodeBackupOrder(**self.order()), limit=OTHER_S)
         except ActivityError as error:
             if kind_of(error) != BackupOvertaken.__name__:
                 raise
@@ -214,17 +213,9 @@ class BackupTake(Looking):
         if (other := policy.taken_meanwhile(self.due, before, self.seen.backups)) is not None:
             raise Ended("not needed", f"{other.label} was taken meanwhile, and does as well")
 
-    async def unless_aborted(self, act: Callable[[Any], Awaitable[T]], order: NodeBackupOrder, *, limit: float) -> T:
+    async def at_length(self, act: Callable[[Any], Awaitable[T]], order: NodeBackupOrder, *, limit: float) -> T:
         """An abort is obeyed meanwhile."""
-        work: asyncio.Future[T] = asyncio.ensure_future(
-            self.do(act, order, limit=limit, total=limit + 60, heartbeat=10)
-        )
-        await workflow.wait_condition(lambda: work.done() or self._abort is not None)
-        if work.done():
-            return await work
-        work.cancel()
-        await asyncio.gather(work, return_exceptions=True)
-        raise Ended("aborted", self.aborted_by())
+        return await self.unless_aborted(self.do(act, order, limit=limit, total=limit + 60, heartbeat=10))
 
     async def end(self) -> str:
         return await self.do(taking.stop_backup, NodeBackupOrder(**self.order()), limit=60, total=300, heartbeat=10)

@@ -12,10 +12,10 @@ from temporalio import workflow
 from temporalio.exceptions import ActivityError
 
 with workflow.unsafe.imports_passed_through():
-    from schemas.failures import NoBackupFits, TargetNotReached, WalMissing
+    from schemas.failures import NoBackupFits
     from schemas.reports import Outcome, Report
     from schemas.restore_requests import VerifyRequest
-    from schemas.restores import Backup, CopyFacts, Moment
+    from schemas.restores import Backup, Moment
     from workflows.policy import restore as policy
     from workflows.restoring import REMOVE, Restoring
     from workflows.runbook import Ended
@@ -72,7 +72,10 @@ class BackupVerify(Restoring):
         await self.step(ROOM, self.make_room, parks=False, told=lambda free: f"{free / 1e9:.1f} GB are free")
         await self.step(RESTORE, lambda: self.restore(self.backup), parks=False, told=lambda text: text)
         await self.step(
-            RECOVER, self.recover_to_rpo, parks=False, told=lambda copy: f"stands at {policy.lsn_text(copy.replayed)}"
+            RECOVER,
+            self.recover_to_moment,
+            parks=False,
+            told=lambda copy: f"stands at {policy.lsn_text(copy.replayed)}",
         )
         await self.step(PROVE, self.prove, parks=False, told=lambda text: text)
         await self.step(VALIDATE, self.validate, parks=False, told=lambda text: text)
@@ -152,13 +155,6 @@ class BackupVerify(Restoring):
         """What is no good, and doesn't keep the rest from being looked at."""
         self.note(text)
         self.unprotected.append(text)
-
-    async def recover_to_rpo(self) -> CopyFacts:
-        try:
-            return await self.recover(self.moment)
-        except ActivityError as error:
-            self.must_be_reached(error, TargetNotReached, NoBackupFits, WalMissing)
-            raise
 
     async def measure(self) -> str:
         """Whether a real restore would keep the service's RTO, and how much it would lose."""

@@ -73,12 +73,12 @@ class CorruptionRecovery(Restoring):
     async def carry_out(self, request: CorruptionRequest) -> None:
         await self.lock(f"{self.service_name}/corruption")
         seen = await self.observe_everywhere()
-        self.suspect = seen.led_by or self.suspect_of(seen)
+        self.suspect = self.leader_of(seen)
         if request.dry_run:
             await self.plan_rest(self.would())
             return
         lift = ("Let clients write again", self.let_write)
-        await self.step(ISOLATE, lambda: self.isolate(request), undo=lift, told=lambda text: text)
+        await self.step(ISOLATE, self.isolate, undo=lift, told=lambda text: text)
         await self.step(SCOPE, self.find_scope, told=lambda text: text)
         await self.step_or_skip(BACKUP, self.verify_backup, told=lambda text: text)
         remove = (REMOVE, self.remove)
@@ -108,7 +108,7 @@ class CorruptionRecovery(Restoring):
 
     # What the steps do, in their order
 
-    async def isolate(self, request: CorruptionRequest) -> str:
+    async def isolate(self) -> str:
         """Read-only by a person's word: writes on damaged data make more of it."""
         text = (
             f"Make {self.service_name} read-only while the damage is looked for? Its clients are cut once, read on, and"
@@ -253,12 +253,8 @@ class CorruptionRecovery(Restoring):
             "person": "Leave the repair to a person, and let clients write again",
         }[repair.kind]
         decision = await self.ask(f"{deed}? {repair.reason}.", repair.kind, needs_override=False, machine_s=60.0)
-        if decision.answer == "approved":
-            return repair
-        if self._abort is not None:
-            raise Ended("aborted", self.aborted_by())
-        outcome: Outcome = "rejected" if decision.answer == "rejected" else "expired"
-        raise Ended(outcome, f"{decision.answer} by {decision.by}")
+        self.must_be_approved(decision)
+        return repair
 
     async def carry_repair_out(self, request: CorruptionRequest) -> str:
         self.damage = self.damage.model_copy(update={"repair": self.repair.reason})
@@ -304,7 +300,7 @@ class CorruptionRecovery(Restoring):
         if absent := sorted({*request.tables} - {each.table for each in tables}):
             raise Ended("refused", f"the copy has no {', '.join(absent)}")
         seen = await self.observe()
-        leader, aside = seen.led_by or self.suspect_of(seen), f"damaged_{self.order()['copy_name']}"
+        leader, aside = self.leader_of(seen), f"damaged_{self.order()['copy_name']}"
         back = CopyBackOrder(**self.order(), leader=leader, tables=tables, aside=aside)
         written = await self.on_host(copying_back.copy_back, back, limit=6 * 3600)
         self.note_evidence(copied=written)
@@ -314,7 +310,7 @@ class CorruptionRecovery(Restoring):
     async def validate_service(self) -> str:
         """What is repaired is looked at again, on who serves now."""
         seen = await self.observe()
-        leader = seen.led_by or self.suspect_of(seen)
+        leader = self.leader_of(seen)
         members = await self.check([*{leader, *self.repair.rebuild}])
         queries = await self.ask_owner(leader)
         bad = [*(each for each in members if not each.whole)]
@@ -327,7 +323,7 @@ class CorruptionRecovery(Restoring):
     async def serve(self) -> str:
         """Reads went on; writes come back once the queries are answered, and are looked at again while they go on."""
         seen = await self.observe()
-        leader = seen.led_by or self.suspect_of(seen)
+        leader = self.leader_of(seen)
         told = await self.let_write()
         await workflow.sleep(timedelta(seconds=HEALTHY_S), summary="writes go on")
         wrong = [each for each in await self.ask_owner(leader) if each.ok is False]

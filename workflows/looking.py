@@ -94,6 +94,10 @@ class Looking(Procedure):
         leading = [facts.member for facts in seen.members if facts.reachable and not facts.in_recovery]
         return leading[0] if len(leading) == 1 else self.estate.service.home
 
+    def leader_of(self, seen: Observation) -> str:
+        """Who leads, or else should."""
+        return seen.led_by or self.suspect_of(seen)
+
     async def confirm(self, request: FailoverRequest) -> tuple[Death, Observation]:
         """Probes from every region beside the standbys' testimony; judged as soon as enough has come in."""
         suspicion = request.suspicion

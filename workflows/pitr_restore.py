@@ -13,10 +13,11 @@ from temporalio.exceptions import ActivityError
 
 with workflow.unsafe.imports_passed_through():
     from activities import copying_back, restoring
-    from schemas.failures import NoBackupFits, TargetNotReached, WalMissing
+    from schemas.failures import NoBackupFits
     from schemas.reports import Outcome, Report
     from schemas.restore_requests import PitrRequest, Target
-    from schemas.restores import Backup, CopyBackOrder, CopyFacts, HostOrder, Moment, TableOrder, TableState
+    from schemas.restores import Backup, CopyBackOrder, HostOrder, Moment, TableOrder, TableState
+    from schemas.wal import position
     from workflows.policy import restore as policy
     from workflows.restoring import REMOVE, Restoring
     from workflows.runbook import Ended
@@ -81,7 +82,7 @@ class PitrRestore(Restoring):
         if self.target.before_drop is not None:
             self.moment = await self.step(LOCATE, self.locate_drop, told=lambda moment: moment.reason)
         await self.step(
-            RECOVER, self.recover_to_target, told=lambda copy: f"stands at {policy.lsn_text(copy.replayed)}"
+            RECOVER, self.recover_to_moment, told=lambda copy: f"stands at {policy.lsn_text(copy.replayed)}"
         )
         await self.step(PROVE, self.prove, told=lambda text: text)
         await self.step(VALIDATE, self.validate, told=lambda text: text)
@@ -135,7 +136,7 @@ class PitrRestore(Restoring):
             return self.choose(lsn=self.moment.lsn)
         if target.before_drop is not None:
             return self.choose(before=target.until)
-        lsn = policy.position(target.lsn) if target.lsn is not None else None
+        lsn = position(target.lsn) if target.lsn is not None else None
         backup = self.choose(before=target.time, lsn=lsn)
         found, missing = await self.newest_after(backup)
         moment = policy.resolve(target, self.repository, found, missing)
@@ -219,13 +220,6 @@ class PitrRestore(Restoring):
     def backup_end(self) -> Moment:
         return Moment(kind="immediate", timeline=self.repository.timeline, reason="the backup as it was taken")
 
-    async def recover_to_target(self) -> CopyFacts:
-        try:
-            return await self.recover(self.moment)
-        except ActivityError as error:
-            self.must_be_reached(error, TargetNotReached, NoBackupFits, WalMissing)
-            raise
-
     async def decide(self, request: PitrRequest) -> str:
         """What was said at the start, or a person."""
         wanted = {"copy-back": "copy back", "hand-over": "hand over", "remove": "remove"}.get(request.then)
@@ -239,12 +233,8 @@ class PitrRestore(Restoring):
         }[use]
         text = f"{deed}? It stands at {self.moment.text()} ({self.moment.reason}), proved. Rejecting removes it."
         decision = await self.ask(text, self.digest(), needs_override=False, machine_s=10.0)
-        if decision.answer == "approved":
-            return use
-        if self._abort is not None:
-            raise Ended("aborted", self.aborted_by())
-        outcome: Outcome = "rejected" if decision.answer == "rejected" else "expired"
-        raise Ended(outcome, f"{decision.answer} by {decision.by}")
+        self.must_be_approved(decision)
+        return use
 
     def digest(self) -> str:
         return f"{self.order()['copy_name']}"
@@ -262,7 +252,7 @@ class PitrRestore(Restoring):
     async def back_order(self) -> CopyBackOrder:
         """To whoever leads now, which may be another than when the run began."""
         seen = await self.observe()
-        return CopyBackOrder(**self.order(), leader=seen.led_by or self.suspect_of(seen), tables=self.tables)
+        return CopyBackOrder(**self.order(), leader=self.leader_of(seen), tables=self.tables)
 
     async def take_back(self) -> None:
         if self.tables:

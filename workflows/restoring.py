@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
@@ -13,7 +12,7 @@ from temporalio.exceptions import ActivityError, ApplicationError
 with workflow.unsafe.imports_passed_through():
     from activities import backups, copy_checks, copying_back, restoring
     from schemas.backup import BackupPolicy
-    from schemas.failures import UnknownService
+    from schemas.failures import NoBackupFits, TargetNotReached, UnknownService, WalMissing
     from schemas.restores import (
         Archived,
         ArchiveOrder,
@@ -92,13 +91,7 @@ class Restoring(Looking):
         doing = self.do(act, order, region=region, limit=limit, total=total or 2 * limit + 60, heartbeat=10.0)
         if self.past_no_return or self.undoing:
             return await doing
-        work: asyncio.Future[T] = asyncio.ensure_future(doing)
-        await workflow.wait_condition(lambda: work.done() or self._abort is not None)
-        if work.done():
-            return await work
-        work.cancel()
-        await asyncio.gather(work, return_exceptions=True)
-        raise Ended("aborted", self.aborted_by())
+        return await self.unless_aborted(doing)
 
     def note_evidence(self, **more: Any) -> None:
         self.evidence = self.evidence.model_copy(update=more)
@@ -117,7 +110,7 @@ class Restoring(Looking):
     async def archive(self) -> Archived | None:
         """None while nobody leads, or its archiver does not do it; the run goes on with what is archived."""
         seen = await self.observe()
-        self.suspect = seen.led_by or self.suspect_of(seen)
+        self.suspect = self.leader_of(seen)
         if seen.led_by is None:
             self.note("nobody leads who could archive what was written last")
             return None
@@ -182,7 +175,7 @@ class Restoring(Looking):
         limit = policy.time_limit(self.backup.bytes, self.backups.rate_bytes_s)
         began = workflow.now()
         last = policy.last_file(self.repository, self.backup, moment)
-        order = RecoverOrder(**self.order(), backup=self.backup, moment=moment, limit_s=limit, last=last)
+        order = RecoverOrder(**self.order(), backup=self.backup, moment=moment, last=last)
         facts = await self.on_host(restoring.recover_copy, order, limit=limit)
         self.note_evidence(
             moment=moment,
@@ -191,6 +184,13 @@ class Restoring(Looking):
             last_commit=facts.last_commit,
         )
         return facts
+
+    async def recover_to_moment(self) -> CopyFacts:
+        try:
+            return await self.recover(self.moment)
+        except ActivityError as error:
+            self.must_be_reached(error, TargetNotReached, NoBackupFits, WalMissing)
+            raise
 
     async def prove(self) -> str:
         """Clause by clause; a restore that is not what it seems is called so."""

@@ -225,13 +225,22 @@ class Runbook(Telling):
         """A step of a run that gives way is left as it stands once another has the service."""
         if not self.gives_way:
             return await action()
-        work: asyncio.Future[T] = asyncio.ensure_future(action())
-        await workflow.wait_condition(lambda: work.done() or bool(self.overtaken))
-        if work.done():
+        return await self._unless(lambda: Overtaken(self.overtaken) if self.overtaken else None, action())
+
+    async def unless_aborted(self, work: Awaitable[T]) -> T:
+        """Given up as soon as a person aborts: for what may take hours, and leaves nothing half done."""
+        return await self._unless(lambda: Ended("aborted", self.aborted_by()) if self._abort else None, work)
+
+    async def _unless(self, ends: Callable[[], Exception | None], doing: Awaitable[T]) -> T:
+        """The work's result; where there is an end to it before that, it is cancelled, and the end is raised."""
+        work: asyncio.Future[T] = asyncio.ensure_future(doing)
+        await workflow.wait_condition(lambda: work.done() or ends() is not None)
+        end = None if work.done() else ends()
+        if end is None:
             return await work
         work.cancel()
         await asyncio.gather(work, return_exceptions=True)
-        raise Overtaken(self.overtaken)
+        raise end
 
     async def _gate(self) -> None:
         """Between steps: an abort is obeyed, and a hold kept."""
@@ -245,6 +254,15 @@ class Runbook(Telling):
             self.show()
         if self._abort is not None:
             raise Ended("aborted", self.aborted_by())
+
+    def must_be_approved(self, decision: DecisionReport) -> None:
+        """Anything but an approval ends the run."""
+        if decision.answer == "approved":
+            return
+        if self._abort is not None:
+            raise Ended("aborted", self.aborted_by())
+        told = f"{decision.answer} by {decision.by}"
+        raise Ended("rejected" if decision.answer == "rejected" else "expired", told)
 
     def aborted_by(self) -> str:
         assert self._abort is not None

@@ -259,7 +259,7 @@ class ByHand:
         return found
 
     async def recover(self, moment: Moment) -> CopyFacts:
-        order = RecoverOrder(**self.given, backup=self.backup, moment=moment, limit_s=120.0)
+        order = RecoverOrder(**self.given, backup=self.backup, moment=moment)
         found: CopyFacts = await self.twice(restoring.recover_copy, order)
         return found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -51,31 +52,28 @@ def lab() -> Iterator[Lab]:
         assert not lab.folder.exists()
 
 
-@pytest.fixture(scope="session")
-def cache_lab() -> Iterator[Lab]:
-    """A lab of the cache alone, in which nothing of the product runs: only Sentinel acts. Its tests reset it."""
-    lab = asyncio.run(life.up("cache", workers=False, make_current=False))
+def lab_of(profile: str, **options: Any) -> Iterator[Lab]:
+    """A lab of this profile, for as long as it is needed."""
+    lab = asyncio.run(life.up(profile, make_current=False, **options))
     try:
         yield lab
     finally:
         asyncio.run(life.down(lab))
+
+
+@pytest.fixture(scope="session")
+def cache_lab() -> Iterator[Lab]:
+    """A lab of the cache alone, in which nothing of the product runs: only Sentinel acts. Its tests reset it."""
+    yield from lab_of("cache", workers=False)
 
 
 @pytest.fixture(scope="session")
 def queue_lab() -> Iterator[Lab]:
     """A lab of the queue alone, in which nothing of the product runs. Its tests reset it."""
-    lab = asyncio.run(life.up("queue", workers=False, make_current=False))
-    try:
-        yield lab
-    finally:
-        asyncio.run(life.down(lab))
+    yield from lab_of("queue", workers=False)
 
 
 @pytest.fixture(scope="session")
 def backup_lab() -> Iterator[Lab]:
     """A lab of the database with its backups, in which nothing of the product runs. Its tests reset it."""
-    lab = asyncio.run(life.up("backup", workers=False, make_current=False))
-    try:
-        yield lab
-    finally:
-        asyncio.run(life.down(lab))
+    yield from lab_of("backup", workers=False)

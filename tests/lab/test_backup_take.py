@@ -32,6 +32,7 @@ from schemas.ready import Finding, ReadyReport, ReadyRequest
 from schemas.reports import Report
 from schemas.takes import BackupView, ConfirmOrder, NodeBackupOrder, TakeOrder
 from schemas.topology import DatabaseService
+from tests.lab.conftest import lab_of
 from tests.lab.looks import ask
 
 pytestmark = [pytest.mark.lab, pytest.mark.campaign]
@@ -116,11 +117,7 @@ class Desk(NamedTuple):
 @pytest.fixture(scope="module")
 def taking_lab() -> Iterator[Lab]:
     # No failover of its own, however busy the machine is.
-    lab = asyncio.run(life.up("backup", watch=False, make_current=False))
-    try:
-        yield lab
-    finally:
-        asyncio.run(life.down(lab))
+    yield from lab_of("backup", watch=False)
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from activities.jobs import Answers, parse, script
-from activities.repository import following, job_told, lock_held, stretches_of, trouble
+from activities.repository import job_told, lock_held, stretches_of, trouble
+from schemas.wal import following
 
 SEGMENT = 16 * 1024 * 1024
 PROGRAM = """#!/bin/sh

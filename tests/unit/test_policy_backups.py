@@ -13,8 +13,8 @@ from schemas.backup import BackupKind, BackupPolicy
 from schemas.restore_requests import TakeRequest
 from schemas.restores import Backup, Stretch
 from schemas.takes import Confirmed, Expired, Inventory
+from schemas.wal import file_of
 from workflows.policy import backups
-from workflows.policy.restore import file_of
 
 NOW = datetime(2026, 11, 29, 3, 0, tzinfo=UTC)
 DAY = 86400.0

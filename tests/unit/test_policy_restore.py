@@ -12,20 +12,18 @@ from hypothesis import strategies as st
 from schemas.facts import Branch
 from schemas.restore_requests import Target
 from schemas.restores import Backup, CopyFacts, Found, Moment, Place, Repository, Stretch
+from schemas.wal import file_of, following, position
 from workflows.policy.restore import (
     HEARTBEAT_S,
-    _after,
     after_backup,
     before_lsn,
     choose_backup,
     end_of,
-    file_of,
     legs,
     lsn_text,
     newest_moment,
     on_the_way,
     place_of,
-    position,
     prove,
     resolve,
     rpo_of,
@@ -104,7 +102,7 @@ class TestFiles:
         st.sampled_from([1 << n for n in range(20, 31)]),
     )
     def test_the_next_file_holds_the_byte_one_file_later(self, timeline: int, lsn: int, size: int) -> None:
-        assert _after(file_of(timeline, lsn, size), size) == file_of(timeline, lsn + size, size)
+        assert following(file_of(timeline, lsn, size), size) == file_of(timeline, lsn + size, size)
 
     @given(st.integers(0, (1 << 64) - 1))
     def test_an_lsn_as_text_and_back(self, lsn: int) -> None:
@@ -226,7 +224,7 @@ class TestLegs:
             name = each.first
             while name <= each.last:
                 names.append(name)
-                name = _after(name, SIZE)
+                name = following(name, SIZE)
         numbers = [int(name[8:16], 16) * 256 + int(name[16:], 16) for name in names]
         wanted = [wal(1 if n < border else 2, n) for n in numbers]
         gap = int(missing[8:16], 16) * 256 + int(missing[16:], 16) if missing else None

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from activities.jobs import position
 from activities.receipts import _count, first_segment
+from schemas.wal import position
 
 ROOT = Path(__file__).parents[2]
 RECORDED = (Path(__file__).parent / "recorded" / "pg_waldump-15.txt").read_text(encoding="utf-8")

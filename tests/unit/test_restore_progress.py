@@ -97,7 +97,7 @@ async def test_recovery_tells_the_file_that_it_has_reached_and_the_last_one(monk
     monkeypatch.setattr(restoring, "_heartbeat_in", lambda order: "")
     host = type("Host", (), {"preload": []})()
     monkeypatch.setattr(RecoverOrder, "host", host)
-    order = RecoverOrder.model_construct(**NOTHING, backup=BACKUP, moment=TIME, limit_s=1.0, last=LAST)
+    order = RecoverOrder.model_construct(**NOTHING, backup=BACKUP, moment=TIME, last=LAST)
     await ActivityEnvironment().run(restoring.recover_copy, order)
     assert {"file": FIFTH, "to": LAST, "files": 2}.items() <= told[0].items()
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from activities.jobs import Answers, parse, script
-from workflows.policy.restore import _after
+from schemas.wal import following
 
 SCRIPT = script("restore.sh")
 RECORDED = (Path(__file__).parent / "recorded" / "pg_waldump-15-drops.txt").read_text(encoding="utf-8")
@@ -314,7 +314,7 @@ class TestSegments:
 def test_the_file_that_follows(name: str, size: int) -> None:
     per = (1 << 32) // size
     name = f"{name[:16]}{min(int(name[16:], 16), per - 1):08X}"
-    assert function("following", name, str(size)) == _after(name, size)
+    assert function("following", name, str(size)) == following(name, size)
 
 
 class TestRestore:

@@ -8,6 +8,7 @@ from schemas.backup import BackupPolicy
 from schemas.ready import Finding
 from schemas.restores import Backup, Repository
 from schemas.takes import BackupView
+from schemas.wal import number_of
 from workflows.policy.ready_sight import Sight, error, graded, warning
 from workflows.policy.restore import legs, on_the_way
 
@@ -91,8 +92,7 @@ def _behind(sight: Sight) -> Iterator[Finding]:
     if lead is None or len(lead.archived) < 24 or lead.archived_age_s is None or lead.seen.written is None:
         return
     size = int(lead.settings.get("wal_segment_size") or 16 * 1024 * 1024)
-    done = int(lead.archived[8:16], 16) * (0x100000000 // size) + int(lead.archived[16:24], 16)
-    waiting = lead.seen.written // size - done - 1
+    waiting = lead.seen.written // size - number_of(lead.archived, size) - 1
     if waiting >= BEHIND and lead.archived_age_s > rpo_s:
         yield error(
             "archiving",

@@ -11,15 +11,10 @@ from datetime import datetime
 
 from schemas.restore_requests import Target
 from schemas.restores import Backup, CopyFacts, Found, Moment, Place, Proof, Repository, Stretch
+from schemas.wal import file_of, following, named, number_of, position
 
 HEARTBEAT_S = 2.0
 """A heartbeat is written every second; the one before the target is not older than this."""
-
-
-def position(lsn: str) -> int:
-    """Bytes of `0/3000148`."""
-    high, _, low = lsn.partition("/")
-    return (int(high, 16) << 32) + int(low, 16)
 
 
 def lsn_text(lsn: int) -> str:
@@ -40,12 +35,6 @@ def on_the_way(repository: Repository, backup: Backup) -> bool:
         return True
     left = switches(repository).get(backup.timeline)
     return left is not None and backup.lsn_stop <= left
-
-
-def file_of(timeline: int, lsn: int, size: int) -> str:
-    """The WAL file that holds the byte at `lsn`."""
-    number, per = lsn // size, 0x100000000 // size
-    return f"{timeline:08X}{number // per:08X}{number % per:08X}"
 
 
 def legs(repository: Repository, backup: Backup, since: int | None = None) -> tuple[list[Stretch], str]:
@@ -71,13 +60,13 @@ def legs(repository: Repository, backup: Backup, since: int | None = None) -> tu
             found.append(Stretch(first=first, last=stretch.last))
             later = any(each.first > stretch.last for each in repository.stretches)
             claimed = repository.archived[:8] == stretch.last[:8] and repository.archived > stretch.last
-            return found, _after(stretch.last, size) if later or claimed else ""
+            return found, following(stretch.last, size) if later or claimed else ""
         at = left[timeline]
         if file_of(timeline, at, size) == first:
             continue
         last = file_of(timeline, at // size * size - 1, size)
         if stretch is None or stretch.last < last:
-            return found, first if stretch is None else _after(stretch.last, size)
+            return found, first if stretch is None else following(stretch.last, size)
         found.append(Stretch(first=first, last=last))
     return found, ""
 
@@ -92,18 +81,9 @@ def last_file(repository: Repository, backup: Backup, moment: Moment) -> str:
     return stretches[-1].last if stretches else ""
 
 
-def _after(name: str, size: int) -> str:
-    per = 0x100000000 // size
-    number = int(name[8:16], 16) * per + int(name[16:], 16) + 1
-    return f"{name[:8]}{number // per:08X}{number % per:08X}"
-
-
 def end_of(stretch: Stretch, files: int, size: int) -> Stretch:
     """The last files of a stretch, that many at most."""
-    per = 0x100000000 // size
-    last = int(stretch.last[8:16], 16) * per + int(stretch.last[16:], 16)
-    number = max(last - files + 1, 0)
-    first = f"{stretch.last[:8]}{number // per:08X}{number % per:08X}"
+    first = named(stretch.last[:8], max(number_of(stretch.last, size) - files + 1, 0), size)
     return Stretch(first=max(first, stretch.first), last=stretch.last)
 
 
