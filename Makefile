@@ -34,8 +34,8 @@ test: WHERE := --where-possible
 test: setup-all lint types compose-check ## everything that must pass before a change lands (under 20 minutes)
 	@$(RUN) $(LIMIT) 1150 $(PYTEST) tests -m "not matrix and not campaign"
 
-campaign: setup-all ## long tests that `make test` leaves out; CI has half of them by turns: HALF=commit (80 minutes in all)
-	@$(RUN) $(LIMIT) $(if $(HALF),3600,7200) $(PYTEST) tests -m "campaign and not matrix" $(if $(HALF),--half $(HALF))
+campaign: setup-all ## long tests that `make test` leaves out; CI has a third of them by turns: PART=commit/3 (100 minutes in all)
+	@$(RUN) $(LIMIT) $(if $(PART),3600,7200) $(PYTEST) tests -m "campaign and not matrix" $(if $(PART),--part $(PART))
 
 lint: setup
 	@$(RUN) $(LIMIT) 60 $(VENV)/ruff check .

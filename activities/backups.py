@@ -13,6 +13,7 @@ from activities.beating import beating
 from activities.jobs import Answers, branches_of, number, one
 from activities.restore_host import ask, backups_of, databases_of, run_job, told
 from activities.sessions import BROKEN, session
+from schemas.facts import Branch
 from schemas.failures import BackupsUnreadable, MemberUnreachable, NoBackupFits, NotYet, RestoreHostFailed, WalMissing
 from schemas.restores import (
     Archived,
@@ -95,11 +96,13 @@ async def read_repository(order: LookOrder) -> Repository:
     async with beating("reading the repository"):
         backups = await _backups(order)
         archive, oldest = backups[-1].archive, min(each.wal_start for each in backups)
-        timeline = order.timeline or await _newest_timeline(order, archive, oldest)
+        known = [] if order.timeline else await _timelines(order, archive)
+        timeline = order.timeline or max(known, default=int(oldest[:8], 16))
         found = await ask(order, "history", f"{timeline:08X}") if timeline > 1 else {}
         if timeline > 1 and "branch" not in found:
             raise NoBackupFits(f"the archive knows no timeline {timeline}: {timeline:08X}.history is not in it")
         branches = branches_of(found.get("branch", []))
+        _must_be_clear(timeline, known, branches)
         stretches: list[Stretch] = []
         for each in [*(branch.timeline for branch in branches), timeline]:
             stretches += await _stretches(order, archive, each, oldest)
@@ -112,10 +115,19 @@ async def read_repository(order: LookOrder) -> Repository:
     )
 
 
-async def _newest_timeline(order: LookOrder, archive: str, oldest: str) -> int:
-    """Of the archive, where nobody leads who could be asked."""
-    answers = await ask(order, "timelines", archive)
-    return max((int(each, 16) for each in answers.get("timeline", [])), default=int(oldest[:8], 16))
+async def _timelines(order: LookOrder, archive: str) -> list[int]:
+    """All that the archive has a history of: where nobody leads who could be asked, the newest is taken for his."""
+    return [int(each, 16) for each in (await ask(order, "timelines", archive)).get("timeline", [])]
+
+
+def _must_be_clear(timeline: int, known: list[int], branches: list[Branch]) -> None:
+    """A number is given to whoever is promoted next, on whichever branch: the highest need not be the living one."""
+    beside = sorted({*known} - {timeline} - {each.timeline for each in branches})
+    if beside:
+        raise NoBackupFits(
+            f"nobody leads who could tell which branch is the living one: timeline {timeline} does not come from"
+            f" {', '.join(map(str, beside))}, which the archive has as well; name one (`--timeline`)"
+        )
 
 
 async def _stretches(order: LookOrder, archive: str, timeline: int, oldest: str) -> list[Stretch]:

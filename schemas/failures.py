@@ -243,6 +243,12 @@ class RestoreFailed(LifeboatError):
     retryable = False
 
 
+class ManifestMissing(LifeboatError):
+    """The leader has no table for its manifest; a superuser must carry out lifeboat.sql there once more."""
+
+    retryable = False
+
+
 class NoRoomToRestore(LifeboatError):
     """The restore host has not the room that a copy takes; its owner must make room there, then retry."""
 

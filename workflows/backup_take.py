@@ -30,6 +30,7 @@ with workflow.unsafe.imports_passed_through():
 T = TypeVar("T")
 
 LOOK = "See what there is"
+MANIFEST = "Write down what there is"
 TAKE = "Take the backup"
 CONFIRM = "Confirm it, and count what it costs"
 EXPIRE = "Remove what is kept no longer"
@@ -52,7 +53,7 @@ class BackupTake(Looking):
     """
 
     procedure = "BackupTake"
-    titles = (LOOK, TAKE, CONFIRM, EXPIRE, NOTIFY)
+    titles = (LOOK, MANIFEST, TAKE, CONFIRM, EXPIRE, NOTIFY)
     expected_s = types.MappingProxyType({LOOK: 1.0, CONFIRM: 1.0, EXPIRE: 2.0})
 
     def __init__(self) -> None:
@@ -98,6 +99,7 @@ class BackupTake(Looking):
         if request.dry_run:
             await self.plan_rest(self.would())
             return
+        await self.step(MANIFEST, self.count, parks=False, told=lambda text: text)
         taken = await self.step(
             TAKE, lambda: self.take_from_whoever_leads(request), undo=(END, self.end), parks=False, told=self.taken_text
         )
@@ -110,6 +112,7 @@ class BackupTake(Looking):
         """What each step of a real run would do."""
         expected = self.seen.bytes / self.backups.rate_bytes_s
         return {
+            MANIFEST: f"about how many rows each table of {self.seen.member} has, into lifeboat.manifest",
             TAKE: f"{self.due}, from {self.seen.member}, since {self.taken.reason}; in about {expected:.0f} s at most",
             CONFIRM: "as the repository lists it, and its WAL in the archive",
             EXPIRE: "what pgBackRest's own retention no longer keeps",
@@ -166,6 +169,11 @@ class BackupTake(Looking):
     def seen_text(self, seen: Inventory) -> str:
         newest = seen.backups[-1].label if seen.backups else "none"
         return f"{len(seen.backups)} backups, the newest {newest}; {self.due} is due: {self.taken.reason}"
+
+    async def count(self) -> str:
+        """Before the backup, so that this one has it already. It is taken without as well."""
+        found = await self.write_manifest(self.suspect)
+        return f"{len(found.rows)} tables" if found is not None else "no manifest of the tables: the journal tells why"
 
     async def take_from_whoever_leads(self, request: TakeRequest) -> Taken:
         """A failover ends a backup, and the next one is begun from the new leader; another's backup is waited for."""

@@ -11,14 +11,16 @@ from temporalio import workflow
 from temporalio.exceptions import ActivityError
 
 with workflow.unsafe.imports_passed_through():
-    from activities import probes, survey
+    from activities import manifest, probes, survey
     from schemas.decisions import Death
     from schemas.facts import Probe
+    from schemas.manifest import Manifest, ManifestOrder
     from schemas.orders import Estate, Observation, ProbeOrder
     from schemas.requests import FailoverRequest, Suspicion
     from workflows.policy.death import judge_death
     from workflows.policy.merge import clearest, merge_observations
     from workflows.procedure import Procedure
+    from workflows.reasons import reason_of
     from workflows.runbook import NO_WORKER_S, WAIT_S, Ended
 
 Order = TypeVar("Order")
@@ -175,3 +177,13 @@ class Looking(Procedure):
         votes = await asyncio.gather(*(self.probe_from(region, member) for region in self.estate.vantages))
         known = [vote for vote in votes if vote is not None]
         return judge_death(self.estate.service, member, known, seen.members, first_failure=None).state == "dead"
+
+    async def write_manifest(self, leader: str) -> Manifest | None:
+        """What the leader's tables hold, written down in it; None, with a note, where that can't be had."""
+        info = workflow.info()
+        order = ManifestOrder(service=self.estate.service, leader=leader, run=f"{info.workflow_id}@{info.run_id}")
+        try:
+            return await self.do(manifest.write_manifest, order, limit=15, total=20)
+        except ActivityError as error:
+            self.note(f"no manifest of the tables was written: {reason_of(error)}")
+            return None

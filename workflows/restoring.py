@@ -200,12 +200,13 @@ class Restoring(Looking):
         self.note_evidence(proofs=proofs)
         return self.judged(proofs, "the copy is not what it seems")
 
-    async def validate(self) -> str:
-        """Pages, structure, the owner's queries, the newest rows. What fails is told by name, all of it."""
+    async def validate(self, *more: Proof) -> str:
+        """Pages, structure, the owner's queries, the newest rows. All that fails is told, with `more`."""
         order = HostOrder(**self.order())
         limit = policy.time_limit(self.backup.bytes, self.backups.rate_bytes_s)
         newest = await self.on_host(copy_checks.look_at_newest, order)
         checks = [
+            *more,
             *await self.on_host(copy_checks.ask_owner, order, limit=limit),
             *await self.on_host(copy_checks.check_structure, order, limit=limit),
             *await self.on_host(copy_checks.check_pages, order, limit=limit),

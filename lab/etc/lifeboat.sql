@@ -47,6 +47,10 @@ CREATE EXTENSION IF NOT EXISTS amcheck;
 CREATE TABLE IF NOT EXISTS lifeboat.restored (run text PRIMARY KEY, tables text[] NOT NULL, at timestamptz DEFAULT clock_timestamp());
 GRANT SELECT ON lifeboat.restored TO lifeboat;
 
+-- Says about how many rows each table has, so that a backup brings it along, and a copy with far fewer is called so.
+CREATE TABLE IF NOT EXISTS lifeboat.manifest (run text PRIMARY KEY, rows jsonb NOT NULL, at timestamptz DEFAULT clock_timestamp());
+GRANT SELECT, INSERT, DELETE ON lifeboat.manifest TO lifeboat;
+
 -- Rewinds a member that comes back: the role with which its pg_rewind reads the leader's files (pg_rewind's manual).
 GRANT EXECUTE ON FUNCTION pg_ls_dir(text, boolean, boolean), pg_stat_file(text, boolean), pg_read_binary_file(text),
     pg_read_binary_file(text, bigint, bigint, boolean) TO replicator;

@@ -15,7 +15,7 @@ WHO = {"kill": "worker", "pid": "temporal"}
 
 def cells(activities: Sequence[str], sample: Collection[Cell], campaign: Collection[Cell] = ()) -> list[Any]:
     """Every cell of these activities, for `parametrize`: `make test` has the sample, `make campaign` (of which CI has
-    half, by turns) the campaign's, and `make matrix` alone the others.
+    a third, by turns) the campaign's, and `make matrix` alone the others.
     """
     found = [(activity, when, who) for activity in activities for when in ("before", "after") for who in WHO]
     unknown = {*sample, *campaign} - set(found)

@@ -25,7 +25,8 @@ def holds(rows: set[str], written: list[Entry], since: float, until: float, wher
     assert rows & after == set(), f"{where}: {len(rows & after)} came after it"
 
 
-async def test_targets_just_before_and_just_after_twenty_commits(restore_scene: RestoreScene) -> None:
+@pytest.mark.parametrize("kind", ["lsn", "time"])
+async def test_targets_just_before_and_just_after_twenty_commits(restore_scene: RestoreScene, kind: str) -> None:
     scene, hand = restore_scene, ByHand(restore_scene)
     await scene.traffic()
 
@@ -33,32 +34,52 @@ async def test_targets_just_before_and_just_after_twenty_commits(restore_scene: 
         return len(scene.acknowledged()) > 400
 
     await scene.until("400 rows are acknowledged", enough, 60.0)
-    await scene.sql("SELECT 1")
     written = scene.acknowledged()
     chosen = sorted(random.sample(written[:300], COMMITS), key=lambda each: each.sent or 0.0)
     await hand.look()
     await hand.restore()
     try:
         places = [await commit_of(hand, scene, each) for each in chosen]
-        order = sorted(zip(places, chosen, strict=True), key=lambda each: each[0].lsn)
-        for place, entry in order:
-            for inclusive in (False, True):
-                moment = Moment(kind="lsn", timeline=1, lsn=place.lsn, inclusive=inclusive, reason="a test")
-                copy = await hand.recover(moment)
-                rows = await hand.ids()
-                assert (entry.id in rows) is inclusive, f"{moment.text()}: {copy}"
-                holds(rows, written, entry.sent or 0.0, entry.acked or 0.0, f"{moment.text()} ({copy})")
-        # By time, later than all of them: recovery moves forward only.
-        for entry in random.sample(written[310:390], 3):
-            assert entry.acked is not None
-            at = datetime.fromtimestamp(entry.acked, UTC)
-            await hand.restore()
-            await hand.recover(Moment(kind="time", timeline=1, time=at, reason="a test"))
-            holds(await hand.ids(), written, entry.acked, entry.acked, str(at))
-            break
+        around = [
+            each for pair in zip(places, chosen, strict=True) for each in (by_lsn if kind == "lsn" else by_time)(*pair)
+        ]
+        # Recovery moves forward only.
+        for moment, entry, there, since, until in sorted(
+            around, key=lambda each: (each[0].lsn, each[0].inclusive, each[0].time)
+        ):
+            copy = await hand.recover(moment)
+            rows = await hand.ids()
+            assert (entry.id in rows) is there, f"{moment.text()}: {copy}"
+            holds(rows, written, since, until, f"{moment.text()} ({copy})")
     finally:
         await hand.remove()
     await scene.nothing_left()
+
+
+Around = tuple[Moment, Entry, bool, float, float]
+"""A target, the row that it is about, whether it must be there; what was acknowledged before must be there as well, and
+what was sent after must not."""
+
+
+def by_lsn(place: Place, entry: Entry) -> list[Around]:
+    """Without its commit record, and with it."""
+    sent, acked = entry.sent or 0.0, entry.acked or 0.0
+    moments = [
+        Moment(kind="lsn", timeline=1, lsn=place.lsn, inclusive=inclusive, reason="a test")
+        for inclusive in (False, True)
+    ]
+    return [(each, entry, each.inclusive, sent, acked) for each in moments]
+
+
+def by_time(place: Place, entry: Entry) -> list[Around]:
+    """A microsecond before its commit, and once it was acknowledged."""
+    assert place.at is not None
+    assert entry.acked is not None
+    around = [(place.at - timedelta(microseconds=1), False), (datetime.fromtimestamp(entry.acked, UTC), True)]
+    return [
+        (Moment(kind="time", timeline=1, time=at, reason="a test"), entry, there, at.timestamp(), at.timestamp())
+        for at, there in around
+    ]
 
 
 async def commit_of(hand: ByHand, scene: RestoreScene, entry: Entry) -> Place:

@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from activities.backups import _must_be_whole, _place, _wal_failure
+from activities.backups import _must_be_clear, _must_be_whole, _place, _wal_failure
 from activities.copying_back import _failure
 from activities.jobs import parse
 from activities.restore_host import backups_of, databases_of, facts_of, moment_of, told
 from activities.restoring import PERCENT, _recovery_failure, _restore_failure, settings_of
+from schemas.facts import Branch
 from schemas.failures import (
     BackupsUnreadable,
     CopyBackRefused,
@@ -336,3 +337,11 @@ def test_how_far_a_restore_is() -> None:
     found = PERCENT.search(line)
     assert found is not None
     assert found[2] == "48.50"
+
+
+def test_where_nobody_leads_the_newest_timeline_must_come_from_all_the_others() -> None:
+    """It is the living one then; a number alone says only who was promoted last."""
+    _must_be_clear(3, [2, 3], [Branch(timeline=1, switch=10), Branch(timeline=2, switch=20)])
+    _must_be_clear(1, [], [])
+    with pytest.raises(NoBackupFits, match=r"timeline 3 does not come from 2, .*--timeline"):
+        _must_be_clear(3, [2, 3], [Branch(timeline=1, switch=10)])

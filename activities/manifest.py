@@ -1,0 +1,131 @@
+"""How many rows the service's tables should have: for a heap whose files were cut off, checksums and amcheck hold too.
+
+A table's number rises and falls in its own time. So a copy is judged by two manifests, one from before its moment,
+which came along in it, and one from after: a table that had many rows in both and not half of them here is short.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import asyncpg
+from temporalio import activity
+
+from activities.beating import beating
+from activities.restore_host import COMMAND_S, ask
+from activities.sessions import BROKEN, session
+from schemas.failures import ManifestMissing, MemberUnreachable, RestoreHostFailed
+from schemas.manifest import Counted, CountOrder, Manifest, ManifestOrder
+
+TABLES = 200
+"""The largest are written down."""
+LEAST_ROWS = 1000
+"""Fewer may come and go."""
+SHARE = 0.5
+"""Estimates lag behind: by a tenth before autovacuum's next ANALYZE, and by more after a failover."""
+COUNT_S = 900.0
+"""All tables together; those that take longer are told as not counted."""
+KEPT = "90 days"
+
+# A server that was promoted begins its counters anew; reltuples is then what its last ANALYZE had found.
+_ROWS = f"""
+SELECT format('%I.%I', n.nspname, c.relname) AS name, c.relpersistence = 'u' AS unlogged,
+       CASE WHEN s.n_live_tup > 0 THEN s.n_live_tup ELSE greatest(c.reltuples, 0)::bigint END AS rows
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+  LEFT JOIN pg_stat_user_tables s ON s.relid = c.oid
+ WHERE c.relkind IN ('r', 'm') AND c.relpersistence <> 't' AND n.nspname <> 'lifeboat'
+   AND n.nspname NOT LIKE 'pg\\_%' AND n.nspname <> 'information_schema'
+ ORDER BY c.relpages DESC, 3 DESC, 1 LIMIT {TABLES}
+"""
+_WRITE = f"""
+WITH gone AS (DELETE FROM lifeboat.manifest WHERE at < now() - interval '{KEPT}')
+INSERT INTO lifeboat.manifest (run, rows) VALUES ($1, $2) ON CONFLICT (run) DO NOTHING
+"""
+_WRITTEN = "SELECT at, rows FROM lifeboat.manifest WHERE run = $1"
+_THERE = "SELECT to_regclass('lifeboat.manifest') IS NOT NULL"
+_NEWEST = "SELECT extract(epoch FROM max(at)) FROM lifeboat.manifest"
+_LISTED = f"""
+SELECT t->>'name', t->>'rows'
+  FROM (SELECT rows FROM lifeboat.manifest ORDER BY at DESC LIMIT 1) m, jsonb_array_elements(m.rows) t
+ WHERE NOT (t->>'unlogged')::bool AND (t->>'rows')::bigint >= {LEAST_ROWS}
+"""
+_STILL = "SELECT relpersistence FROM pg_class WHERE oid = to_regclass('{}')"
+
+
+@activity.defn
+async def write_manifest(order: ManifestOrder) -> Manifest:
+    """The leader's tables with their rows, kept in it, so that every later backup brings it along. MemberUnreachable.
+
+    ManifestMissing where the leader lacks the table: `lifeboat.sql` is to be carried out there.
+    """
+    service, leader = order.service, order.service.member(order.leader)
+    try:
+        async with beating(f"counting the tables of {leader.name}"), session(service, leader) as conn:
+            row = await conn.fetchrow(_WRITTEN, order.run)
+            if row is None:
+                found = [dict(each) for each in await conn.fetch(_ROWS)]
+                await conn.execute(_WRITE, order.run, json.dumps(found))
+                row = await conn.fetchrow(_WRITTEN, order.run)
+    except (asyncpg.UndefinedTableError, asyncpg.InsufficientPrivilegeError) as error:
+        told = f"{leader.name}: {error}; a superuser must carry out lifeboat.sql there once more"
+        raise ManifestMissing(told) from error
+    except (*BROKEN, asyncpg.PostgresError) as error:
+        raise MemberUnreachable(f"{leader.name}: {error}") from error
+    assert row is not None
+    tables: list[dict[str, Any]] = json.loads(row["rows"])
+    return Manifest(
+        at=row["at"],
+        rows={each["name"]: each["rows"] for each in tables if not each["unlogged"]},
+        unlogged=[each["name"] for each in tables if each["unlogged"]],
+    )
+
+
+@activity.defn
+async def count_rows(order: CountOrder) -> Counted:
+    """The copy's tables that should have many rows, each counted. What can't be read is short as well."""
+    database = order.service.access.database
+    doing: dict[str, object] = {"doing": "counting rows"}
+
+    async def rows(sql: str, limit: float = COMMAND_S) -> list[str]:
+        return (await ask(order, "query", database, sql, limit=limit)).get("row", [])
+
+    async with beating(doing):
+        if await rows(_THERE) != ["t"]:
+            return Counted(why="the backup has no manifest: a superuser must carry out lifeboat.sql on the leader")
+        (seconds,) = await rows(_NEWEST)
+        if not seconds:
+            return Counted(why="no manifest is as old as the copy: BackupTake writes one, and so does BackupVerify")
+        listed = dict(each.rsplit("|", 1) for each in await rows(_LISTED))
+        before = {name: int(count) for name, count in listed.items()}
+        end = asyncio.get_running_loop().time() + COUNT_S
+        short: list[str] = []
+        counted: dict[str, int] = {}
+        uncounted: list[str] = []
+        for name, least in expected(before, order.now.rows).items():
+            doing["table"] = name
+            left = end - asyncio.get_running_loop().time()
+            if left <= 0:
+                uncounted.append(name)
+                continue
+            try:
+                quoted = name.replace("'", "''")
+                if await rows(_STILL.format(quoted)) != ["p"]:
+                    continue  # dropped, and made anew since
+                (count,) = await rows(f"SELECT count(*) FROM {name}", left)
+            except RestoreHostFailed as error:
+                short.append(f"{name} can't be counted: {error.detail}")
+                continue
+            counted[name] = int(count)
+            if counted[name] < least * SHARE:
+                short.append(f"{name} has {count} rows, and had about {least} before and after")
+    return Counted(short=short, counted=counted, uncounted=uncounted, since=datetime.fromtimestamp(float(seconds), UTC))
+
+
+def expected(before: Mapping[str, int], now: Mapping[str, int]) -> dict[str, int]:
+    """How many rows each table has at least had, before and after, where that are many; the fewest first."""
+    both = {name: min(rows, now[name]) for name, rows in before.items() if name in now}
+    return {name: rows for name, rows in sorted(both.items(), key=lambda each: each[1]) if rows >= LEAST_ROWS}
