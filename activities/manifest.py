@@ -31,10 +31,11 @@ COUNT_S = 900.0
 """All tables together; those that take longer are told as not counted."""
 KEPT = "90 days"
 
-# A server that was promoted begins its counters anew; reltuples is then what its last ANALYZE had found.
+# A server that was promoted begins its counters anew, and an ANALYZE in the session that loaded a table has its rows
+# counted twice; reltuples is what the last ANALYZE had found. Where there are both, the lower one.
 _ROWS = f"""
 SELECT format('%I.%I', n.nspname, c.relname) AS name, c.relpersistence = 'u' AS unlogged,
-       CASE WHEN s.n_live_tup > 0 THEN s.n_live_tup ELSE greatest(c.reltuples, 0)::bigint END AS rows
+       coalesce(least(nullif(s.n_live_tup, 0), nullif(greatest(c.reltuples, 0), 0)), 0)::bigint AS rows
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
   LEFT JOIN pg_stat_user_tables s ON s.relid = c.oid
  WHERE c.relkind IN ('r', 'm') AND c.relpersistence <> 't' AND n.nspname <> 'lifeboat'

@@ -106,14 +106,16 @@ class BackupVerify(Restoring):
 
     # What the steps do, in their order
 
+    async def write_first(self, leader: str) -> None:
+        """With it there is a commit after the newest backup, however young that is and however idle the service."""
+        self.manifest = await self.write_manifest(leader)
+
     async def find(self, request: VerifyRequest) -> Backup:
         """The newest backup, or the one that was asked for, and the newest moment that must be restorable."""
         try:
             self.repository = await self.read_repository(None)
         except ActivityError as error:
             self.must_be_reached(error, NoBackupFits)
-        # Whoever led when the archive was read; "" where nobody did, whose tables nobody can tell.
-        self.manifest = await self.write_manifest(self.suspect) if self.system else None
         backup = self.newest(request.backup)
         age = (workflow.now() - self.repository.backups[-1].stopped).total_seconds()
         if age > self.backups.max_age_s:

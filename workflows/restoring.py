@@ -114,6 +114,7 @@ class Restoring(Looking):
         if seen.led_by is None:
             self.note("nobody leads who could archive what was written last")
             return None
+        await self.write_first(seen.led_by)
         ordered = ArchiveOrder(service=self.estate.service, leader=seen.led_by)
         try:
             archived = await self.do(backups.archive_what_is_written, ordered, limit=45, total=60, heartbeat=6.0)
@@ -122,6 +123,9 @@ class Restoring(Looking):
             return None
         self.system = archived.system
         return archived
+
+    async def write_first(self, leader: str) -> None:
+        """What is to be in the archive as well."""
 
     async def open_archive(self) -> None:
         await self.on_host(backups.open_archive, HostOrder(**self.order()), limit=400, total=400)

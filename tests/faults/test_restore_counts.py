@@ -36,6 +36,7 @@ async def test_a_heap_that_was_cut_off_is_short(restore_scene: RestoreScene) -> 
         "CREATE TABLE pages AS SELECT n, md5(n::text) FROM generate_series(1, 5000) n",
         "CREATE UNLOGGED TABLE visits AS SELECT n FROM generate_series(1, 5000) n",
         "CREATE INDEX pages_n ON pages (n)",
+        "INSERT INTO counting_results (id, counted_at) VALUES (gen_random_uuid(), now())",
         "ANALYZE pages",
         "CHECKPOINT",
         "SELECT 1",
