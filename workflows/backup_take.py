@@ -248,7 +248,6 @@ class BackupTake(Looking):
         )
         if failed := [each for each in proofs if each.ok is False]:
             told = "; ".join(f"{each.clause}: no: {each.evidence}" for each in failed)
-            self._report(self._current, "failed", self.under_way[self._current], 1, told)
             self.tasks.append(f"{taken.label} is not good: {told}")
             raise Ended("refused", f"{taken.label} is not good: {told}")
         assert found.backup is not None

@@ -227,7 +227,6 @@ class Restoring(Looking):
         """The run ends here where anything failed."""
         if failed := [each for each in found if each.ok is False]:
             told = "; ".join(f"{each.clause}: no: {each.evidence}" for each in failed)
-            self._report(self._current, "failed", self.under_way[self._current], 1, told)
             raise Ended("refused", f"{what}: {told}")
         return f"{sum(bool(each.ok) for each in found)} hold" + self._not_told(found)
 

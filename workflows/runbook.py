@@ -187,7 +187,11 @@ class Runbook(Telling):
             rounds += 1
             try:
                 result = await self._unless_overtaken(action)
-            except (Ended, Overtaken):
+            except Ended as end:
+                if end.outcome == "refused":
+                    self._report(title, "failed", started, rounds, end.summary)
+                raise
+            except Overtaken:
                 raise
             except (ActivityError, ChildWorkflowError, ApplicationError) as error:
                 if self.gives_way and (self.overtaken or kind_of(error) == failures.EpochSuperseded.__name__):
