@@ -273,4 +273,4 @@ class Store:
 
 def _code_of(error: BaseException) -> str:
     cause: Any = error.__cause__
-    return str(getattr(cause, "response", {}).get("Error", {}).get("Code", ""))
+    return str((getattr(cause, "response", None) or {}).get("Error", {}).get("Code", ""))

@@ -59,7 +59,14 @@ def push(store: Store, path: str) -> str:
             # Asked first, for a store that does not know the condition, and to send nothing that is there.
             if store.head(key) is None:
                 file.seek(0)
-                if store.put(key, file, digest):
+                try:
+                    put = store.put(key, file, digest)
+                except Unreachable:
+                    # Its answer may be what was lost.
+                    if store.head(key) is None:
+                        raise
+                    put = False
+                if put:
                     return _confirm(store, name, size, digest)
     except OSError as error:
         raise Unusable(f"{path} can't be read: {error.strerror}; the server's owner must look") from error

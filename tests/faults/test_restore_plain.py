@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 
@@ -13,7 +12,6 @@ from lab import lab as labs
 from lab.backup import run_on
 from lab.layout import HOME
 from lab.model import Lab
-from schemas.requests import RunRequest
 from schemas.restore_requests import TakeRequest
 from tests.faults.restore_scene import TABLE, RestoreScene
 
@@ -50,7 +48,7 @@ async def test_a_dropped_table_comes_back_with_every_row_of_before(scene: Restor
 @pytest.mark.estate(rpo_s=5.0)
 async def test_a_backup_is_taken_verified_and_the_oldest_goes(scene: RestoreScene) -> None:
     await scene.traffic()
-    (first,) = (await info(scene.lab))
+    (first,) = await info(scene.lab)
     labels = [first]
     for _ in range(2):
         run = await scene.begin("BackupTake", TakeRequest(service=scene.lab.service, reason="a test"), "take")

@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from lab.binaries import find_pg_bin
 from lab.owner import as_server, give, server_name, write_private
@@ -47,6 +47,9 @@ wal_level = replica
 min_wal_size = 32MB
 """
 LIMIT_S = 60.0
+
+
+P = TypeVar("P", bound="Plain")
 
 
 class Plain:
@@ -121,7 +124,9 @@ class Plain:
         self.start()
 
     def start(self, data: Path | None = None) -> None:
-        done = self.execute(str(self.bin / "pg_ctl"), *("-D", str(data or self.data)), *("-l", f"{self.folder}/log", "-w", "start"))
+        done = self.execute(
+            str(self.bin / "pg_ctl"), *("-D", str(data or self.data)), *("-l", f"{self.folder}/log", "-w", "start")
+        )
         assert done.returncode == 0, done.stdout + (self.folder / "log").read_text()
 
     def stop(self, data: Path | None = None) -> None:
@@ -129,7 +134,18 @@ class Plain:
 
     def sql(self, *statements: str, port: int | None = None) -> str:
         words = [word for each in statements for word in ("-c", each)]
-        argv = ("psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-h", str(self.folder), "-p", str(port or self.port), "-d", "postgres")
+        argv = (
+            "psql",
+            "-XAtq",
+            "-v",
+            "ON_ERROR_STOP=1",
+            "-h",
+            str(self.folder),
+            "-p",
+            str(port or self.port),
+            "-d",
+            "postgres",
+        )
         done = self.execute(*argv, *words)
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
@@ -146,11 +162,11 @@ class Plain:
 
 
 @contextlib.contextmanager
-def plain(endpoint: str) -> Iterator[Plain]:
+def plain(endpoint: str, kind: type[P]) -> Iterator[P]:
     """Without its server, which `initialise` makes."""
     folder = Path(tempfile.mkdtemp(prefix="lifeboat-unit-", dir="/var/tmp"))
     give(folder)
-    made = Plain(folder, endpoint)
+    made = kind(folder, endpoint)
     try:
         yield made
     finally:
