@@ -80,7 +80,7 @@ def _judge(each: Held, counted: set[str], newest: Held, limits: Limits, now: flo
         told = f"kept: {days:.1f} days old, of {limits.keep_days:g}"
     elif not limits.archive_class:
         made.remove.append(each.label)
-        told = f"goes: {days:.1f} days old, and none of the newest {limits.keep_fulls}"
+        told = f"goes: {days:.1f} days old"
     elif limits.keep_archived_days and days > limits.keep_archived_days:
         made.remove.append(each.label)
         told = f"goes: {days:.1f} days old, of {limits.keep_archived_days:g}"

@@ -17,8 +17,8 @@ from archiver.store import COLD, Store, Stored
 Say = Callable[[str], None]
 LEAST_MOVED = 128 * 1024
 """Smaller objects cost more to move than they ever save: 40 kB are paid for beside each that is archived."""
-LEFT_OVER = timedelta(days=1)
-"""An upload that nobody has ended for so long was killed."""
+LEFT_OVER = timedelta(days=7)
+"""An upload that nobody has ended for so long was killed: no backup takes a week."""
 
 
 def retain(store: Store, limits: Limits, say: Say, *, remove: bool, dry_run: bool = False) -> dict[str, Any]:

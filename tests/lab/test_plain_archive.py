@@ -257,7 +257,12 @@ async def test_a_store_that_is_silent_is_given_up_in_time(desk: Desk, tmp_path: 
 
 @pytest.mark.parametrize(
     ("kind", "said"),
-    [("500", "InternalError"), ("503", "SlowDown"), ("403", "must let these credentials in"), ("cut", "total bytes expected")],
+    [
+        ("500", "InternalError"),
+        ("503", "SlowDown"),
+        ("403", "must let these credentials in"),
+        ("cut", "total bytes expected"),
+    ],
 )
 async def test_a_store_in_trouble_never_ends_recovery(desk: Desk, tmp_path: Path, kind: Any, said: str) -> None:
     """PostgreSQL takes 1 to 125 for the end of the archive."""
@@ -532,6 +537,23 @@ def test_a_backup_without_its_wal_is_none(desk: Desk) -> None:
     for key in left:
         desk.client.delete_object(Bucket=BUCKET, Key=f"unit/{key}")
     assert not any(key.endswith("backup.json") for key in left)
+
+
+def test_retention_removes_what_is_kept_no_longer_and_no_upload_that_is_under_way(desk: Desk, label: str) -> None:
+    desk.well("backup")
+    *older, newest = desk.labels()
+    assert label in older
+    upload = desk.client.create_multipart_upload(Bucket=BUCKET, Key="unit/base/20200101-000000F/base.tar.gz")
+    try:
+        found = json.loads(desk.well("expire", "--keep-fulls=1", "--json"))
+        assert found["removed"]["backups"] == older
+        assert desk.labels() == [newest]
+        (start,) = [each["archive"]["start"] for each in desk.stanza()["backup"]]
+        assert min(key for key in desk.keys("wal/") if len(key) == 28) == f"wal/{start}"
+        uploads = desk.client.list_multipart_uploads(Bucket=BUCKET)["Uploads"]
+        assert [each["UploadId"] for each in uploads] == [upload["UploadId"]]
+    finally:
+        desk.client.abort_multipart_upload(Bucket=BUCKET, Key=upload["Key"], UploadId=upload["UploadId"])
 
 
 def test_a_stanza_that_is_not_this_file_s_is_missing(desk: Desk) -> None:
