@@ -147,10 +147,18 @@ class Unpacker:
         self._read, self.of, self.packed = read, of, packed
         self._unpacker: Any = None
         self._rest = b""
+        self._block = b""
+        self._at = 0
 
     def read(self, count: int) -> bytes:
-        if not self.packed:
-            return self._read(count)
+        """At most so much; nothing at the end. Small files are many, so that none of them costs a block."""
+        if self._at >= len(self._block):
+            self._block, self._at = self._more() if self.packed else self._read(READ), 0
+        found = self._block[self._at : self._at + count]
+        self._at += len(found)
+        return found
+
+    def _more(self) -> bytes:
         while True:
             data = self._rest or self._read(READ)
             if not data and self._unpacker is None:
@@ -158,7 +166,7 @@ class Unpacker:
             if self._unpacker is None:
                 self._unpacker = zlib.decompressobj(31)
             try:
-                found: bytes = self._unpacker.decompress(data, count)
+                found: bytes = self._unpacker.decompress(data, READ)
             except zlib.error as error:
                 raise Damaged(f"{self.of} can't be unpacked: {error}") from error
             if not data and not found:

@@ -391,10 +391,39 @@ def test_it_is_restored_and_recovers_to_the_newest_row(desk: Desk, label: str) -
     (copy / "recovery.signal").touch()
     desk.start(copy)
     try:
-        assert desk.sql("SELECT n FROM later", port=desk.port + 1) == "42"
+        end = time.monotonic() + 60
+        while desk.sql("SELECT pg_is_in_recovery()", port=desk.port + 1) == "t":
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        assert desk.sql("SELECT DISTINCT n FROM later", port=desk.port + 1) == "42"
     finally:
         desk.stop(copy)
         shutil.rmtree(copy)
+
+
+async def test_a_restore_that_was_killed_goes_on_with_what_is_there(desk: Desk, tmp_path: Path) -> None:
+    desk.sql("CREATE TABLE large AS SELECT n, repeat(md5(n::text), 30) AS x FROM generate_series(1, 60000) n")
+    desk.well("backup")
+    label, copy = desk.labels()[-1], desk.folder / "copy"
+    chunks = json.loads(desk.key(f"base/{label}/index.json"))["tars"]["base.tar.gz"]
+    assert len(chunks) > 1
+    words = ("restore", "--delta", f"--set={label}", f"--pg1-path={copy}")
+    async with unlucky(desk, tmp_path) as (store, ini):
+        # The first part comes, and no other.
+        store.has("held", "base.tar.gz", since=lambda: any("base.tar.gz" in each for each in store.asked[:-1]))
+        restoring = desk.begin(*desk.argv(*words, ini=ini))
+        whole = copy / chunks[0]["files"][-1]
+        async with asyncio.timeout(30):
+            while not whole.exists() or not whole.stat().st_size:
+                await asyncio.sleep(0.05)
+        os.kill(restoring.pid, signal.SIGKILL)
+        await asyncio.to_thread(restoring.wait, 10)
+    before = {name: (copy / name).stat().st_mtime_ns for name in chunks[0]["files"][:-1]}
+    desk.well(*words)
+    assert {name: (copy / name).stat().st_mtime_ns for name in before} == before
+    assert desk.execute("pg_verifybackup", "-n", str(copy)).returncode == 0
+    shutil.rmtree(copy)
+    desk.sql("DROP TABLE large")
 
 
 def test_without_delta_nothing_is_written_over(desk: Desk, label: str) -> None:
