@@ -3,15 +3,17 @@
 #
 #   env REPOSITORY_PROGRAM=… sh -c 'eval "$1"' lifeboat-backup THIS DATA BIN KEEP CONFIG VERB …
 #
-# Lines that begin with `::` are the answer, `::name=value`; anything else is for people. POSIX sh, awk and pgBackRest. In
-# KEEP: `job/`, the newest backup, or the newest removal.
+# Lines that begin with `::` are the answer, `::name=value`; anything else is for people. POSIX sh, awk and pgBackRest, or
+# what speaks its language (lifeboat-archive). In KEEP: `job/`, the newest backup, or the newest removal.
 #
-# The environment: pgBackRest's REPOSITORY_PROGRAM, REPOSITORY_CONFIG (which is CONFIG too), STANZA and REPOSITORY (its number).
+# The environment: REPOSITORY_PROGRAM, REPOSITORY_CONFIG (which is CONFIG too), STANZA and REPOSITORY (its number); REPOSITORY_NAME
+# as errors have it; RETENTION, words that say what is kept, where no file of the program's own does.
 set -u
 umask 077
 script=$1 data=$2 bin=$3 keep=$4 config=$5 verb=$6
 shift 6
 label=lifeboat-backup
+keeper=${REPOSITORY_NAME:-pgBackRest}
 export LC_ALL=C TZ=UTC PATH="$bin:/usr/local/bin:/usr/bin:/bin"
 unset PGDATA PGHOST PGPORT PGUSER PGPASSWORD PGSERVICE PGOPTIONS
 
@@ -24,7 +26,7 @@ reading() { pgbackrest --log-level-file=off --log-level-console=error "$@"; }
 # Into $printed.out, or the end: what pgBackRest says is in either of the two. Its listing of nothing is no error.
 printed() {
   reading "$@" > "$printed.out" 2> "$printed" ||
-    die "pgBackRest can't read its repository: $(cat "$printed" "$printed.out" | tr '\n' ' ' | tail -c 400)"
+    die "$keeper can't read its repository: $(cat "$printed" "$printed.out" | tr '\n' ' ' | tail -c 400)"
 }
 with_files() { printed=$(mktemp) && trap 'rm -f "$printed" "$printed.out" "$printed.all"' EXIT || die "no temporary file can be made"; }
 
@@ -57,7 +59,7 @@ archive() {
     cat "$printed.out" > "$printed.all"
   fi
   # `.partial` files, of a timeline that was left, are none.
-  tr '}' '\n' < "$printed.all" | sed -n 's/.*["/]\([0-9A-F]\{24\}\)-[0-9a-f]\{40\}[^"]*":{.*"size":\([0-9]*\).*/\1 \2/p' |
+  tr '}' '\n' < "$printed.all" | sed -n 's/.*["/]\([0-9A-F]\{24\}\)\(-[0-9a-f]\{40\}[^"]*\)\{0,1\}":{.*"size":\([0-9]*\).*/\1 \3/p' |
     sort -u -k 1,1 | awk -v size="$2" -v from="$3" -v to="$4" '
     function number(hex,   i, n) { n = 0; for (i = 1; i <= length(hex); i++) n = n * 16 + index("0123456789ABCDEF", substr(hex, i, 1)) - 1; return n }
     function told() { if (first != "") printf "::stretch=%s;%s;%d;%.0f\n", first, last, files, bytes }
@@ -88,7 +90,7 @@ take() {
 backup() {
   pgbackrest --log-level-console=detail "--type=$1" --no-expire-auto backup
   code=$?
-  [ $code = 0 ] || { say exit $code; die "pgBackRest's backup exited $code"; }
+  [ $code = 0 ] || { say exit $code; die "$keeper's backup exited $code"; }
   sed -n 's/.* new backup label = \([0-9A-Z_-]*\).*/::label=\1/p' "$keep/job/log" | tail -n 1
   say done 1
 }
@@ -107,10 +109,11 @@ progress() {
 
 # What retention no longer keeps is removed, backups and WAL.
 expire() {
-  pgbackrest --log-level-console=info expire
+  pgbackrest --log-level-console=info ${RETENTION:-} expire
   code=$?
-  [ $code = 0 ] || { say exit $code; die "pgBackRest's expire exited $code"; }
+  [ $code = 0 ] || { say exit $code; die "$keeper's expire exited $code"; }
   sed -n 's/.* WARN: /::warning=/p' "$keep/job/log" | head -n 3
+  sed -n 's/.* INFO: class \([A-Z_]*\) \([0-9]*\) objects \([0-9]*\) bytes$/::class=\1;\3/p' "$keep/job/log"
   say done 1
 }
 

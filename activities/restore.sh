@@ -3,16 +3,18 @@
 #   env REPOSITORY_PROGRAM=… sh -c 'eval "$1"' lifeboat-restore THIS DATA BIN KEEP CONFIG VERB …
 #
 # Lines that begin with `::` are the answer, `::name=value`; anything else is for people. POSIX sh, awk, PostgreSQL's own
-# programs and pgBackRest. KEEP is the copy's own folder: `owner` the run that it belongs to, `data/` the cluster,
-# `postgresql.conf`, `hba` and `fetch` ours, `fetched` every file that recovery asked for and what came of it, `wal/` what
+# programs and pgBackRest, or what speaks its language (REPOSITORY_KIND plain: lifeboat-archive). KEEP is the copy's own
+# folder: `owner` the run that it belongs to, `data/` the cluster, `postgresql.conf`, `hba` and `fetch` ours, `fetched` every file that recovery asked for and what came of it, `wal/` what
 # was fetched to be read, `sock/` the only way in, `job/` the newest job.
 #
-# The environment: pgBackRest's REPOSITORY_PROGRAM, REPOSITORY_CONFIG, STANZA and REPOSITORY (its number); OWN_ROLE, the service's.
+# The environment: REPOSITORY_PROGRAM, REPOSITORY_CONFIG, STANZA and REPOSITORY (its number), REPOSITORY_NAME as errors have it;
+# OWN_ROLE, the service's.
 set -u
 umask 077
 script=$1 data=$2 bin=$3 keep=$4 config=$5 verb=$6
 shift 6
 label=lifeboat-restore
+kind=${REPOSITORY_KIND:-pgbackrest} keeper=${REPOSITORY_NAME:-pgBackRest}
 memory=/dev/shm/$label-$(basename "$keep")
 export LC_ALL=C TZ=UTC PATH="$bin:/usr/local/bin:/usr/bin:/bin"
 unset PGDATA PGHOST PGPORT PGUSER PGPASSWORD PGSERVICE PGOPTIONS
@@ -25,14 +27,20 @@ repository() {
 
 # To have WAL without a restored cluster: pgBackRest asks which one it is for, of a folder that has its pg_control.
 wal() {
-  repository "--pg1-path=$keep/probe" "--lock-path=$keep/lock" --log-level-console=warn archive-get "$@"
+  got=$(repository "--pg1-path=$keep/probe" "--lock-path=$keep/lock" --log-level-console=warn archive-get "$@")
+  code=$?
+  [ -z "$got" ] || printf '%s\n' "$got"
+  case $kind:$code:$got in plain:1:*"$ABSENT"*) return 1 ;; plain:1:*) return 255 ;; esac
+  return $code
 }
+# A Python that can't start exits 1 as well, which says nothing about the archive: it is believed with these words alone.
+ABSENT='is not in the archive'
 
 # What the repository holds, as pgBackRest's JSON: its backups; or, of one BACKUP, its databases.
 info() {
   said=$(mktemp) && trap 'rm -f "$said" "$said.out"' EXIT || die "no temporary file can be made"
   repository --log-level-console=error --output=json ${1:+"--set=$1"} info > "$said.out" 2> "$said" ||
-    die "pgBackRest can't read its repository: $(cat "$said" "$said.out" | tr '\n' ' ' | tail -c 400)"
+    die "$keeper can't read its repository: $(cat "$said" "$said.out" | tr '\n' ' ' | tail -c 400)"
   { printf '::info='; tr -d '\n' < "$said.out"; printf '\n'; } > "$said"
   answers "$said"
   say done 1
@@ -43,6 +51,8 @@ probe() {
   if [ -e "$keep/owner" ] && [ "$(cat "$keep/owner")" != "$1" ]; then die "$keep belongs to $(cat "$keep/owner")"; fi
   mkdir -p "$keep/sock" "$keep/spool" "$keep/lock" "$keep/wal" || die "$keep can't be made"
   printf '%s' "$1" > "$keep/owner" && flush "$keep/owner" "$keep" || die "$keep/owner not written"
+  # A plain archive asks for no cluster: WAL says itself which one it is of.
+  if [ "$kind" = plain ]; then say done 1; return; fi
   if [ -e "$keep/probe/global/pg_control" ]; then say done 1; return; fi
   backup=$2
   shift 2
@@ -51,7 +61,7 @@ probe() {
   from=$memory
   catalogue "$from" "$backup" "$@" ||
     { grep -q "$memory" "$keep/probe.said" && from=$keep/probe.new && catalogue "$from" "$backup" "$@"; } ||
-    die "pgBackRest can't read its repository: $(tr '\n' ' ' < "$keep/probe.said" | tail -c 400)"
+    die "$keeper can't read its repository: $(tr '\n' ' ' < "$keep/probe.said" | tail -c 400)"
   cp "$from/global/pg_control" "$keep/probe.one/global/" && flush "$keep/probe.one/global/pg_control" && rm -rf "$from" && mv "$keep/probe.one" "$keep/probe" || die "$keep/probe not kept"
   say done 1
 }
@@ -86,7 +96,7 @@ segments() {
     archived "archive/$STANZA/$1/$folder"
     cat "$said" >> "$said.all"
   done
-  [ ! -e "$said.all" ] || sed -n 's/^\([0-9A-F]\{24\}\)-.*/\1/p' "$said.all" | sort -u | awk -v from="$3" -v size="$4" '
+  [ ! -e "$said.all" ] || sed -n 's/^\([0-9A-F]\{24\}\)\(-.*\)\{0,1\}$/\1/p' "$said.all" | sort -u | awk -v from="$3" -v size="$4" '
     function number(hex,   i, n) { n = 0; for (i = 1; i <= length(hex); i++) n = n * 16 + index("0123456789ABCDEF", substr(hex, i, 1)) - 1; return n }
     substr($0, 1) < substr(from, 1) { next }  # by text: 0000000100000000000000E0 is a number as well
     { at = number(substr($0, 9, 8)) * (4294967296 / size) + number(substr($0, 17, 8)) }
@@ -108,7 +118,7 @@ timelines() {
 
 # Into the file $said, what there is at a path of the repository: PATH FILTER. A list that failed is no empty one.
 archived() {
-  repository --log-level-console=error ${2:+"--filter=$2"} repo-ls "$1" > "$said" 2>&1 || die "pgBackRest can't list the archive: $(tr '\n' ' ' < "$said" | tail -c 400)"
+  repository --log-level-console=error ${2:+"--filter=$2"} repo-ls "$1" > "$said" 2>&1 || die "$keeper can't list the archive: $(tr '\n' ' ' < "$said" | tail -c 400)"
 }
 
 # Where the copy's folder may be a file system of its own.
@@ -142,7 +152,7 @@ restore() {
   repository "--pg1-path=$data" "--lock-path=$keep/lock" --log-level-console=detail \
     --tablespace-map-all="$keep/spaces" "$@" restore
   code=$?
-  [ $code = 0 ] || die "pgBackRest's restore exited $code"
+  [ $code = 0 ] || die "$keeper's restore exited $code"
   # Nothing of the source's own settings: they name archives, standbys and libraries.
   rm -f "$data/standby.signal" "$data/recovery.signal" "$data/postmaster.pid"
   : > "$data/postgresql.auto.conf"
@@ -213,6 +223,7 @@ fi
 said=\$(PGBACKREST_SPOOL_PATH="$keep/spool" "$REPOSITORY_PROGRAM" "--config=$REPOSITORY_CONFIG" "--stanza=$STANZA" "--repo=$REPOSITORY" \\
   "--pg1-path=$data" "--lock-path=$keep/lock" --log-level-file=off --log-level-console=error --log-level-stderr=off archive-get "\$1" "\$2")
 code=\$?
+case $kind:\$code:\$said in plain:1:*"$ABSENT"*) ;; plain:1:*) code=255 ;; esac
 echo "\$(date +%s) \$1 \$code" >> "$keep/fetched"
 case \$code in 0 | 1) exit \$code ;; *) printf '%s' "\$said" > "$keep/refused"; exit 255 ;; esac
 FETCH
@@ -290,7 +301,7 @@ fetch_wal() {
       if [ ! -e "$keep/wal/$name" ]; then
         wal "$name" "$keep/wal/$name.new"
         code=$?
-        [ $code = 0 ] || die "WAL file $name can't be had: pgBackRest's archive-get exited $code"
+        [ $code = 0 ] || die "WAL file $name can't be had: $keeper's archive-get exited $code"
         mv "$keep/wal/$name.new" "$keep/wal/$name" || die "$name not kept"
       fi
       echo "have $name"
@@ -375,7 +386,7 @@ history() {
   case $code in
     0) sed -n '/^[0-9]/s/^/::branch=/p' "$keep/wal/$1.history" ;;
     1) say none 1 ;;
-    *) die "pgBackRest's archive-get exited $code" ;;
+    *) die "$keeper's archive-get exited $code" ;;
   esac
   say done 1
 }

@@ -22,7 +22,7 @@ FIRST_NORMAL = 16384
 """The first oid that is not a system's own (FirstNormalObjectId)."""
 UNREAD = 99
 """`info`'s code of a repository that it could not read (src/command/info/info.c, INFO_STANZA_STATUS_CODE_OTHER)."""
-UNREADABLE = "pgBackRest"
+UNREADABLE = ("pgBackRest", "lifeboat-archive")
 """How an error of the repository, not of the host, begins."""
 
 
@@ -44,6 +44,9 @@ def sending(policy: BackupPolicy, config: str, to: str, **more: str) -> list[str
         "REPOSITORY_CONFIG": config,
         "STANZA": repository.stanza,
         "REPOSITORY": str(repository.repository),
+        "REPOSITORY_KIND": repository.kind,
+        "REPOSITORY_NAME": repository.called,
+        "RETENTION": " ".join(repository.retention_words()),
         **more,
     }
     argv = ["env", *(f"{name}={value}" for name, value in environment.items())]
@@ -126,6 +129,7 @@ def backups_of(info: str, stanza: str) -> tuple[list[Backup], str]:
             archive=archives.get(each["database"]["id"], ""),
             bytes=each["info"]["size"],
             kept_bytes=each["info"]["repository"]["delta"],
+            storage=each["info"]["repository"].get("class", ""),
             delta_bytes=each["info"]["delta"],
             broken=bool(each.get("error")),
         )
@@ -143,7 +147,7 @@ def _must_be_read(stanza: dict[str, Any]) -> None:
         # What another key makes of it has no good padding, or where that happens to be right, no format from the start.
         if stanza["cipher"] != "none" and ("CryptoError" in said or "outside of section at line 1:" in said):
             raise RestoreFailed(f"the repository can't be decrypted with this key ({stanza['cipher']})")
-        raise BackupsUnreadable(f"{UNREADABLE} can't read its repository: {' '.join(said.split())[-TOLD:]}")
+        raise BackupsUnreadable(f"{UNREADABLE[0]} can't read its repository: {' '.join(said.split())[-TOLD:]}")
 
 
 def databases_of(info: str, stanza: str) -> list[str]:

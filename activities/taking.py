@@ -180,7 +180,7 @@ async def _archived(order: ConfirmOrder, backup: Backup, first: str) -> tuple[li
 
 @activity.defn
 async def expire_backups(order: NodeBackupOrder) -> Expired:
-    """Remove what pgBackRest's own retention no longer keeps: done where there is nothing."""
+    """Remove, or archive, what retention no longer keeps: done where there is nothing."""
     stanza = order.policy.repository.stanza
 
     async def carry_out(*words: str) -> Answers:
@@ -199,4 +199,5 @@ async def expire_backups(order: NodeBackupOrder) -> Expired:
         left=[each.label for each in backups],
         oldest_wal=oldest_wal(info, stanza, backups[-1].archive) if backups else "",
         warnings=answers.get("warning", []),
+        classes={name: int(kept) for name, _, kept in (each.partition(";") for each in answers.get("class", []))},
     )

@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from schemas import control, topology, zones
+from schemas import backup, control, topology, zones
 from schemas.failures import TopologyInvalid
 from schemas.topology import Topology
 
@@ -143,7 +143,7 @@ def _kinds_in(children: dict[int | str, tuple[int, yaml.Node]]) -> set[object]:
     return (
         {children["kind"][1].value}
         if "kind" in children
-        else {control.DEFAULT_KIND, zones.DEFAULT_KIND, topology.DEFAULT_KIND}
+        else {backup.DEFAULT_KIND, control.DEFAULT_KIND, zones.DEFAULT_KIND, topology.DEFAULT_KIND}
     )
 
 

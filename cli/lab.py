@@ -96,7 +96,8 @@ def up(
         typer.Option(
             "--with",
             metavar="|".join(EXTRAS),
-            help="What runs beside the estate: jaeger takes the workers' traces, health answers for each service.",
+            help="What runs beside the estate: jaeger takes the workers' traces, health answers for each service;"
+            " plain keeps the backups in the plain layout.",
             autocompletion=lambda incomplete: [each for each in EXTRAS if each.startswith(incomplete)],
         ),
     ] = None,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from temporalio.client import Client
 
-from lab import backup, cache, network, node, processes, rabbit, storage
+from lab import backup, cache, network, node, plain, processes, rabbit, storage
 from lab.balancer import write_balancer
 from lab.binaries import Binaries
 from lab.errors import LabError
@@ -65,6 +65,9 @@ async def _start_first_estate(lab: Lab, say: Say) -> None:
     if "backup" in lab.parts:
         say("Object storage: a bucket for backups")
         await _start_first_storage(lab)
+        if plain.is_plain(lab):
+            say("lifeboat-archive: installed for the servers' user")
+            await asyncio.to_thread(plain.install, plain.program(lab).parent)
     if "database" in lab.parts:
         say("PostgreSQL: a primary is built" + (" and backed up" if "backup" in lab.parts else ""))
         verifiers = await build_pristine(lab)

@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from lab import plain
 from lab.binaries import find_program
 from lab.command import run
 from lab.config import template
@@ -25,7 +26,9 @@ _LIMIT_S = 120.0
 
 
 def command(lab: Lab, name: str, *words: str) -> list[str]:
-    """pgBackRest as it is run on a node, as the servers' user."""
+    """pgBackRest, or what the lab has in its place, as it is run on a node, as the servers' user."""
+    if plain.is_plain(lab):
+        return plain.command(lab, name, *words)
     program = str(find_program("pgbackrest"))
     return [program, f"--config={lab.paths.pgbackrest(name)}", f"--stanza={STANZA}", *words]
 
@@ -69,6 +72,9 @@ def _server(lab: Lab, node: Node, data: Path) -> str:
 
 def write_archiver(lab: Lab, node: Node, data: Path) -> None:
     """A server's pgBackRest as at the beginning: nothing is under way, and nothing is known of earlier attempts."""
+    if plain.is_plain(lab):
+        plain.write_archive(lab, node.name, node)
+        return
     _begin(lab, node.name)
     write_private(
         lab.paths.pgbackrest(node.name), pgbackrest_conf(lab, node.name) + _server(lab, node, data), server=True
@@ -80,8 +86,11 @@ def write_restores(lab: Lab) -> None:
     folder = lab.paths.node(RESTORES)
     shutil.rmtree(folder)
     folder.mkdir(mode=0o700)
-    _begin(lab, RESTORES)
-    write_private(lab.paths.pgbackrest(RESTORES), pgbackrest_conf(lab, RESTORES))
+    if plain.is_plain(lab):
+        plain.write_archive(lab, RESTORES)
+    else:
+        _begin(lab, RESTORES)
+        write_private(lab.paths.pgbackrest(RESTORES), pgbackrest_conf(lab, RESTORES))
     write_private(folder / "copy_back.pgpass", f"*:*:*:lifeboat_restore:{lab.secret('lifeboat_restore')}\n")
     give(folder)
 
@@ -95,23 +104,34 @@ def _begin(lab: Lab, name: str) -> None:
     give(folder)
 
 
+def config(lab: Lab, name: str) -> Path:
+    """The file that tells a node's program where the backups are."""
+    return lab.paths.archive_ini(name) if plain.is_plain(lab) else lab.paths.pgbackrest(name)
+
+
+def _repository(lab: Lab) -> dict[str, Any]:
+    if plain.is_plain(lab):
+        return plain.declared(lab, HOME)
+    return {
+        "kind": "pgbackrest",
+        "stanza": STANZA,
+        "program": str(find_program("pgbackrest")),
+        "config": str(config(lab, HOME)),
+    }
+
+
 def declaration(lab: Lab) -> dict[str, Any]:
     """`backup` of the service in the lab's topology."""
     host, folder = lab.node(RESTORES), lab.paths.node(RESTORES)
     return {
-        "repository": {
-            "kind": "pgbackrest",
-            "stanza": STANZA,
-            "program": str(find_program("pgbackrest")),
-            "config": str(lab.paths.pgbackrest(HOME)),
-        },
+        "repository": _repository(lab),
         "host": {
             "kind": "folder",
             "name": RESTORES,
             "region": host.region,
             "directory": str(folder / "copies"),
             "bin": str(lab.pg_bin),
-            "config": str(lab.paths.pgbackrest(RESTORES)),
+            "config": str(config(lab, RESTORES)),
             "run_as": [str(lab.paths.control), "exec", RESTORES],
             "keep_free_bytes": 200_000_000,
             "host": host.host,
@@ -137,6 +157,7 @@ async def run_on(lab: Lab, name: str, *words: str, limit: float = _LIMIT_S) -> s
 
 async def take_first(lab: Lab) -> None:
     """The first backup, of the first primary, which must run and archive."""
-    await run_on(lab, HOME, "stanza-create")
-    await run_on(lab, HOME, "check")
+    if not plain.is_plain(lab):
+        await run_on(lab, HOME, "stanza-create")
+        await run_on(lab, HOME, "check")
     await run_on(lab, HOME, "backup", "--type=full")

@@ -37,6 +37,8 @@ def postgresql_conf(node: Node, sockets: str = "") -> str:
 def pg_hba_conf(lab: Lab) -> str:
     """With backups, the servers' own user may come in over a Unix socket as superuser."""
     local = "local all postgres peer map=lab\n" if "backup" in lab.parts else ""
+    # pg_basebackup's, where that takes the backups.
+    local += "local replication postgres peer map=lab\n" if "plain" in lab.extras else ""
     return local + template("pg_hba.conf").format(network=f"{lab.network}.0.0/16")
 
 

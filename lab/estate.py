@@ -183,7 +183,7 @@ def _member(lab: Lab, name: str) -> dict[str, Any]:
             "run_as": [command, "exec", name],
             "keep": str(lab.paths.kept(name)),
             **(
-                {"backup_config": str(lab.paths.pgbackrest(name)), "socket": str(lab.paths.node(name))}
+                {"backup_config": str(backup.config(lab, name)), "socket": str(lab.paths.node(name))}
                 if "backup" in lab.parts
                 else {}
             ),

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from lab import network, pointer, processes, routing
+from lab import network, plain, pointer, processes, routing
 from lab.assembly import Say, build, settle, start, start_estate
 from lab.binaries import Binaries, find_all
 from lab.errors import LabError
@@ -76,6 +76,8 @@ async def up(
     unknown = sorted(set(extras) - set(EXTRAS))
     if unknown:
         raise LabError(f"there is no {unknown[0]} to go with a lab; one of: {', '.join(EXTRAS)}")
+    if plain.EXTRA in extras and "backup" not in wanted.parts:
+        raise LabError(f"there are no backups in the profile {profile} that could be plain; take the profile backup")
     if netns:
         network.require_root()
     extras = [*wanted.extras, *extras]

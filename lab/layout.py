@@ -205,6 +205,8 @@ TWO_REGIONS = Shape(
 EXTRAS: dict[str, tuple[Planned, ...]] = {
     "jaeger": (Planned("jaeger", "jaeger", "traces", "", "0.4"),),
     "health": (Planned("health-east", "health", "health", "us-east-1", "1.61"),),
+    # No node: the profile's backups are kept otherwise (lab/plain.py).
+    "plain": (),
 }
 """What `--with` adds to a profile."""
 

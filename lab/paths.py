@@ -93,6 +93,10 @@ class Folder:
         """The configuration of a node's pgBackRest."""
         return self.node(name) / "pgbackrest.conf"
 
+    def archive_ini(self, name: str) -> Path:
+        """The same of its lifeboat-archive, where the lab has that."""
+        return self.node(name) / "archive.ini"
+
     def log(self, name: str) -> Path:
         return self.root / "logs" / f"{name}.log"
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, StringConstraints, model_validator
+from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, StringConstraints, model_validator
 
 from schemas.base import Declared, Name
 from schemas.cron import CronText
@@ -35,6 +35,84 @@ class PgBackRest(Declared):
     config: AbsolutePath = "/etc/pgbackrest/pgbackrest.conf"
     repository: PositiveInt = 1
 
+    @property
+    def called(self) -> str:
+        """Who keeps it, as errors name it."""
+        return "pgBackRest"
+
+    def retention_words(self) -> list[str]:
+        """Its own file says what is kept."""
+        return []
+
+
+ColdClass = Literal["GLACIER", "DEEP_ARCHIVE"]
+"""Classes of S3 whose objects are thawed before they can be read: hours."""
+
+
+class Retention(Declared):
+    """What is kept of a plain archive. What is no longer kept goes to `archive_class`, or where none is named, goes;
+    the newest good backup never does, nor WAL that a kept backup needs.
+    """
+
+    keep_fulls: PositiveInt | None = None
+    """The newest so many,"""
+    keep_days: PositiveFloat | None = None
+    """and those that are younger."""
+    archive_class: ColdClass | None = None
+    keep_archived_days: PositiveFloat | None = None
+    """What is older goes from there too; never where it is left out."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Retention:
+        if self.keep_fulls is None and self.keep_days is None:
+            raise ValueError("name `keep_fulls`, `keep_days`, or both: nothing would be kept but the newest backup")
+        if self.keep_archived_days is not None and self.archive_class is None:
+            raise ValueError("keep_archived_days: no `archive_class` is named that anything could be kept in")
+        if self.keep_archived_days is not None and self.keep_archived_days <= (self.keep_days or 0):
+            raise ValueError("keep_archived_days: it ends before `keep_days`, so that nothing would ever be archived")
+        return self
+
+    def words(self) -> list[str]:
+        return [f"--{name.replace('_', '-')}={value}" for name, value in self.model_dump(exclude_none=True).items()]
+
+
+class PlainS3(Declared):
+    """Backups and WAL as plain objects of a bucket, which `lifeboat-archive` keeps: full backups alone. `config` is its
+    file on the restore host and on every member; a member whose file is elsewhere says so in its `data`.
+    """
+
+    kind: Literal["plain"] = "plain"
+    stanza: str = Field(min_length=1)
+    """The name that `config` has for it."""
+    program: AbsolutePath = "/usr/local/bin/lifeboat-archive"
+    config: AbsolutePath = "/etc/lifeboat/archive.ini"
+    retention: Retention | None = None
+    """All is kept, for ever, where it is left out."""
+
+    @property
+    def repository(self) -> int:
+        return 1
+
+    @property
+    def called(self) -> str:
+        return "lifeboat-archive"
+
+    def retention_words(self) -> list[str]:
+        return self.retention.words() if self.retention is not None else []
+
+
+DEFAULT_KIND = "pgbackrest"
+
+
+def _kind_by_default(given: Any) -> Any:
+    return {"kind": DEFAULT_KIND, **given} if isinstance(given, dict) else given
+
+
+KeptIn = Annotated[
+    Annotated[PgBackRest | PlainS3, Field(discriminator="kind")],
+    BeforeValidator(_kind_by_default),
+]
+
 
 class FolderHost(Declared):
     """A machine that copies are restored on, beside the service: a folder where the worker of its region runs.
@@ -50,7 +128,7 @@ class FolderHost(Declared):
     bin: AbsolutePath
     """The folder of PostgreSQL's own programs, of the service's major version."""
     config: AbsolutePath | None = None
-    """pgBackRest's file here, where it is another one than the members'."""
+    """The repository's `config` here, where it is another one than the members'."""
     run_as: list[str] = Field(default_factory=list)
     """Words before each command that make it the servers' user, for instance `[sudo, -n, -u, postgres]`."""
     keep_free_bytes: int = Field(default=1 << 30, ge=0)
@@ -101,7 +179,7 @@ class CopyBack(Declared):
 class BackupPolicy(Declared):
     """Where a service's backups are, and how it is proved that they restore."""
 
-    repository: PgBackRest
+    repository: KeptIn
     host: FolderHost
     checks: list[OwnerQuery] = Field(default_factory=list)
     newest: list[NewestRow] = Field(default_factory=list)
@@ -115,7 +193,7 @@ class BackupPolicy(Declared):
     full_every_s: PositiveFloat = 7 * 86400.0
     """A backup is a full one where the newest full is older than this;"""
     between: Literal["diff", "incr"] = "incr"
-    """and of this kind in between."""
+    """and of this kind in between; a plain archive has full ones only."""
     take_every: Every | None = None
     """How often `lifeboat schedules apply` has one taken; never by itself where it is left out."""
     verify_every: Every | None = None

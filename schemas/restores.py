@@ -29,10 +29,12 @@ class Backup(Fact):
     """Of the cluster,"""
     kept_bytes: int
     """and of what the repository keeps for this backup alone."""
+    storage: str = ""
+    """S3's class of it, where that is told: what is in GLACIER or DEEP_ARCHIVE must be thawed first."""
     delta_bytes: int = 0
     """Of the files that were copied for it."""
     broken: bool = False
-    """pgBackRest found bad pages while it was taken."""
+    """Bad pages were found while it was taken."""
 
     @property
     def timeline(self) -> int:
@@ -225,7 +227,7 @@ class CopyFacts(Fact):
     refused: dict[str, int] = {}
     """Files that it asked for and did not get, with the last exit code: 1 there is none, else it could not be had."""
     why: str = ""
-    """What pgBackRest said of the last of them that could not be had."""
+    """What was said of the last of them that could not be had."""
     fatal: list[str] = []
     ended_at: str = ""
     """The last commit that a recovery which ran out of WAL had seen."""

@@ -39,7 +39,7 @@ class ConfirmOrder(NodeBackupOrder):
 
 
 class Inventory(Fact):
-    """What the repository holds, as the leader's node sees it. `why`: what pgBackRest says where it can't be used."""
+    """What the repository holds, as the leader's node sees it. `why`: what its keeper says where it can't be used."""
 
     member: str
     backups: list[Backup] = []
@@ -83,12 +83,14 @@ class Confirmed(Fact):
 
 
 class Expired(Fact):
-    """What retention removed, what is left, and what pgBackRest warns of."""
+    """What retention removed, what is left, and what is warned of."""
 
     removed: list[str] = []
     left: list[str] = []
     oldest_wal: str = ""
     warnings: list[str] = []
+    classes: dict[str, int] = {}
+    """Bytes that are stored then, by S3's classes, where that is told."""
 
 
 class BackupEvidence(Fact):
@@ -112,6 +114,8 @@ class BackupEvidence(Fact):
     left: list[str] = []
     oldest_wal: str = ""
     """and the first WAL file that is still kept."""
+    classes: dict[str, int] = {}
+    """All that is stored, in bytes by S3's classes, where that is told."""
 
 
 class Verification(Fact):

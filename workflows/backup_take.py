@@ -115,7 +115,7 @@ class BackupTake(Looking):
             MANIFEST: f"about how many rows each table of {self.seen.member} has, into lifeboat.manifest",
             TAKE: f"{self.due}, from {self.seen.member}, since {self.taken.reason}; in about {expected:.0f} s at most",
             CONFIRM: "as the repository lists it, and its WAL in the archive",
-            EXPIRE: "what pgBackRest's own retention no longer keeps",
+            EXPIRE: policy.retention_text(self.backups),
             NOTIFY: f"told: {', '.join(target.name for target in self.estate.service.notify) or 'nobody'}",
         }
 
@@ -137,8 +137,9 @@ class BackupTake(Looking):
         seen = await self.do(
             taking.look_at_inventory, NodeBackupOrder(**self.order()), limit=60, total=180, heartbeat=10
         )
+        keeper = self.backups.repository.called
         if seen.why:
-            raise Ended("refused", f"{seen.member}: pgBackRest says {seen.why}; the backups' owner must see to it")
+            raise Ended("refused", f"{seen.member}: {keeper} says {seen.why}; the backups' owner must see to it")
         kind, reason = policy.choose_kind(request.kind, seen, self.backups, workflow.now())
         if kind is None:
             raise Ended("refused", reason)
@@ -269,12 +270,13 @@ class BackupTake(Looking):
             self.unprotected.append(f"what is kept no longer was not removed: {reason_of(error)}")
             return "nothing was removed"
         gone = policy.removed(self.seen.backups, self.taken.backup.label, found)
-        self.note_evidence(removed=gone, left=found.left, oldest_wal=found.oldest_wal)
+        self.note_evidence(removed=gone, left=found.left, oldest_wal=found.oldest_wal, classes=found.classes)
         for each in found.warnings:
-            self.note(f"pgBackRest warns: {each}")
+            self.note(f"{self.backups.repository.called} warns: {each}")
         told = f"removed: {', '.join(gone)}" if gone else "nothing is to go"
         if found.oldest_wal != self.seen.oldest_wal and self.seen.oldest_wal:
             told += f"; WAL before {found.oldest_wal}"
+        told += "".join(f"; {name}: {_bytes(kept)}" for name, kept in found.classes.items())
         return f"{told}; {len(found.left)} backups are kept" + "".join(f"; {each}" for each in found.warnings)
 
     def note_evidence(self, **more: Any) -> None:

@@ -166,7 +166,9 @@ class Restoring(Looking):
     async def restore(self, backup: Backup) -> str:
         self.backup = backup
         self.rounds += 1
-        limit = policy.time_limit(backup.bytes, self.backups.rate_bytes_s)
+        limit = policy.time_limit(backup.bytes, self.backups.rate_bytes_s, backup.storage)
+        if backup.storage in policy.THAW_S:
+            self.note(f"{backup.label} is in {backup.storage}: it is thawed first, which takes hours")
         began = workflow.now()
         await self.on_host(
             restoring.restore_backup, RestoreOrder(**self.order(), backup=backup, round=self.rounds), limit=limit

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import ssl
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from typing import Any, Literal
 
 from lab.authority import certificates
 
-Kind = Literal["500", "503", "403", "slow", "cut", "changed", "held"]
+Kind = Literal["500", "503", "403", "slow", "cut", "changed", "held", "lost"]
 SLOW_S = 3.0
 _CALL_S = 60.0
 _BODY = b'<?xml version="1.0" encoding="UTF-8"?><Error><Code>%b</Code><Message>bad luck</Message></Error>'
@@ -24,7 +25,7 @@ class Luck:
     """What comes of requests for objects whose path has `part`: of `times` of them, or of all until `over`.
 
     `since`: not before this holds. `slow`: seconds late. `cut`: half of the body. `changed`: one byte of it is another.
-    `held`: until `over`.
+    `held`: until `over`. `lost`: it is done, and the answer is that it was not.
     """
 
     kind: Kind
@@ -45,7 +46,7 @@ class Luck:
 class BadStore:
     """Answers at `port` of 127.0.0.1, by TLS, with a certificate that `authority` vouches for."""
 
-    def __init__(self, folder: Path, host: str, port: int, trusted: Path) -> None:
+    def __init__(self, folder: Path, host: str, port: int, trusted: Path | None) -> None:
         self.host, self.real = "127.0.0.1", (host, port)
         self.port = 0
         self.lucks: list[Luck] = []
@@ -58,7 +59,7 @@ class BadStore:
         pair.write_text(key + certificate, encoding="ascii")
         self.serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.serving.load_cert_chain(pair)
-        self.asking = ssl.create_default_context(cafile=trusted)
+        self.asking = ssl.create_default_context(cafile=trusted) if trusted is not None else None
 
     def has(self, kind: Kind, part: str, times: int | None = None, **more: Any) -> Luck:
         """Bad luck from now on."""
@@ -70,7 +71,7 @@ class BadStore:
         server: asyncio.StreamWriter | None = None
         try:
             while True:
-                head, body = await _message(reader)
+                head, body = await _message(reader, continues=writer)
                 method, target, _ = head.split(b"\r\n", 1)[0].decode().split(" ", 2)
                 self.asked.append(f"{method} {target}")
                 luck = next((each for each in self.lucks if each.is_for(method, target)), None)
@@ -90,6 +91,10 @@ class BadStore:
                 server.write(head + body)
                 await server.drain()
                 head, body = await _message(from_server, answers=method)
+                if luck is not None and luck.kind == "lost":
+                    writer.write(_refusal("500"))
+                    await writer.drain()
+                    continue
                 if luck is not None and luck.kind == "changed" and body:
                     middle = len(body) // 2
                     body = body[:middle] + bytes([body[middle] ^ 0xFF]) + body[middle + 1 :]
@@ -115,9 +120,19 @@ def _refusal(kind: str) -> bytes:
     return "\r\n".join(lines).encode() + body
 
 
-async def _message(reader: asyncio.StreamReader, *, answers: str | None = None) -> tuple[bytes, bytes]:
-    """Head and body of a request, or of the answer to one of this method. A body in chunks stays as it came."""
+async def _message(
+    reader: asyncio.StreamReader, *, answers: str | None = None, continues: asyncio.StreamWriter | None = None
+) -> tuple[bytes, bytes]:
+    """Head and body of a request, or of the answer to one of this method. A body in chunks stays as it came.
+
+    `continues`: to whom it is said that the body is waited for, where that is asked (RFC 9110, 10.1.1).
+    """
     head = await reader.readuntil(b"\r\n\r\n")
+    asked = re.sub(rb"(?i)\r\nexpect: 100-continue", b"", head)
+    if continues is not None and asked != head:
+        continues.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        await continues.drain()
+        head = asked
     first, *lines = head.decode("latin-1").split("\r\n")
     fields = dict(line.lower().split(": ", 1) for line in lines if ": " in line)
     if answers == "HEAD" or (answers is not None and first.split(" ")[1] in ("204", "304")):
@@ -135,8 +150,8 @@ async def _message(reader: asyncio.StreamReader, *, answers: str | None = None) 
 
 
 @contextlib.asynccontextmanager
-async def bad_store(folder: Path, host: str, port: int, trusted: Path) -> AsyncIterator[BadStore]:
-    """Before the store at `host` and `port`, for whom `trusted` vouches; well as long as nothing is said."""
+async def bad_store(folder: Path, host: str, port: int, trusted: Path | None) -> AsyncIterator[BadStore]:
+    """Before the store at `host` and `port`, for whom `trusted` vouches (None: without TLS); well until it is said."""
     made = BadStore(folder, host, port, trusted)
     server = await asyncio.start_server(made.serve_quietly, made.host, 0, ssl=made.serving)
     made.port = server.sockets[0].getsockname()[1]

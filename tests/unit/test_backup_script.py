@@ -85,6 +85,24 @@ def test_stretches_are_told_by_their_names_and_not_by_their_numbers(folder: Path
     assert (total.files, total.kept_bytes) == (5 + 29 + 2, 100 * (5 + 29 + 2))
 
 
+def test_a_plain_archive_calls_wal_by_its_name_alone(folder: Path) -> None:
+    kept = [f"0000000100000000/{wal(number)}" for number in (3, 4, 6)]
+    kept += [f"0000000100000000/{wal(7)}.partial", f"0000000100000000/{wal(3)}.00000028.backup", "00000002.history"]
+    told = {name: {"type": "file", "size": 100} for name in kept}
+    (folder / "kept/all").write_text(
+        json.dumps({".": {"type": "path"}} | told, separators=(",", ":")), encoding="utf-8"
+    )
+    stretches, total = stretches_of(tell(folder, "archive", "plain", str(SEGMENT), wal(3)[8:], ""))
+    assert [(each.first, each.last) for each in stretches] == [(wal(3), wal(4)), (wal(6), wal(6))]
+    assert (total.files, total.kept_bytes) == (3, 300)
+    name = f"{1:08X}{0:08X}"
+    (folder / f"kept/{name}").touch()
+    names = "\n".join(each.rpartition("/")[2] for each in kept)
+    (folder / f"kept/{name}.names").write_text(names + "\n", encoding="utf-8")
+    found = tell(folder, "segments", "plain", "00000001", wal(3), str(SEGMENT), name="restore.sh")
+    assert found["stretch"] == [f"{wal(3)};{wal(4)}", f"{wal(6)};{wal(6)}"]
+
+
 def test_so_are_those_that_a_restore_takes(folder: Path) -> None:
     name = f"{1:08X}{0:08X}"
     (folder / f"kept/{name}").touch()

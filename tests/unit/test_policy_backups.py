@@ -68,6 +68,37 @@ def test_what_is_due(there: list[Backup], due: str) -> None:
     assert reason
 
 
+def plain(**more: Any) -> BackupPolicy:
+    return declared(repository={"kind": "plain", "stanza": "counting-db", **more})
+
+
+def test_a_plain_archive_has_full_ones_only() -> None:
+    for there in ([], [backup()]):
+        assert backups.choose_kind(None, inventory(*there), plain(), NOW)[0] == "full"
+    assert backups.choose_kind("full", inventory(backup()), plain(), NOW) == ("full", "it was asked for")
+    kind, reason = backups.choose_kind("incr", inventory(backup()), plain(), NOW)
+    assert (kind, "full backups only" in reason) == (None, True)
+
+
+@pytest.mark.parametrize(
+    ("policy", "said"),
+    [
+        (declared(), "pgBackRest's own retention"),
+        (plain(), "no `retention` is declared"),
+        (
+            plain(retention={"keep_fulls": 4, "keep_days": 30}),
+            "the newest 4, what is younger than 30 days; the rest is removed",
+        ),
+        (
+            plain(retention={"keep_fulls": 4, "archive_class": "GLACIER", "keep_archived_days": 365}),
+            "the rest is archived in GLACIER, and removed after 365 days",
+        ),
+    ],
+)
+def test_what_retention_does_is_told(policy: BackupPolicy, said: str) -> None:
+    assert said in backups.retention_text(policy)
+
+
 def test_in_between_it_is_what_the_policy_says() -> None:
     kind, _ = backups.choose_kind(None, inventory(backup()), declared(between="diff"), NOW)
     assert kind == "diff"

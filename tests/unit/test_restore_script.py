@@ -83,9 +83,12 @@ class Host:
         path.write_text(text, encoding="utf-8")
         path.chmod(0o755)
 
+    kind = "pgbackrest"
+
     def environment(self) -> dict[str, str]:
         return dict(os.environ) | {
             "ROOT": str(self.root),
+            "REPOSITORY_KIND": self.kind,
             "REPOSITORY_PROGRAM": str(self.root / "bin" / "pgbackrest"),
             "REPOSITORY_CONFIG": "/etc/pgbackrest.conf",
             "STANZA": "unit",
@@ -462,6 +465,32 @@ class TestFetcher:
         assert self.run(host, fetch) == exits
         assert self.last(host) == [self.NAME, str(code)]
         assert exits == 1 or exits > 125
+
+    @pytest.mark.parametrize(
+        ("code", "said", "exits"),
+        [
+            (1, "s3://b/wal/x is not there: it is not in the archive", 1),
+            (1, "ModuleNotFoundError: No module named 'archiver'", 255),
+            (1, "", 255),
+            (255, "it is not in the archive", 255),
+        ],
+    )
+    def test_a_plain_archives_word_is_taken_and_its_code_is_not(
+        self, host: Host, code: int, said: str, exits: int
+    ) -> None:
+        """Python exits 1 as well where it can't start."""
+        host.kind = "plain"
+        host.program("postgres", "#!/bin/sh\n")
+        host.ask("restore", "F1")
+        host.ask("recover", "w1", "", TestRecover.TARGET)
+        host.program("pgbackrest", f'#!/bin/sh\necho "{said}"\nexit {code}\n')
+        assert self.run(host, host.keep / "fetch") == exits
+        assert self.last(host) == [self.NAME, str(exits)]
+        # The same of what is fetched to be read.
+        (host.keep / "wal").mkdir(exist_ok=True)
+        found = host.ask("history", "00000002")
+        assert ("none" in found) is (exits == 1), found
+        assert ("error" in found) is (exits == 255), found
 
     def test_a_file_that_is_there(self, host: Host, fetch: Path) -> None:
         (host.root / "wal").mkdir()

@@ -403,6 +403,16 @@ def test_a_backup_is_declared_with_little(tmp_path: Path) -> None:
     assert [each.expect for each in backup.checks] == ["t", "t"]
 
 
+def test_a_plain_archive_is_declared_with_little(tmp_path: Path) -> None:
+    declared = BACKUP.replace("stanza: counting", "kind: plain, stanza: counting")
+    file = tmp_path / "topology.yaml"
+    file.write_text(SMALL.replace("    routes:\n", declared + "    routes:\n"), encoding="utf-8")
+    backup = load_topology(file).database("counting-db").backup
+    assert backup is not None
+    assert (backup.repository.kind, backup.repository.config) == ("plain", "/etc/lifeboat/archive.ini")
+    assert backup.repository.retention_words() == []
+
+
 @pytest.mark.parametrize(
     ("old", "new", "told"),
     [

@@ -21,6 +21,10 @@ def choose_kind(
 
     pgBackRest makes a full one, in silence, of any other that has none to build upon.
     """
+    if policy.repository.kind == "plain":
+        if wanted not in (None, "full"):
+            return None, f"a plain archive has full backups only, and a {wanted} was asked for"
+        return "full", "it was asked for" if wanted else "a plain archive has no others"
     fulls = [each for each in seen.of_system() if each.kind == "full" and not each.broken]
     newest = fulls[-1] if fulls else None
     if wanted is not None:
@@ -38,6 +42,21 @@ def choose_kind(
 
 def _span(seconds: float) -> str:
     return f"{seconds / 86400:.1f} days" if seconds >= 86400 else f"{seconds / 3600:.1f} h"
+
+
+def retention_text(policy: BackupPolicy) -> str:
+    """What the step of removing does."""
+    if policy.repository.kind == "pgbackrest":
+        return "what pgBackRest's own retention no longer keeps"
+    declared = policy.repository.retention
+    if declared is None:
+        return "nothing: no `retention` is declared"
+    kept = [f"the newest {declared.keep_fulls}"] if declared.keep_fulls else []
+    kept += [f"what is younger than {declared.keep_days:g} days"] if declared.keep_days else []
+    then = f"archived in {declared.archive_class}" if declared.archive_class else "removed"
+    if declared.keep_archived_days:
+        then += f", and removed after {declared.keep_archived_days:g} days"
+    return f"kept: {', '.join(kept)}; the rest is {then}"
 
 
 def taken_meanwhile(kind: BackupKind, before: Sequence[Backup], now: Sequence[Backup]) -> Backup | None:
@@ -64,7 +83,7 @@ def prove(label: str, kind: BackupKind, found: Confirmed) -> list[Proof]:
         Proof(
             clause="no page was bad",
             ok=not backup.broken,
-            evidence="pgBackRest found bad pages" if backup.broken else "pgBackRest found none",
+            evidence="bad pages were found while it was taken" if backup.broken else "none was found",
         ),
         Proof(clause="it is of the kind that was due", ok=backup.kind == kind, evidence=f"{backup.kind}; due: {kind}"),
         Proof(

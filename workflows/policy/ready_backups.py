@@ -148,7 +148,7 @@ def _broken(view: BackupView) -> Iterator[Finding]:
             bad[-1] is view.backups[-1],
             "backup-broken",
             ", ".join(each.label for each in bad),
-            "pgBackRest found bad pages while it was taken: the server's own data is damaged, or was",
+            "bad pages were found while it was taken: the server's own data is damaged, or was",
             "the server's owner must check its pages (pg_amcheck, pg_checksums), then take a full backup",
         )
 

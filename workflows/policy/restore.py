@@ -338,9 +338,13 @@ def _whole(copy: CopyFacts, backup: Backup) -> Proof:
     )
 
 
-def time_limit(bytes_: int, rate: float) -> float:
-    """Seconds that a restore may take: three times what is expected of it, and a quarter of an hour."""
-    return 900.0 + 3 * bytes_ / rate
+THAW_S = {"GLACIER": 13 * 3600.0, "DEEP_ARCHIVE": 49 * 3600.0}
+"""The longest that objects of these classes take to be had back, and an hour (S3 User Guide, Archive retrieval)."""
+
+
+def time_limit(bytes_: int, rate: float, storage: str = "") -> float:
+    """Seconds that a restore may take: three times what is expected, a quarter of an hour, and what thawing takes."""
+    return 900.0 + 3 * bytes_ / rate + THAW_S.get(storage, 0.0)
 
 
 def rpo_of(newest: datetime | None, at: datetime | None) -> float | None:
