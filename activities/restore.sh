@@ -4,11 +4,13 @@
 #
 # Lines that begin with `::` are the answer, `::name=value`; anything else is for people. POSIX sh, awk, PostgreSQL's own
 # programs and pgBackRest, or what speaks its language (REPOSITORY_KIND plain: lifeboat-archive). KEEP is the copy's own
-# folder: `owner` the run that it belongs to, `data/` the cluster, `postgresql.conf`, `hba` and `fetch` ours, `fetched` every file that recovery asked for and what came of it, `wal/` what
-# was fetched to be read, `sock/` the only way in, `job/` the newest job.
+# folder: `owner` the run that it belongs to, `data/` the cluster, `postgresql.conf`, `hba` and `fetch` ours, `fetched` every
+# file that recovery asked for and what came of it, `wal/` what was fetched to be read, `coming/` what is being fetched for a
+# server that has a network of its own, `shared` why it has none, `good/` the files of a moment to come back to, `sock/` the
+# only way in, `job/` the newest job.
 #
-# The environment: REPOSITORY_PROGRAM, REPOSITORY_CONFIG, STANZA and REPOSITORY (its number), REPOSITORY_NAME as errors have it;
-# OWN_ROLE, the service's.
+# The environment: REPOSITORY_PROGRAM, REPOSITORY_CONFIG, STANZA and REPOSITORY (its number), REPOSITORY_NAME as errors have
+# it; OWN_ROLE, the service's; ISOLATION, `namespace` or `configuration`, or empty for the first where it can be had.
 set -u
 umask 077
 script=$1 data=$2 bin=$3 keep=$4 config=$5 verb=$6
@@ -127,6 +129,7 @@ room() {
   while [ ! -d "$at" ]; do at=$(dirname "$at"); done
   say room_kb "$(df -Pk "$at" | awk 'NR == 2 { print $4 }')"
   say used_kb "$(du -skx "$keep" 2>/dev/null | cut -f 1)"
+  bubble || say shared "$why"
   say done 1
 }
 
@@ -136,10 +139,10 @@ restore() {
   round=${2:-1}
   set -- "$1"
   if [ "$(cat "$keep/restored" 2>/dev/null)" = "$1 $round" ]; then say done 1; return; fi
-  if running; then "$bin/pg_ctl" -D "$data" -m immediate -w stop >/dev/null 2>&1 || die "the copy's server does not end"; fi
+  halt immediate
   # What this backup was restored to before is mended by its differences.
   [ ! -s "$keep/restored" ] || sed 's/ .*//' "$keep/restored" > "$keep/begun"
-  rm -f "$keep/restored" "$keep/fetched" "$keep/wanted"
+  rm -rf "$keep/restored" "$keep/fetched" "$keep/wanted" "$keep/good"
   mkdir -p "$data" || die "$data can't be made"
   set -- "$1" --delta
   # Of another backup, or of one that was not begun by this: nothing is to be kept.
@@ -181,7 +184,7 @@ limits() {
 recover() {
   [ -s "$keep/restored" ] || die "nothing is restored here"
   if [ "$(cat "$keep/wanted" 2>/dev/null)" = "$1" ] && running; then say done 1; return; fi
-  if running; then "$bin/pg_ctl" -D "$data" -m fast -w stop >/dev/null 2>&1 || die "the copy's server does not stop"; fi
+  halt fast
   {
     # No port, no network; whoever may pass the folder is its user.
     printf '%s\n' "listen_addresses = ''" "unix_socket_directories = '$keep/sock'" "port = 5432" "hba_file = '$keep/hba'" \
@@ -193,7 +196,6 @@ recover() {
     printf '%s\n' "$3"
   } > "$config.new" && mv "$config.new" "$config" || die "$config not written"
   printf 'local all all trust\n' > "$keep/hba" && : > "$keep/ident" || die "$keep/hba not written"
-  fetcher > "$keep/fetch" || die "$keep/fetch not written"
   printf '%s' "$1" > "$keep/wanted"
   : > "$data/recovery.signal" || die "recovery.signal not written"
   : > "$keep/server.log"
@@ -201,17 +203,54 @@ recover() {
   say done 1
 }
 
+# Whether a server here can have a network of its own; else $why not. In it not even loopback is up, and a socket by its
+# path is the only way through. The server keeps its user and its process id.
+enclosed='unshare --user --map-current-user --net'
+bubble() {
+  why=
+  if [ "${ISOLATION:-}" = configuration ]; then why="isolation: configuration is declared"
+  elif [ -e "$keep/handed" ]; then why="readers come to it"
+  elif ! why=$($enclosed true 2>&1); then why="no network namespace can be had: $why"
+  fi
+  [ -z "$why" ]
+}
+
+# The server, and where it has a network of its own, who fetches WAL for it outside. They are tied by pipes alone: where the
+# one ends the other reads an end, and ends as well.
 start() {
-  setsid "$bin/postgres" -D "$data" -c "config_file=$config" >> "$keep/server.log" 2>&1 < /dev/null &
-  # Its PID file tells that it runs; one that ends before it has one ended in vain.
+  end_fetcher
+  rm -f "$keep/shared"
+  if ! bubble; then
+    case ${ISOLATION:-}/$why in namespace/no\ *) die "$why" ;; esac
+    printf '%s' "$why" > "$keep/shared"
+    itself | fetcher > "$keep/fetch" || die "$keep/fetch not written"
+    setsid "$bin/postgres" -D "$data" -c "config_file=$config" >> "$keep/server.log" 2>&1 < /dev/null &
+    await_server
+    return
+  fi
+  by_another | fetcher > "$keep/fetch" || die "$keep/fetch not written"
+  rm -rf "$keep/asked" "$keep/answered" "$keep/coming" && mkdir "$keep/coming" && mkfifo "$keep/asked" "$keep/answered" && cd "$keep/coming" || die "$keep/coming can't be made"
+  # Opened for both at first: a pipe with a name is else not opened before somebody has its other end.
+  exec 3<> "$keep/asked" 4< "$keep/asked" 5> "$keep/asked" 3<> "$keep/answered" 6< "$keep/answered" 7> "$keep/answered" 3>&-
+  rm -f "$keep/asked" "$keep/answered"
+  setsid sh -c 'eval "$1"' "$label" "$script" "$data" "$bin" "$keep" "$config" serve <&4 >&7 2>> "$keep/fetcher.log" 4<&- 5>&- 6<&- 7>&- &
+  cd /
+  setsid $enclosed "$bin/postgres" -D "$data" -c "config_file=$config" >> "$keep/server.log" 2>&1 < /dev/null 4<&- 7>&- &
+  exec 4<&- 5>&- 6<&- 7>&-
+  await_server
+}
+
+# Its PID file tells that it runs; one that ends before it has one ended in vain.
+await_server() {
   for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
     if running || ! kill -0 $! 2>/dev/null; then break; fi
     sleep 0.05
   done
 }
 
-# restore_command. What PostgreSQL takes for "there is no such file" is any exit from 1 to 125: it would go on without, and
-# in silence. So only what the archive says it has not is 1, and anything else ends the server, which is started again.
+# restore_command, around what gets the file. What PostgreSQL takes for "there is no such file" is any exit from 1 to 125: it
+# would go on without, and in silence. So only what the archive says it has not is 1, and anything else ends the server, which
+# is started again.
 fetcher() {
   cat <<FETCH
 #!/bin/sh
@@ -220,13 +259,89 @@ if [ -e "$keep/wal/\$1" ]; then
   echo "\$(date +%s) \$1 255" >> "$keep/fetched"
   exit 255
 fi
-said=\$(PGBACKREST_SPOOL_PATH="$keep/spool" "$REPOSITORY_PROGRAM" "--config=$REPOSITORY_CONFIG" "--stanza=$STANZA" "--repo=$REPOSITORY" \\
-  "--pg1-path=$data" "--lock-path=$keep/lock" --log-level-file=off --log-level-console=error --log-level-stderr=off archive-get "\$1" "\$2")
-code=\$?
+$(cat)
 case $kind:\$code:\$said in plain:1:*"$ABSENT"*) ;; plain:1:*) code=255 ;; esac
 echo "\$(date +%s) \$1 \$code" >> "$keep/fetched"
 case \$code in 0 | 1) exit \$code ;; *) printf '%s' "\$said" > "$keep/refused"; exit 255 ;; esac
 FETCH
+}
+
+itself() {
+  cat <<FETCH
+said=\$(PGBACKREST_SPOOL_PATH="$keep/spool" "$REPOSITORY_PROGRAM" "--config=$REPOSITORY_CONFIG" "--stanza=$STANZA" "--repo=$REPOSITORY" \\
+  "--pg1-path=$data" "--lock-path=$keep/lock" --log-level-file=off --log-level-console=error --log-level-stderr=off archive-get "\$1" "\$2")
+code=\$?
+FETCH
+}
+
+# Longer than pgBackRest waits for anything itself (protocol-timeout).
+ANSWER_S=1860
+
+# By the two pipes that the server was started with. An answer may be that of an earlier one, which was ended before it read it:
+# with all that it had begun (--foreground), or two would read.
+by_another() {
+  cat <<FETCH
+trap '' PIPE
+printf '%s %s\n' "\$\$" "\$1" >&5
+answer=\$(timeout --foreground $ANSWER_S sh -c 'while read -r id rest; do [ "\$id" != "\$0" ] || { echo "\$rest"; break; }; done' "\$\$" <&6 5>&-)
+[ -n "\$answer" ] || answer="255 what fetches WAL for the copy has ended, or does not answer"
+code=\${answer%% *} said=\${answer#* }
+[ "\$code" != 0 ] || mv "$keep/coming/\$\$" "\$2" || code=255 said="\$1 can't be moved to \$2"
+FETCH
+}
+
+# `ID NAME` a line comes in, `ID CODE WHY` goes out, CODE pgBackRest's own. It ends with the server, the other end of both.
+serve() {
+  while read -r id name; do
+    case $id in '' | *[!0-9]*) continue ;; esac
+    case $name in
+      '' | *[!0-9A-Za-z._]* | .*) code=255 said="$name is no WAL file's name" ;;
+      *)
+        said=$(run=exec repository "--pg1-path=$data" "--lock-path=$keep/lock" --log-level-console=error archive-get "$name" "$keep/coming/$id" < /dev/null)
+        code=$?
+        ;;
+    esac
+    [ -z "$said" ] || said=$(printf '%s' "$said" | tr '\n' ' ')
+    printf '%s %s %s\n' "$id" "$code" "$said"
+  done
+}
+
+# Found by the folder that they work in, which nobody else has: who fetches, frozen ones too, and what they have begun.
+end_fetcher() {
+  looks=0
+  while [ $looks -lt 100 ]; do
+    found=
+    for each in /proc/[0-9]*; do
+      if [ "$each/cwd" -ef "$keep/coming" ]; then
+        found=1
+        kill -s KILL "${each#/proc/}" 2>/dev/null
+      fi
+    done
+    [ -n "$found" ] || return 0
+    looks=$((looks + 1))
+    sleep 0.02
+  done
+  die "what fetches WAL for the copy does not end"
+}
+
+# Whom the server's processes could reach, as the kernel tells it of them: the addresses that they have, their routes.
+reach() {
+  net=/proc/$pid/net
+  if [ ! -r "$net/fib_trie" ] || [ ! -r "$net/route" ] || [ ! -e "/proc/$pid/ns/net" ]; then return; fi
+  if [ "/proc/$pid/ns/net" -ef /proc/self/ns/net ]; then say network shared; return; fi
+  say network own
+  set -- "$net/fib_trie" "$net/route"
+  for each in if_inet6 ipv6_route; do [ ! -r "$net/$each" ] || set -- "$@" "$net/$each"; done
+  awk '
+    function tell(what) { if (!told[what]++ && n++ < 6) print "::reaches=has " what }
+    { file = FILENAME; sub(/.*\//, "", file) }
+    # A line of an address, then one of what it is to this host.
+    file == "fib_trie" && $1 == "|--" { address = $2 }
+    file == "fib_trie" && $2 == "host" && $3 == "LOCAL" { tell(address) }
+    file == "route" && FNR > 1 { tell("a route by " $1) }
+    file == "if_inet6" { tell($1) }
+    # Those of a loopback that is down lead nowhere.
+    file == "ipv6_route" && $NF != "lo" { tell("a route by " $NF) }' "$@"
 }
 
 # A transaction that was under way at the target keeps its locks for as long as the copy stands there.
@@ -252,7 +367,8 @@ look() {
   say begun "$(cat "$keep/begun" 2>/dev/null)"
   say wanted "$(cat "$keep/wanted" 2>/dev/null)"
   control
-  if running; then say running 1; else say running 0; fi
+  if running; then say running 1; reach; else say running 0; fi
+  [ ! -e "$keep/shared" ] || say shared "$(tr '\n' ' ' < "$keep/shared" | tail -c 200)"
   said=$(ask postgres "SELECT pg_is_in_recovery(), CASE WHEN pg_is_in_recovery() THEN pg_get_wal_replay_pause_state() END,
     pg_last_wal_replay_lsn(), extract(epoch FROM pg_last_xact_replay_timestamp())" 2>/dev/null) && say session "$said"
   if [ -n "${1:-}" ]; then
@@ -392,9 +508,58 @@ history() {
 }
 
 stop() {
-  if running; then "$bin/pg_ctl" -D "$data" -m "${1:-fast}" -w -t 60 stop >/dev/null 2>&1 || "$bin/pg_ctl" -D "$data" -m immediate -w stop >/dev/null 2>&1; fi
-  if running; then die "the copy's server does not stop"; fi
+  halt "${1:-fast}"
   say done 1
+}
+
+# Fast or immediate: the server, and who fetches for it.
+halt() {
+  if running; then "$bin/pg_ctl" -D "$data" -m "$1" -w -t 60 stop >/dev/null 2>&1 || "$bin/pg_ctl" -D "$data" -m immediate -w stop >/dev/null 2>&1; fi
+  if running; then die "the copy's server does not stop"; fi
+  end_fetcher
+}
+
+# MOMENT: the copy's files as they are, stopped at a moment to come back to, which share their blocks with it. `none`, where
+# the file system can't do so: what was kept before is good as well.
+snapshot() {
+  [ -s "$keep/restored" ] || die "nothing is restored here"
+  if [ "$(cat "$keep/good/of" 2>/dev/null)" = "$(cat "$keep/restored") $1" ]; then say done 1; return; fi
+  said=$(shared_copy "$data/PG_VERSION" "$keep/good.try" 2>&1)
+  code=$?
+  rm -f "$keep/good.try"
+  if [ $code != 0 ]; then say none "$(printf '%s\n' "$said" | tail -n 1)"; say done 1; return; fi
+  halt fast
+  rm -rf "$keep/good.new" && mkdir "$keep/good.new" || die "$keep/good.new can't be made"
+  if said=$(files_to "$keep" "$keep/good.new" 2>&1) && printf '%s %s' "$(cat "$keep/restored")" "$1" > "$keep/good.new/of"; then
+    rm -rf "$keep/good" && mv "$keep/good.new" "$keep/good" || die "$keep/good not kept"
+  else
+    rm -rf "$keep/good.new"
+    say none "$(printf '%s\n' "$said" | tail -n 1)"
+  fi
+  say done 1
+}
+
+# ROUND: the copy as it was at the newest snapshot, in a round of its own. `none` where there is none of this backup.
+roll_back() {
+  of=$(cat "$keep/good/of" 2>/dev/null)
+  if [ "$(cat "$keep/restored" 2>/dev/null)" = "${of%% *} $1" ]; then say done 1; return; fi
+  if [ -z "$of" ]; then say none "no files are kept"; say done 1; return; fi
+  halt immediate
+  # One that is broken off has nothing restored, and begins anew.
+  rm -rf "$keep/restored" "$keep/wanted" "$keep/fetched" "$keep/refused" "$data" "$keep/spaces"
+  files_to "$keep/good" "$keep" || die "the files of ${of#* * } can't be put back"
+  printf '%s %s' "${of%% *}" "$1" > "$keep/restored.new" && mv "$keep/restored.new" "$keep/restored" && flush "$keep/restored" "$keep"
+  say done 1
+}
+
+shared_copy() { cp -a --reflink=always "$@"; }
+
+# FROM TO: a cluster, its tablespaces, and what recovery has fetched for it.
+files_to() {
+  for each in data spaces; do
+    [ ! -e "$1/$each" ] || shared_copy "$1/$each" "$2/" || return 1
+  done
+  [ ! -e "$1/fetched" ] || cp "$1/fetched" "$2/"
 }
 
 # Tables of the copy, into a service that has none of that name, in one transaction with the row that says so:
@@ -430,14 +595,14 @@ hand_over() {
   { printf 'local all all trust\n'; for network in "$@"; do printf 'host all all %s scram-sha-256\n' "$network"; done; } > "$keep/hba"
   sed -i -e "s/^listen_addresses = .*/listen_addresses = '$host'/" -e "s/^port = .*/port = $port/" "$config" || die "$config not written"
   printf '%s' "$host:$port" > "$keep/handed"
-  stop > /dev/null
+  halt fast
   start
   say done 1
 }
 
 # Every page's checksum, which needs the server stopped; it goes on where it was afterwards.
 checksums() {
-  stop > /dev/null
+  halt fast
   "$bin/pg_checksums" --check -D "$data" > "$keep/checked" 2>&1
   code=$?
   [ -n "$(cat "$keep/wanted" 2>/dev/null)" ] && start
@@ -472,14 +637,14 @@ copies() {
 remove() {
   if [ -e "$keep/job/pid" ] && alive; then kill -s TERM -- "-$(cat "$keep/job/pid")" 2>/dev/null; sleep 0.2; fi
   if alive; then kill -s KILL -- "-$(cat "$keep/job/pid")" 2>/dev/null; sleep 0.1; fi
-  stop immediate > /dev/null
+  halt immediate
   case $keep in */*/*) rm -rf "$keep" || die "$keep can't be removed" ;; esac
   rm -rf "$memory"
   say done 1
 }
 
 case $verb in
-  amcheck | begin | checksums | copies | copy_back | hand_over | history | info | look | probe | query | recover | remove | restore | room | scan | segments | settle | status | stop | timelines | work)
+  amcheck | begin | checksums | copies | copy_back | hand_over | history | info | look | probe | query | recover | remove | restore | roll_back | room | scan | segments | serve | settle | snapshot | status | stop | timelines | work)
     "$verb" "$@"
     ;;
   *) die "there is no verb $verb" ;;

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 from activities.commands import TOLD, run_command
 from activities.jobs import Answers, Progress, number, one, parse, script, until_ended
@@ -56,7 +56,8 @@ def sending(policy: BackupPolicy, config: str, to: str, **more: str) -> list[str
 async def ask(order: HostOrder, *words: str, limit: float = COMMAND_S, to: str = "restore") -> Answers:
     """Carry out one verb of restore.sh, or `to` another; its answers by name. BackupsUnreadable, RestoreHostFailed."""
     policy, host, keep = order.policy, order.host, folder_of(order)
-    argv = sending(policy, host.config or policy.repository.config, to, OWN_ROLE=order.service.access.user)
+    more = {"OWN_ROLE": order.service.access.user, "ISOLATION": host.isolation or ""}
+    argv = sending(policy, host.config or policy.repository.config, to, **more)
     argv += [f"{keep}/data", host.bin, keep, f"{keep}/postgresql.conf", *words]
     try:
         code, output = await run_there(order, argv, limit)
@@ -185,4 +186,11 @@ def facts_of(answers: Answers) -> CopyFacts:
         fatal=answers.get("fatal", []),
         ended_at=one(answers, "last_commit"),
         line=one(answers, "line"),
+        network=_network_of(one(answers, "network")),
+        reaches=answers.get("reaches", []),
+        shared=one(answers, "shared"),
     )
+
+
+def _network_of(told: str) -> Literal["", "own", "shared"]:
+    return "own" if told == "own" else "shared" if told == "shared" else ""

@@ -28,6 +28,7 @@ from schemas.restores import (
     Restored,
     RestoreOrder,
     RoomOrder,
+    SnapshotOrder,
     TableOrder,
     TableState,
 )
@@ -48,9 +49,17 @@ LOCAL = re.compile(r"[0-9A-F]{24}$")
 
 @activity.defn
 async def look_for_room(order: RoomOrder) -> int:
-    """The bytes that are free for the copy. NoRoomToRestore where it would not fit."""
+    """The bytes that are free for the copy. NoRoomToRestore where it would not fit; RestoreFailed where it can't have
+    the network of its own that is declared.
+    """
     async with beating(f"room on {order.host.name}"):
         answers = await ask(order, "room")
+    if order.host.isolation == "namespace" and "shared" in answers:
+        raise RestoreFailed(
+            f"{order.host.name}: {one(answers, 'shared')}; its owner must let the servers' user make user and network"
+            " namespaces there (sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone,"
+            " kernel.apparmor_restrict_unprivileged_userns), or declare `isolation: configuration`; then retry"
+        )
     free, used = number(answers, "room_kb") * 1024, number(answers, "used_kb") * 1024
     needed = order.bytes + order.host.keep_free_bytes
     if free + used < needed:
@@ -90,6 +99,28 @@ async def restore_backup(order: RestoreOrder) -> Restored:
     if answers.get("code") != ["0"] or "done" not in answers:
         raise await _full(order) or _restore_failure(order, told(answers))
     return Restored(seconds=asyncio.get_running_loop().time() - began)
+
+
+@activity.defn
+async def keep_good(order: SnapshotOrder) -> str:
+    """The copy's files as they are, to come back to, sharing their blocks; its server is stopped. Why not, or ""."""
+    words = ["snapshot", order.moment]
+    answers = await run_job(order, f"snapshot/{order.round}/{order.moment}", *words, doing="keeping the copy's files")
+    return _why_none(answers)
+
+
+@activity.defn
+async def roll_back(order: RestoreOrder) -> str:
+    """The copy as it was when its files were last kept. Why not, or "": it must be restored anew then."""
+    words = ["roll_back", str(order.round)]
+    answers = await run_job(order, f"roll-back/{order.round}", *words, doing="putting the copy's files back")
+    return _why_none(answers)
+
+
+def _why_none(answers: Answers) -> str:
+    if answers.get("code") != ["0"] or "done" not in answers:
+        raise RestoreHostFailed(told(answers))
+    return (one(answers, "none") or "the file system shares no blocks") if "none" in answers else ""
 
 
 def _restore_failure(order: HostOrder, text: str) -> Exception:

@@ -135,6 +135,11 @@ class FolderHost(Declared):
     """A restore begins only where this much is left once it has ended."""
     preload: list[str] = Field(default_factory=list)
     """shared_preload_libraries of a copy: only what its WAL can't be replayed without. What runs jobs stays out."""
+    isolation: Literal["namespace", "configuration"] | None = None
+    """What keeps a copy from reaching anybody. `namespace`: a network namespace in which nothing is up; refused where
+    the servers' user can't make one. `configuration`: the copy's settings alone. Left out: the first where it can be
+    had, else the second, and the proof says which.
+    """
     host: str | None = None
     """Where a copy that is handed over listens; without it none can be."""
     ports: tuple[int, int] = (0, 0)

@@ -187,6 +187,13 @@ class ScanOrder(HostOrder):
     segment_bytes: int
 
 
+class SnapshotOrder(HostOrder):
+    """Keep the copy's files as they are at `moment`."""
+
+    round: int
+    moment: str
+
+
 class TableOrder(HostOrder):
     tables: list[str]
 
@@ -232,6 +239,12 @@ class CopyFacts(Fact):
     ended_at: str = ""
     """The last commit that a recovery which ran out of WAL had seen."""
     line: str = ""
+    network: Literal["", "own", "shared"] = ""
+    """The server's network: its own or its host's; "" where the kernel does not tell."""
+    reaches: list[str] = []
+    """Addresses and routes of the server's own network,"""
+    shared: str = ""
+    """or why it has none."""
 
 
 class Proof(Fact):

@@ -196,14 +196,16 @@ class CorruptionRecovery(Restoring):
             return reason
         self.repository = await self.read_repository(None)
         good, bad = await self.newest_good_backup(), workflow.now()
+        await self.keep_good(self.moment)
         while bad - good > RESOLUTION:
             middle = policy.halves(good, bad)
             if await self.good_at(middle):
                 good = middle
+                await self.keep_good(self.moment)
             else:
                 bad = middle
-                # Recovery only goes forward: what was replayed too far is restored anew.
-                await self.restore(self.backup)
+                # Recovery only goes forward.
+                await self.put_back()
         reason = f"good at {good.isoformat(sep=' ')}, no more at {bad.isoformat(sep=' ')}"
         self.damage = self.damage.model_copy(update={"last_good": good, "reason": reason})
         await self.good_at(good)

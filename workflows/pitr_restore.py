@@ -266,4 +266,4 @@ class PitrRestore(Restoring):
             f"The copy can be read at {place}, as it was at {self.moment.text()}. Remove it? It goes by itself later."
         )
         decision = await self.ask(text, self.digest(), needs_override=False, machine_s=10.0, expires=READ)
-        return f"readable at {place}, until it was let go: {decision.answer} by {decision.by}"
+        return f"readable at {place}, on its host's network, until it was let go: {decision.answer} by {decision.by}"

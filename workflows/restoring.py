@@ -30,6 +30,7 @@ with workflow.unsafe.imports_passed_through():
         RestoreOrder,
         RoomOrder,
         ScanOrder,
+        SnapshotOrder,
         Stretch,
     )
     from workflows.looking import Looking
@@ -54,6 +55,8 @@ class Restoring(Looking):
         self.backup: Backup
         self.moment: Moment
         self.rounds = 0
+        self.not_kept = ""
+        """Why the copy's files can't be kept and put back."""
         self.system = ""
         """The leader's own identifier; "" while nobody leads."""
         self.newest_rows: list[Newest] = []
@@ -176,6 +179,23 @@ class Restoring(Looking):
         took = (workflow.now() - began).total_seconds()
         self.note_evidence(backup=backup, restore_s=took, bytes=backup.bytes, where=self.place())
         return f"{backup.label}: {backup.bytes / 1e6:.0f} MB in {took:.1f} s"
+
+    async def keep_good(self, moment: Moment) -> None:
+        """The copy's files at a moment that is good, where the file system can share their blocks."""
+        order = SnapshotOrder(**self.order(), round=self.rounds, moment=moment.text())
+        self.not_kept = await self.on_host(restoring.keep_good, order, limit=3600)
+
+    async def put_back(self) -> None:
+        """To the files that were kept last; the backup is restored anew where none are."""
+        if not self.not_kept:
+            order = RestoreOrder(**self.order(), backup=self.backup, round=self.rounds + 1)
+            self.not_kept = await self.on_host(restoring.roll_back, order, limit=3600)
+        if self.not_kept:
+            self.note(f"restored anew: {self.not_kept}")
+            await self.restore(self.backup)
+        else:
+            self.rounds += 1
+            self.note("put back to the last good moment, by its files")
 
     async def recover(self, moment: Moment) -> CopyFacts:
         limit = policy.time_limit(self.backup.bytes, self.backups.rate_bytes_s)

@@ -418,6 +418,7 @@ GOOD = CopyFacts(
     fetched=6,
     newest_file=wal(1, 8),
     refused={"00000002.history": 1, wal(1, 9): 1},
+    network="own",
 )
 AT = Moment(kind="time", timeline=1, time=after(100), reason="")
 NAMES = [
@@ -428,8 +429,9 @@ NAMES = [
     "it is on the intended timeline",
     "it is the same cluster",
     "every WAL file was there",
+    "it reaches nobody",
 ]
-ENDED, STILL, LATE, CLOSE, BRANCH, SAME, WHOLE = NAMES
+ENDED, STILL, LATE, CLOSE, BRANCH, SAME, WHOLE, NOBODY = NAMES
 
 
 def verdicts(
@@ -481,6 +483,8 @@ class TestProve:
             (WHOLE, {"refused": {wal(1, 8): 103}}),
             (WHOLE, {"refused": {wal(1, 5): 1}}),
             (WHOLE, {"refused": {"00000002.history": 255}}),
+            (NOBODY, {"reaches": ["has 127.0.0.1"]}),
+            (NOBODY, {"reaches": ["has a route by eth0"]}),
         ],
     )
     def test_each_clause_fails_alone(self, clause: str, changed: dict[str, Any]) -> None:
@@ -512,6 +516,19 @@ class TestProve:
         # Where nothing was committed there is no time to compare with.
         assert verdicts(lsn(), last_commit=None)[CLOSE] is None
         assert verdicts(last_commit=None)[LATE] is True
+
+    def test_a_network_that_it_shares_is_never_told_as_none(self) -> None:
+        assert verdicts(network="shared")[NOBODY] is None
+        assert verdicts(network="")[NOBODY] is None
+        found = prove(
+            GOOD.model_copy(update={"network": "shared", "shared": "unshare failed"}),
+            backup(),
+            AT,
+            repository(branches=[], timeline=1),
+            system=SYSTEM,
+            heartbeat=True,
+        )
+        assert found[-1].evidence.endswith("its host's network: unshare failed")
 
     def test_an_older_timeline_only_up_to_where_it_was_left(self) -> None:
         moment = Moment(kind="time", timeline=2, time=after(100), reason="")

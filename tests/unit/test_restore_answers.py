@@ -113,6 +113,9 @@ LOOK = """\
 ::checkpoint=0/2000060
 ::checkpoint_timeline=1
 ::running=1
+::network=own
+::reaches=has 127.0.0.1
+::reaches=has a route by eth0
 ::session=t|paused|0/30156F8|1795950851.627126
 ::heartbeat=1795950851.500001
 ::fetched=3;000000020000000000000004
@@ -141,6 +144,7 @@ class TestFacts:
         assert (facts.fetched, facts.newest_file) == (3, "000000020000000000000004")
         assert facts.refused == {"00000003.history": 1, "000000020000000000000005": 103}
         assert facts.fatal == ["2026-11-29 11:18:55.284 UTC [4038] FATAL:  x = y"]
+        assert (facts.network, facts.reaches) == ("own", ["has 127.0.0.1", "has a route by eth0"])
         assert (facts.checksums, facts.ended_at) == (True, "2026-11-29 11:14:11.627126+00")
 
     def test_nothing_yet(self) -> None:
@@ -152,6 +156,10 @@ class TestFacts:
     def test_one_that_was_promoted(self) -> None:
         facts = facts_of(parse("::running=1\n::session=f||0/30156F8|1795950851.627126\n"))
         assert (facts.in_recovery, facts.pause) == (False, "")
+
+    def test_one_that_shares_its_hosts_network(self) -> None:
+        facts = facts_of(parse("::running=1\n::network=shared\n::shared=no network namespace\n"))
+        assert (facts.network, facts.shared) == ("shared", "no network namespace")
 
     @given(st.datetimes(datetime(2020, 1, 1), datetime(2100, 1, 1)))
     def test_a_time_comes_through_to_the_microsecond(self, naive: datetime) -> None:

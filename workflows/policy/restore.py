@@ -262,6 +262,7 @@ def prove(
             + (f", the leader's {system}" if system else "; nobody leads who could be compared"),
         ),
         _whole(copy, backup),
+        _reaches_nobody(copy),
     ]
 
 
@@ -336,6 +337,17 @@ def _whole(copy: CopyFacts, backup: Backup) -> Proof:
         evidence=f"{copy.fetched} files from {backup.wal_start} to {copy.newest_file}"
         + (f"; not had: {', '.join([*absent, *inside])}" if absent or inside else ", none refused"),
     )
+
+
+def _reaches_nobody(copy: CopyFacts) -> Proof:
+    clause = "it reaches nobody"
+    if copy.network == "own":
+        told = ", ".join(copy.reaches) or "no address, no route"
+        return Proof(clause=clause, ok=not copy.reaches, evidence=f"a network of its own: {told}")
+    if copy.network == "shared":
+        why = copy.shared or "its server was started without one of its own"
+        return Proof(clause=clause, ok=None, evidence=f"its settings alone keep it from its host's network: {why}")
+    return Proof(clause=clause, ok=None, evidence="its host does not tell which network it has (/proc/PID/net)")
 
 
 THAW_S = {"GLACIER": 13 * 3600.0, "DEEP_ARCHIVE": 49 * 3600.0}
