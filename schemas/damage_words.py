@@ -46,13 +46,12 @@ def member_text(member: MemberDamage) -> str:
 def headline(found: DamageEvidence) -> tuple[str, str]:
     """What is damaged, in a few words, and of how many."""
     damaged = [each for each in found.members if each.damaged]
-    wrong = wrong_answers(found)
     relations = {one.relation for each in damaged for one in each.damaged}
     if damaged:
         what = f"{len(relations)} relation{'s' if len(relations) > 1 else ''}"
         return what, f"damaged on {', '.join(each.member for each in damaged)}"
-    if wrong:
-        return f"{len(wrong)} of {len(found.queries)}", "owner's queries answered wrongly, no page is damaged"
+    if wrong_answers(found):
+        return "rows", "are wrong; no page is damaged"
     if found.members:
         return "none", f"damage found on {len(found.members)} members"
     return "–", "nothing was looked at"

@@ -91,13 +91,12 @@ class Gradual(Restoring):
             return "nothing was repaired here, so that there is nothing to try a share on"
         if not self.poolers():
             return "no route is a PgBouncer, and no other can let a share in: from reads to all writes"
-        told = f"{self.held_share:.0%} has held" if self.held_share else "no share is declared"
         for share in self.estate.service.corruption.shares:
             if share > self.held_share:
-                told = await self.stage(share, functools.partial(self.let_share_in, share))
+                self.note(await self.stage(share, functools.partial(self.let_share_in, share)))
                 self.held_share = share
-                self.note(told)
-        return told
+        shares = ", ".join(f"{each:.0%}" for each in self.estate.service.corruption.shares)
+        return f"{shares} of new sessions, each for {self.estate.service.corruption.hold_s:g} s" if shares else "none"
 
     async def let_all_in(self) -> str:
         if not self.isolated:

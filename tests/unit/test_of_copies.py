@@ -78,7 +78,7 @@ def test_a_page_loads_nothing_and_runs_nothing(name: str) -> None:
     [
         ("damaged", '<b class="warn">2 relations</b><span>damaged on pg-east-1</span>'),
         ("damaged", '<b class="">1 hold</b>'),
-        ("rows", '<b class="warn">1 of 1</b><span>owner\'s queries answered wrongly, no page is damaged</span>'),
+        ("rows", '<b class="warn">rows</b><span>are wrong; no page is damaged</span>'),
         ("rows", '<b class="warn">1 of 1 fails</b>'),
         ("not looked at", '<b class="">–</b><span>nothing was looked at</span>'),
         ("taken", "<b>46.0 MB</b>"),
