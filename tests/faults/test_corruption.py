@@ -15,7 +15,8 @@ from lab import lab as labs
 from lab.damage import flip, make_cold
 from lab.layout import HOME
 from lab.model import Lab
-from schemas.damage_orders import ReadOnlyOrder, ShareOrder
+from schemas.damage import Damaged
+from schemas.damage_orders import CheckOrder, ReadOnlyOrder, ShareOrder
 from schemas.reports import Report
 from schemas.requests import Answer
 from schemas.restore_requests import CorruptionRequest
@@ -47,8 +48,11 @@ async def answer(scene: RestoreScene, run: Run, said: str, verb: str = "approve"
 
 
 async def archive(scene: RestoreScene) -> str:
-    """A table that nobody writes to, and what it holds."""
-    await scene.sql("CREATE TABLE archived (id int PRIMARY KEY, camera text)", ROWS, "SELECT 1 AS n")
+    """A table that nobody writes to, and what it holds. Nor does autovacuum: the images of pages that it writes would
+    mend those of a standby that were flipped.
+    """
+    made = "CREATE TABLE archived (id int PRIMARY KEY, camera text) WITH (autovacuum_enabled = off)"
+    await scene.sql(made, ROWS, "SELECT 1 AS n")
     return str((await scene.sql(WHOLE))["sum"])
 
 
@@ -63,6 +67,8 @@ async def test_a_heap_and_an_index_of_the_primary(restore_scene: RestoreScene) -
     await make_cold(scene.lab, HOME, ARCHIVE)
     for relation in (ARCHIVE, f"{ARCHIVE}_pkey"):
         await flip(scene.lab, HOME, relation, block=3)
+    assert await looked_at(scene, HOME) == [True, False, False, True]
+    assert await looked_at(scene, "pg-east-2") == [True, True, True, True]
     run = await recover(scene)
     await answer(scene, run, "read-only")
     await answer(scene, run, "Switch counting-db over to")
@@ -78,6 +84,18 @@ async def test_a_heap_and_an_index_of_the_primary(restore_scene: RestoreScene) -
     assert (await scene.sql(WHOLE, member=leader))["sum"] == before
     assert (await scene.sql(WHOLE))["sum"] == before, "copied anew, it is whole as well"
     await scene.record(run, "corruption-switched")
+
+
+async def looked_at(scene: RestoreScene, member: str) -> list[bool | None]:
+    """How the owner's query, the table, its index and one that is gone do, as they are looked at in each stage."""
+    relations = [
+        Damaged(kind=kind, relation=f"counting.{name}", told="")
+        for kind, name in (("heap", ARCHIVE), ("index", f"{ARCHIVE}_pkey"), ("heap", "public.gone"))
+    ]
+    order = CheckOrder(service=scene.service(), member=member, run=f"by-hand-{member}", relations=relations)
+    first, second = [await ActivityEnvironment().run(damage.ask_leader, order) for _ in range(2)]
+    assert first == second
+    return [each.ok for each in second]
 
 
 async def spoil_standby(scene: RestoreScene) -> str:
