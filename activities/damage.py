@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import re
+from collections.abc import Mapping
+from typing import Any
 
 import asyncpg
 from temporalio import activity
@@ -13,9 +16,10 @@ from activities.commands import TOLD
 from activities.data_folder import folder_of, sending
 from activities.jobs import Answers, parse, until_ended
 from activities.node import run_on
-from activities.sessions import BROKEN, nudge, session
-from schemas.damage import Damaged, MemberDamage
-from schemas.damage_orders import CheckOrder, ReadOnlyOrder
+from activities.sessions import BROKEN, Session, literal, nudge, session
+from schemas.backup import OwnerQuery
+from schemas.damage import Damaged, MemberDamage, Pulse
+from schemas.damage_orders import CheckOrder, PulseOrder, ReadOnlyOrder
 from schemas.data import DataFolder
 from schemas.failures import DataFolderFailed, MemberUnreachable, NodeControlFailed
 from schemas.restores import Proof
@@ -26,6 +30,18 @@ _FAILURES = "SELECT sum(checksum_failures)::int AS n, max(checksum_last_failure)
 _DECLARED = """
 SELECT setting FROM pg_file_settings WHERE name = 'default_transaction_read_only' ORDER BY seqno DESC LIMIT 1
 """
+_COUNTS = """
+SELECT coalesce(sum(xact_commit), 0)::bigint AS commits, coalesce(sum(xact_rollback), 0)::bigint AS rollbacks,
+       coalesce(sum(checksum_failures), 0)::bigint AS failures, pg_postmaster_start_time() AS began,
+       pg_is_in_recovery() AS standby,
+       (SELECT setting FROM pg_file_settings WHERE name = 'default_transaction_read_only'
+         ORDER BY seqno DESC LIMIT 1) AS declared
+  FROM pg_stat_database
+"""
+COUNTED_S = 1.0
+"""A server's sessions tell of their transactions once a second (PGSTAT_MIN_INTERVAL)."""
+LOOK_S = 0.5
+CHEAP_BYTES = 1 << 30
 _END = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
  WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() AND usename <> current_user
@@ -98,7 +114,7 @@ async def make_read_only(order: ReadOnlyOrder) -> str:
                 action = "SET default_transaction_read_only = on" if order.on else "RESET default_transaction_read_only"
                 await conn.execute(f"ALTER SYSTEM {action}")
                 await nudge(conn)
-            if order.on:
+            if order.on and order.cut:
                 await conn.execute(_END)
     except (*BROKEN, asyncpg.PostgresError) as error:
         raise MemberUnreachable(f"{leader.name}: {error}") from error
@@ -107,25 +123,95 @@ async def make_read_only(order: ReadOnlyOrder) -> str:
 
 @activity.defn
 async def ask_leader(order: CheckOrder) -> list[Proof]:
-    """The owner's own queries, as the member answers them; they may read all, and write nothing."""
+    """The owner's own queries, as the member answers them; they may read all, and write nothing. Then each relation,
+    where its pages are few enough to be looked at while clients wait.
+    """
     service, member = order.service, order.service.member(order.member)
     assert service.backup is not None
-    folder, found = _checkable(member), []
+    found = []
     async with beating(f"the owner's queries on {member.name}"):
         for each in service.backup.checks:
-            reach = (folder.socket or "", str(member.port), folder.superuser, each.database or service.access.database)
-            answers = await until_ended(
-                functools.partial(_ask, order),
-                f"query/{each.name}/{order.run}",
-                ["query", *reach, each.sql],
-                f"the owner's query {each.name}",
-            )
-            if answers.get("code") != ["0"] or "done" not in answers:
-                raise DataFolderFailed(f"{member.name}: {' | '.join(answers.get('line', []))[-TOLD:]}")
-            refused = answers.get("refused")
-            ok, evidence = (False, refused[0]) if refused else each.answered_by(answers.get("row", []))
+            ok, evidence = await _answered(order, member, each)
             found.append(Proof(clause=f"owner's query {each.name}", ok=ok, evidence=evidence))
+        for number, damaged in enumerate(order.relations):
+            ok, evidence = await _answered(order, member, looking_at(damaged, number))
+            # Without amcheck where the name leads it can't be told.
+            unknown = not ok and "does not exist" in evidence
+            found.append(Proof(clause=f"amcheck of {damaged.relation}", ok=None if unknown else ok, evidence=evidence))
     return found
+
+
+async def _answered(order: CheckOrder, member: Member, query: OwnerQuery) -> tuple[bool, str]:
+    folder, database = _checkable(member), query.database or order.service.access.database
+    answers = await until_ended(
+        functools.partial(_ask, order),
+        f"query/{query.name}/{order.run}",
+        ["query", folder.socket or "", str(member.port), folder.superuser, database, query.sql],
+        f"the owner's query {query.name}",
+    )
+    if answers.get("code") != ["0"] or "done" not in answers:
+        raise DataFolderFailed(f"{member.name}: {' | '.join(answers.get('line', []))[-TOLD:]}")
+    refused = answers.get("refused")
+    return (False, refused[0]) if refused else query.answered_by(answers.get("row", []))
+
+
+def looking_at(damaged: Damaged, number: int) -> OwnerQuery:
+    """amcheck of one relation: `t` where it is whole, gone, or larger than CHEAP_BYTES; an index that is no good is an
+    error.
+    """
+    database, schema, name = damaged.relation.split(".", 2)
+    quoted = ".".join('"' + each.replace('"', '""') + '"' for each in (schema, name))
+    whole = {
+        "heap": "NOT EXISTS (SELECT FROM verify_heapam(r, on_error_stop => true))",
+        "index": "bt_index_check(r, true)::text IS NOT NULL",
+    }[damaged.kind]
+    sql = (
+        f"SELECT CASE WHEN r IS NULL OR pg_relation_size(r) > {CHEAP_BYTES} THEN true ELSE {whole} END"
+        f" FROM to_regclass({literal(quoted)}) r"
+    )
+    return OwnerQuery(name=f"relation-{number}", sql=sql, database=database)
+
+
+@activity.defn
+async def watch_writes(order: PulseOrder) -> Pulse:
+    """How the leader fares for `hold_s` seconds; sooner where a page's checksum fails, or it can't be watched on."""
+    leader = order.service.member(order.leader)
+    loop = asyncio.get_running_loop()
+    until = loop.time() + order.hold_s
+    try:
+        async with beating(f"watching {leader.name}"), session(order.service, leader) as conn:
+            # What ended before counts a moment later.
+            await asyncio.sleep(min(COUNTED_S, order.hold_s / 2))
+            before = await _counts(conn)
+            while True:
+                pulse = pulse_of(before, await _counts(conn))
+                if pulse.broke or pulse.failures or loop.time() >= until:
+                    return pulse
+                await asyncio.sleep(min(LOOK_S, max(until - loop.time(), 0.01)))
+    except MemberUnreachable:
+        raise
+    except (*BROKEN, asyncpg.PostgresError) as error:
+        return Pulse(broke=f"{leader.name} could not be watched to the end: {str(error) or type(error).__name__}")
+
+
+async def _counts(conn: Session) -> Mapping[str, Any]:
+    row = await conn.fetchrow(_COUNTS)
+    assert row is not None  # an aggregate
+    return dict(row)
+
+
+def pulse_of(before: Mapping[str, Any], after: Mapping[str, Any]) -> Pulse:
+    """From two looks at the server's counters."""
+    if after["standby"] or after["began"] != before["began"]:
+        return Pulse(broke="it was restarted, or follows another by now")
+    if after["commits"] < before["commits"]:
+        return Pulse(broke="its counters began anew: it has crashed, or somebody has reset them")
+    return Pulse(
+        commits=after["commits"] - before["commits"],
+        rollbacks=after["rollbacks"] - before["rollbacks"],
+        failures=after["failures"] - before["failures"],
+        read_only=after["declared"] == "on",
+    )
 
 
 def _checkable(member: Member) -> DataFolder:

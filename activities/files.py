@@ -8,8 +8,15 @@ import tempfile
 from pathlib import Path
 
 
-def replace_file(path: Path, text: str) -> None:
-    """Replace the file whole, keeping its owner and mode: who reads it may run as another user. OSError as it comes."""
+class Changed(Exception):
+    """Another has written the file since it was read."""
+
+
+def replace_file(path: Path, text: str, *, seen: str | None = None) -> None:
+    """Replace the file whole, keeping its owner and mode: who reads it may run as another user. OSError as it comes.
+
+    Changed where it no longer says what was `seen`, looked at last before it is replaced.
+    """
     before = path.stat() if path.exists() else None
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".lifeboat-")
     try:
@@ -21,6 +28,8 @@ def replace_file(path: Path, text: str) -> None:
             os.chmod(temporary, before.st_mode & 0o777)
             if os.geteuid() == 0:
                 os.chown(temporary, before.st_uid, before.st_gid)
+        if seen is not None and path.read_text(encoding="utf-8") != seen:
+            raise Changed(str(path))
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 import jinja2
 
-from schemas import restore_words
+from schemas import backup_words, damage_words, restore_words
 from schemas.reports import Report, StepReport
 from schemas.words import hour, instant, size, span
 
@@ -173,13 +173,15 @@ def _template() -> jinja2.Template:
     )
     environment.filters |= {"span": span, "instant": instant, "hour": hour, "size": size}
     environment.globals |= {"restore_facts": restore_words.facts, "tally": restore_words.tally}
+    environment.globals |= {"damage_facts": damage_words.facts, "backup_facts": backup_words.facts}
+    environment.globals |= {"damage_headline": damage_words.headline, "wrong_answers": damage_words.wrong_answers}
     return environment.get_template("report.html.j2")
 
 
 def page(report: Report) -> str:
     """The whole document, UTF-8 text."""
-    # A restore is refused since the copy, or what there is to restore from, is no good.
-    bad = (*BAD, "refused") if report.restore is not None else BAD
+    # A restore is refused since the copy, or what there is to restore from, is no good; so is a backup.
+    bad = (*BAD, "refused") if report.is_of_copies() else BAD
     kind = "good" if report.outcome in GOOD else "bad" if report.outcome in bad else "warn"
     gaps = [
         (seen.first_good - seen.last_good).total_seconds()

@@ -286,6 +286,8 @@ async def write_through(order: VerifyOrder, route: Route | None) -> RouteWrite:
         try:
             # One transaction: a transaction pool may give each of asyncpg's round trips another server otherwise.
             async with conn.transaction():
+                if order.insists:
+                    await conn.execute("SET TRANSACTION READ WRITE")
                 row = await conn.fetchrow(_WRITE, name, order.region, order.run, token, timeout=1.5)
             at = datetime.now(UTC)
             if row is None:

@@ -11,9 +11,11 @@ from rich.table import Table
 from rich.text import Text
 
 from cli.words import MARKS, instant, moment, outcome_text, span
-from schemas import restore_words
+from schemas import backup_words, damage_words, restore_words
+from schemas.damage import DamageEvidence
 from schemas.reports import DecisionReport, Report, StepReport
 from schemas.restores import Proof, RestoreEvidence
+from schemas.takes import BackupEvidence
 
 PROOF_MARKS = {True: ("✓", "green", ""), False: ("✗", "bold red", "bold red"), None: ("–", "yellow", "")}
 """Whether a clause holds → its mark, the mark's style, and the clause's."""
@@ -31,8 +33,12 @@ def _parts(report: Report) -> Iterator[RenderableType]:
     if report.summary:
         yield Text(report.summary)
     yield Text()
-    if report.restore is not None:
+    if report.damage is not None:
+        yield from _damage(report, report.damage)
+    elif report.restore is not None:
         yield from _restore(report, report.restore)
+    elif report.backup is not None:
+        yield from _backup(report, report.backup)
     else:
         yield _facts(report)
     yield from _titled("Where the time went (UTC)", _time(report))
@@ -48,6 +54,8 @@ def _parts(report: Report) -> Iterator[RenderableType]:
         yield from _titled("In the way", report.blockers, style="bold red")
     if report.tasks:
         yield from _titled("A person must now", report.tasks, style="bold red")
+    if report.damage is not None and report.damage.post_mortem:
+        yield from _titled("Post-mortem, to be completed", report.damage.post_mortem.splitlines())
 
 
 def _facts(report: Report) -> Table:
@@ -101,13 +109,43 @@ def _facts(report: Report) -> Table:
 
 def _restore(report: Report, found: RestoreEvidence) -> Iterator[RenderableType]:
     """Of a run that restored a copy beside its service: no outage, no loss, and nobody leads anew."""
-    table = _grid()
-    for name, text in restore_words.facts(report):
-        table.add_row(name, text)
+    yield _named(report, restore_words.facts(report))
+    yield from _proved(found)
+
+
+def _damage(report: Report, found: DamageEvidence) -> Iterator[RenderableType]:
+    """Of a recovery from corruption: what is damaged, since when, and the copy by which that was found."""
+    yield _named(report, damage_words.facts(report))
+    if found.queries:
+        yield from _titled(f"Owner's queries, at first: {restore_words.tally(found.queries)}", _proofs(found.queries))
+    if report.restore is not None and report.restore.restore_s is not None:
+        yield from _titled("The copy", _grid_of(restore_words.facts(report)))
+        yield from _proved(report.restore)
+
+
+def _backup(report: Report, found: BackupEvidence) -> Iterator[RenderableType]:
+    """Of a run that took a backup."""
+    yield _named(report, backup_words.facts(report))
+    if found.proofs:
+        yield from _titled(f"Proof: {restore_words.tally(found.proofs)}", _proofs(found.proofs))
+
+
+def _named(report: Report, facts: Iterator[tuple[str, str]]) -> Table:
+    table = _grid_of(facts)
     table.add_row("reason", report.reason)
     if report.kept:
         table.add_row("page", report.kept)
-    yield table
+    return table
+
+
+def _grid_of(facts: Iterator[tuple[str, str]]) -> Table:
+    table = _grid()
+    for name, text in facts:
+        table.add_row(name, text)
+    return table
+
+
+def _proved(found: RestoreEvidence) -> Iterator[RenderableType]:
     if found.proofs:
         yield from _titled(f"Proof: {restore_words.tally(found.proofs)}", _proofs(found.proofs))
     if found.checks:
@@ -161,7 +199,7 @@ def _time(report: Report) -> Table:
     table = _grid()
     before: datetime | None = None
     moments = (
-        ("started", report.started if report.restore is not None else None),
+        ("started", report.started if report.is_of_copies() else None),
         (report.outage_began_with(), report.outage_started),
         ("detected", report.detected),
         ("decided", report.decided),

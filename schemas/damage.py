@@ -34,6 +34,19 @@ class MemberDamage(Fact):
         return not self.error and not self.damaged
 
 
+class Pulse(Fact):
+    """How a leader fared while it was watched: transactions that ended, pages whose checksum failed; `broke`: why it
+    could not be watched to the end.
+    """
+
+    commits: int = 0
+    rollbacks: int = 0
+    failures: int = 0
+    broke: str = ""
+    read_only: bool = True
+    """Whether transactions were read-only by default."""
+
+
 class DamageEvidence(Fact):
     """What a recovery from corruption found, for the report."""
 

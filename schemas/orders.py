@@ -232,6 +232,8 @@ class VerifyOrder(Fact):
     region: str
     run: str
     expected: str
+    insists: bool = False
+    """The service is read-only for its clients meanwhile: the write says that it is one."""
 
 
 class PrivilegeOrder(Fact):

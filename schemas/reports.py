@@ -154,6 +154,10 @@ class Report(Fact):
     expected_s: float | None = None
     """Of a plan: from the decision to the first good write, when all goes well."""
 
+    def is_of_copies(self) -> bool:
+        """A run on data, backups or copies beside the service: no outage, no loss, and nobody leads by it."""
+        return self.restore is not None or self.damage is not None or self.backup is not None
+
     def outage_began_with(self) -> str:
         """A primary that was alive serves its clients until the run cuts them off, or lets them wait."""
         if self.procedure.endswith(("Switchover", "Failback")):

@@ -55,6 +55,14 @@ class CandidateRequest(RunRequest):
         return [self.candidate] if self.candidate is not None else []
 
 
+class SwitchoverRequest(CandidateRequest):
+    """The same as another run starts it. `read_only`: the service is so for its clients, and stays so: what verifies
+    the routes is a write that insists.
+    """
+
+    read_only: bool = False
+
+
 class RejoinRequest(RunRequest):
     """The start form of DatabaseRejoin."""
 

@@ -14,6 +14,7 @@ from schemas.backup import BackupPolicy
 from schemas.base import Declared, Name, SecretRef
 from schemas.cache import CacheService
 from schemas.control import Isolation, NetworkAclIsolation, NodeControl
+from schemas.corruption import CorruptionPolicy
 from schemas.data import DataFolder, RejoinPolicy
 from schemas.keeping import ReportStore
 from schemas.queue import QueueService
@@ -131,6 +132,7 @@ class DatabaseService(Service):
     switchover: SwitchoverPolicy = SwitchoverPolicy()
     backup: BackupPolicy | None = None
     """Without it Lifeboat restores nothing, and can't tell whether anything could be."""
+    corruption: CorruptionPolicy = CorruptionPolicy()
 
     def member(self, name: str) -> Member:
         """The member called `name`; KeyError when there is none."""

@@ -43,6 +43,8 @@ class DatabaseRunbook(Looking):
         self.recorded = True
         """False: a person went on although the epoch store is out of reach, and the record is this run's alone."""
         self.w, self.names = 0, ""
+        self.read_only = False
+        """The service's clients may not write, by a person's word."""
 
     # What a report tells
 

@@ -112,6 +112,7 @@ class Routing(Gating):
                 region=region,
                 run=workflow.info().workflow_id,
                 expected=leader,
+                insists=self.read_only,
             )
 
         return await self.written_from_everywhere(probes.verify_routes, order_of, limit=12)

@@ -33,7 +33,7 @@ with workflow.unsafe.imports_passed_through():
     )
     from schemas.rejoin import Shut, ShutOrder
     from schemas.reports import Outcome, Report
-    from schemas.requests import CandidateRequest, RunRequest
+    from schemas.requests import RunRequest, SwitchoverRequest
     from schemas.routes import HAProxyRoute, PgBouncerRoute
     from workflows.database_fence import Fencing
     from workflows.database_gates import HOLDS
@@ -454,8 +454,8 @@ class DatabaseSwitchover(Switching):
     procedure = "DatabaseSwitchover"
 
     @workflow.run
-    async def run(self, request: CandidateRequest) -> Report:
-        self.asked = request.candidate
+    async def run(self, request: SwitchoverRequest) -> Report:
+        self.asked, self.read_only = request.candidate, request.read_only
         return await self.shielded(self.from_start_to_report(request))
 
     def wanted(self, request: RunRequest) -> str | None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
+    from schemas.backup_words import backup_line
     from schemas.reports import Outcome, Report
     from schemas.restore_words import proof_text, restore_line
     from schemas.words import span
@@ -87,6 +88,8 @@ def report_line(report: Report) -> str:
     """The report in one line, for a log."""
     if report.restore is not None:
         return restore_line(report)
+    if report.backup is not None:
+        return f"{report.procedure} {report.service}: {report.outcome}; {report.summary}"
     outage = f"{report.outage_s:.2f} s" if report.outage_s is not None else "-"
     return (
         f"{report.procedure} {report.service}: {report.outcome}; {report.old_primary} -> {report.new_primary};"
@@ -97,7 +100,9 @@ def report_line(report: Report) -> str:
 def told_at_end(report: Report) -> dict[str, str]:
     """What a notice of the end tells besides that line; what says nothing is left out."""
     found = report.restore
-    if found is None:
+    if report.backup is not None:
+        more = {"backup": backup_line(report.backup)}
+    elif found is None:
         more = {
             "outage": "not known" if report.outage_s is None else f"{report.outage_s:.2f} s of {report.rto_s:.0f} s",
             "loss": report.receipt or "nothing was promoted",

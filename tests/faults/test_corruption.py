@@ -11,21 +11,32 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
+from temporalio.testing import ActivityEnvironment
 
+from activities import damage, pooler_shares
 from lab import lab as labs
 from lab.damage import flip, make_cold
 from lab.layout import HOME, RESTORES
+from lab.model import Lab
 from lab.owner import give
+from schemas.damage import Damaged
+from schemas.damage_orders import CheckOrder, ReadOnlyOrder, ShareOrder
 from schemas.reports import Report
 from schemas.requests import Answer
 from schemas.restore_requests import CorruptionRequest
+from tests.faults import draws
+from tests.faults.draws import READ_ONLY, leftovers, poolers
 from tests.faults.restore_scene import TABLE, RestoreScene
 from tests.faults.scene import Run
+from tests.faults.striking import striking_restore
+from workflows.corruption_recovery import SHARE
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.faults, pytest.mark.campaign]
 
 ARCHIVE = "public.archived"
+WRITES = "SET default_transaction_read_only = off"
 ROWS = "INSERT INTO archived SELECT n, 'camera-' || n % 20 FROM generate_series(1, 5000) n"
 WHOLE = "SELECT count(*) || md5(string_agg(id || camera, ',' ORDER BY id)) AS sum FROM archived"
 
@@ -43,8 +54,11 @@ async def answer(scene: RestoreScene, run: Run, said: str, verb: str = "approve"
 
 
 async def archive(scene: RestoreScene) -> str:
-    """A table that nobody writes to, and what it holds."""
-    await scene.sql("CREATE TABLE archived (id int PRIMARY KEY, camera text)", ROWS, "SELECT 1 AS n")
+    """A table that nobody writes to, and what it holds. Nor does autovacuum: the images of pages that it writes would
+    mend those of a standby that were flipped.
+    """
+    made = "CREATE TABLE archived (id int PRIMARY KEY, camera text) WITH (autovacuum_enabled = off)"
+    await scene.sql(made, ROWS, "SELECT 1 AS n")
     return str((await scene.sql(WHOLE))["sum"])
 
 
@@ -59,6 +73,8 @@ async def test_a_heap_and_an_index_of_the_primary(restore_scene: RestoreScene) -
     await make_cold(scene.lab, HOME, ARCHIVE)
     for relation in (ARCHIVE, f"{ARCHIVE}_pkey"):
         await flip(scene.lab, HOME, relation, block=3)
+    assert await looked_at(scene, HOME) == [True, False, False, True]
+    assert await looked_at(scene, "pg-east-2") == [True, True, True, True]
     run = await recover(scene)
     await answer(scene, run, "read-only")
     await answer(scene, run, "Switch counting-db over to")
@@ -70,13 +86,26 @@ async def test_a_heap_and_an_index_of_the_primary(restore_scene: RestoreScene) -
     assert "Post-mortem" in report.damage.post_mortem
     leader = (await scene.safe()).leader
     assert leader != HOME
+    assert await leftovers(scene, str(leader)) == []
     assert (await scene.sql(WHOLE, member=leader))["sum"] == before
     assert (await scene.sql(WHOLE))["sum"] == before, "copied anew, it is whole as well"
     await scene.record(run, "corruption-switched")
 
 
-async def test_a_standby_alone_is_copied_anew(restore_scene: RestoreScene) -> None:
-    scene = restore_scene
+async def looked_at(scene: RestoreScene, member: str) -> list[bool | None]:
+    """How the owner's query, the table, its index and one that is gone do, as they are looked at in each stage."""
+    relations = [
+        Damaged(kind=kind, relation=f"counting.{name}", told="")
+        for kind, name in (("heap", ARCHIVE), ("index", f"{ARCHIVE}_pkey"), ("heap", "public.gone"))
+    ]
+    order = CheckOrder(service=scene.service(), member=member, run=f"by-hand-{member}", relations=relations)
+    first, second = [await ActivityEnvironment().run(damage.ask_leader, order) for _ in range(2)]
+    assert first == second
+    return [each.ok for each in second]
+
+
+async def spoil_standby(scene: RestoreScene) -> str:
+    """A page of pg-east-3 goes bad; what the table holds on the others."""
     before = await archive(scene)
     await scene.traffic()
     await make_cold(scene.lab, HOME, ARCHIVE)
@@ -91,6 +120,12 @@ async def test_a_standby_alone_is_copied_anew(restore_scene: RestoreScene) -> No
     await labs.fault(scene.lab, "stop", "pg-east-3")
     await flip(scene.lab, "pg-east-3", ARCHIVE, block=3, asked=HOME)
     await labs.fault(scene.lab, "start", "pg-east-3")
+    return before
+
+
+async def test_a_standby_alone_is_copied_anew(restore_scene: RestoreScene) -> None:
+    scene = restore_scene
+    before = await spoil_standby(scene)
     run = await recover(scene)
     await answer(scene, run, "read-only", "reject")
     await answer(scene, run, "Copy pg-east-3 anew")
@@ -176,6 +211,7 @@ async def rows_come_back(scene: RestoreScene) -> Run:
     assert kept - set(row["ids"]) == set(), "rows of before the damage are missing"
     left = await scene.sql(f"SELECT count(*) AS n FROM {aside}.counting_results WHERE count < 0")
     assert left["n"] > 0, "what was wrong is kept aside"
+    assert await leftovers(scene) == []
     return run
 
 
@@ -195,4 +231,118 @@ async def test_a_repair_that_is_rejected_lets_clients_write_again(restore_scene:
     await answer(scene, run, "Switch", "reject")
     await ended(scene, run, "rejected")
     await scene.safe()
+    assert await leftovers(scene) == []
     await scene.record(run, "corruption-rejected")
+
+
+# Writes come back by shares
+
+
+async def let_share(scene: RestoreScene, share: float) -> None:
+    """At the first pooler, twice."""
+    order = ShareOrder(service=scene.service(), route=poolers(scene)[0], share=share)
+    said = [await ActivityEnvironment().run(pooler_shares.let_share_write, order) for _ in range(2)]
+    assert said[0] == said[1]
+
+
+async def read_only(scene: RestoreScene, on: bool) -> None:
+    order = ReadOnlyOrder(service=scene.service(), leader=HOME, on=on)
+    for _ in range(2):
+        await ActivityEnvironment().run(damage.make_read_only, order)
+
+
+@pytest.mark.estate(watch=False)
+async def test_a_share_of_new_sessions_writes_and_the_others_do_not(restore_scene: RestoreScene) -> None:
+    scene = restore_scene
+    await draws.table(scene)
+    text = draws.open_text(poolers(scene)[0])
+    await read_only(scene, on=True)
+    assert set(await draws.drawn(scene, 30)) == {READ_ONLY}
+    for share in (0.1, 0.5):
+        await let_share(scene, share)
+        found = await draws.drawn(scene, 300)
+        assert set(found) == {"written", READ_ONLY}
+        # Four standard deviations.
+        assert abs(found["written"] / found.total() - share) < 4 * (share * (1 - share) / found.total()) ** 0.5, found
+    session = await draws.drawn(scene, 60, "counting_session")
+    assert set(session) == {"written", READ_ONLY}, session
+    # A session that drew keeps what it drew, one that drew nothing follows the server.
+    async with draws.client(scene, "counting_session") as conn:
+        await let_share(scene, 0.0)
+        assert set(await draws.drawn(scene, 60)) == {READ_ONLY}
+        assert draws.open_text(poolers(scene)[0]) == text
+        await read_only(scene, on=False)
+        await scene.until("what the session drew counts no more", lambda: wrote(conn), 5)
+    assert set(await draws.drawn(scene, 30)) == {"written"}
+    assert await leftovers(scene) == []
+
+
+async def wrote(conn: asyncpg.Connection) -> bool:
+    return await draws.tried(conn) == "written"
+
+
+async def repaired_up_to(scene: RestoreScene, title: str) -> Run:
+    """A recovery, decided, that is at this step."""
+    await draws.table(scene)
+    await spoil_standby(scene)
+    run = await recover(scene)
+    await answer(scene, run, "read-only")
+    await answer(scene, run, "Copy pg-east-3 anew")
+    await scene.state_when(run, f"it is at {title}", lambda state: state.step == title, 120.0)
+    return run
+
+
+def draws_share(scene: RestoreScene, share: float) -> bool:
+    return all(f"random() < {share:.4f}" in draws.open_text(route) for route in poolers(scene))
+
+
+@pytest.mark.estate(corruption={"shares": [0.5, 0.7], "hold_s": 6.0})
+async def test_a_query_that_turns_bad_takes_a_share_back(restore_scene: RestoreScene) -> None:
+    """With the second share; tried again, the run goes on from there."""
+    scene = restore_scene
+    run = await repaired_up_to(scene, SHARE)
+
+    async def at_second() -> bool:
+        return draws_share(scene, 0.7)
+
+    await scene.until("the second share draws", at_second, 60)
+    found = await draws.drawn(scene, 60)
+    assert set(found) == {"written", READ_ONLY}, found
+    await scene.sql(WRITES, "UPDATE counting_results SET count = -1", "SELECT 1")
+    state = await scene.state_when(run, "it parks", lambda state: state.parked, 60)
+    told = "\n".join(state.journal)
+    assert "with 70% of writes: owner's query counted: f; expected t; pg-east-1 is read-only" in told, told
+    assert not any("connect_query" in draws.open_text(route) for route in poolers(scene))
+    assert set(await draws.drawn(scene, 60)) == {READ_ONLY}
+    await scene.sql(WRITES, "UPDATE counting_results SET count = 1", "SELECT 1")
+    await scene.say(run, "retry")
+
+    async def again() -> bool:
+        assert not draws_share(scene, 0.5), "it began with the first share again"
+        return draws_share(scene, 0.7)
+
+    await scene.until("the second share draws again", again, 30)
+    await ended(scene, run, "done")
+    await scene.safe()
+    assert set(await draws.drawn(scene, 30)) == {"written"}
+    assert await leftovers(scene) == []
+    await scene.record(run, "corruption-share-taken-back")
+
+
+@pytest.mark.parametrize(
+    ("activity", "when", "of"),
+    [
+        ("let_share_write", "after", {"share": 0.1}),
+        ("watch_writes", "before", {}),
+        ("make_read_only", "after", {"on": False}),
+    ],
+)
+async def test_a_worker_dies_in_mid_stage(shared_backup_lab: Lab, activity: str, when: str, of: dict[str, Any]) -> None:
+    plan = {"activity": activity, "when": when, "of": of, "strike": "kill"}
+    async with striking_restore(shared_backup_lab, workflow="CorruptionRecovery", **plan) as (scene, done):
+        run = await repaired_up_to(scene, SHARE)
+        await ended(scene, run, "done")
+        assert done.exists(), "nothing was killed, so nothing was tried"
+        await scene.safe()
+        assert set(await draws.drawn(scene, 30)) == {"written"}
+        assert await leftovers(scene) == []

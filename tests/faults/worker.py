@@ -2,11 +2,11 @@
 
 `python -m tests.faults.worker --plan FILE …` takes the arguments of workers.main. The plan is JSON: `activity`, or
 `inside` (a function of the product, `module:name`, after which it strikes); `when`: before or after; `workflow`: whose
-activity (DatabaseFailover); `strike`: kill or freeze this worker, kill the process `pid`, the `server` that the
-function's session leads to, or the server of the first `survivor` that a promotion waits for; of `member` (else
-an order's leader) `start` the node, or kill it (`kill-node`), or end or freeze what it receives with (`cut-off`,
-`freeze-receiver`); `lab`: the lab's folder; `done`: a file that is made first, so that of all workers and attempts
-exactly one strikes.
+activity (DatabaseFailover); `of`: what the order's fields must be; `strike`: kill or freeze this worker, kill the
+process `pid`, the `server` that the function's session leads to, or the server of the first `survivor` that a promotion
+waits for; of `member` (else an order's leader) `start` the node, or kill it (`kill-node`), or end or freeze what it
+receives with (`cut-off`, `freeze-receiver`); `lab`: the lab's folder; `done`: a file that is made first, so that of all
+workers and attempts exactly one strikes.
 """
 
 from __future__ import annotations
@@ -81,6 +81,7 @@ class _Around(ActivityInboundInterceptor):
         # Only in such a run: the watch uses some of the same activities.
         wanted = (self.plan.get("activity"), self.plan.get("workflow", "DatabaseFailover"))
         hit = (input.fn.__name__, activity.info().workflow_type) == wanted
+        hit = hit and all(getattr(input.args[0], name) == value for name, value in self.plan.get("of", {}).items())
         if hit and self.plan["when"] == "before":
             strike(self.plan, input.args[0])
         result = await super().execute_activity(input)

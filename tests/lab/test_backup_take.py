@@ -32,6 +32,7 @@ from schemas.ready import Finding, ReadyReport, ReadyRequest
 from schemas.reports import Report
 from schemas.takes import BackupView, ConfirmOrder, NodeBackupOrder, TakeOrder
 from schemas.topology import DatabaseService
+from tests.faults.scene import record
 from tests.lab.conftest import lab_of
 from tests.lab.looks import ask
 
@@ -60,10 +61,13 @@ class Desk(NamedTuple):
             "BackupTake", request, id=run, task_queue=TASK_QUEUE, result_type=Report
         )
 
-    async def take(self, **form: Any) -> Report:
+    async def take(self, branch: str = "", **form: Any) -> Report:
+        """`branch`: under which its history is kept for the replay tests, where they are recorded."""
         run = await self.start(**form)
         async with asyncio.timeout(60):
             report: Report = await run.result()
+        if branch:
+            await record(self.lab, run, branch)
         return report
 
     async def stanza(self) -> dict[str, Any]:
@@ -130,7 +134,7 @@ async def desk(taking_lab: Lab) -> Desk:
 async def test_a_run_takes_what_is_due_and_tells_what_it_costs(desk: Desk) -> None:
     (first,) = await desk.labels()
     await ask(desk.lab, HOME, "CREATE TABLE more AS SELECT generate_series(1, 1000)", "SELECT pg_switch_wal()")
-    report = await desk.take()
+    report = await desk.take("backup-taken")
     assert report.outcome == "done", report
     found = report.backup
     assert found is not None

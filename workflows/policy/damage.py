@@ -7,10 +7,13 @@ from datetime import datetime
 from typing import Literal
 
 from schemas.base import Fact
-from schemas.damage import DamageEvidence, MemberDamage
+from schemas.damage import Damaged, DamageEvidence, MemberDamage, Pulse
 from schemas.reports import DecisionReport, StepReport
 from schemas.restores import Proof
 from schemas.topology import DatabaseService
+
+FEW = 20
+"""Of fewer transactions a ratio says nothing."""
 
 
 class Repair(Fact):
@@ -65,6 +68,28 @@ def choose_repair(
         candidate=candidate,
         rebuild=names,
     )
+
+
+def written_to(found: DamageEvidence, tables: Sequence[str], database: str) -> list[Damaged]:
+    """What was repaired, each once: it is looked at again while clients write."""
+    copied = [Damaged(kind="heap", relation=f"{database}.{table}", told="copied back") for table in tables]
+    damaged = [one for member in found.members for one in member.damaged]
+    return list({each.relation: each for each in (*damaged, *copied)}.values())
+
+
+def unwell(pulse: Pulse, share: float, max_rollbacks: float) -> str:
+    """Why a share of writes (1: all of them) can't stay; "" where it can."""
+    if pulse.broke:
+        return pulse.broke
+    if pulse.failures:
+        return f"{pulse.failures} pages failed their checksum when they were read"
+    ended = pulse.commits + pulse.rollbacks
+    if share == 1 and ended >= FEW and pulse.rollbacks > max_rollbacks * ended:
+        return (
+            f"{pulse.rollbacks} of {ended} transactions were rolled back; `corruption.max_rollbacks` is"
+            f" {max_rollbacks:g}"
+        )
+    return ""
 
 
 def halves(good: datetime, bad: datetime) -> datetime:
