@@ -16,10 +16,12 @@ COPY = ("look_for_room", "restore_backup", "recover_copy", "look_at_copy")
 CHECKS = ("look_at_newest", "ask_owner", "check_structure", "check_pages")
 PITR = ("describe_estate", *LOOK, *COPY, *CHECKS, "look_at_tables", "copy_back", "remove_copy", "read_journey")
 VERIFY = ("describe_estate", *LOOK, *COPY, *CHECKS, "remove_copy", "read_journey")
+PITR_CAMPAIGN = {("copy_back", "after", "kill")}
+VERIFY_CAMPAIGN = {("recover_copy", "after", "kill")}
 LIMIT_S = 180.0
 
 
-@pytest.mark.parametrize(("activity", "when", "who"), cells(PITR, ()))
+@pytest.mark.parametrize(("activity", "when", "who"), cells(PITR, (), PITR_CAMPAIGN))
 async def test_a_table_comes_back_once_killed_at(shared_backup_lab: Lab, activity: str, when: str, who: str) -> None:
     plan = {"activity": activity, "when": when, "strike": who}
     async with striking_restore(shared_backup_lab, workflow="PitrRestore", **plan) as (scene, done):
@@ -34,7 +36,7 @@ async def test_a_table_comes_back_once_killed_at(shared_backup_lab: Lab, activit
         assert (await scene.sql("SELECT count(*) AS n FROM lifeboat.restored"))["n"] == 1
 
 
-@pytest.mark.parametrize(("activity", "when", "who"), cells(VERIFY, ()))
+@pytest.mark.parametrize(("activity", "when", "who"), cells(VERIFY, (), VERIFY_CAMPAIGN))
 async def test_a_backup_is_verified_killed_at(shared_backup_lab: Lab, activity: str, when: str, who: str) -> None:
     plan = {"activity": activity, "when": when, "strike": who}
     async with striking_restore(shared_backup_lab, workflow="BackupVerify", **plan) as (scene, done):
