@@ -177,7 +177,7 @@ def _wal_failure(text: str, attempt: int = 1) -> Exception:
         return RestoreHostFailed(text)
     if exited[1] == "1":
         return WalMissing(text)
-    return WalMissing(f"{text}: {DAMAGED}") if stays_damaged(int(exited[1]), attempt) else BackupsUnreadable(text)
+    return WalMissing(f"{text}: {DAMAGED}") if stays_damaged(text, attempt) else BackupsUnreadable(text)
 
 
 def _must_be_whole(order: ScanOrder, answers: Answers) -> None:

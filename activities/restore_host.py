@@ -32,6 +32,8 @@ CHECKSUM, FORMAT = 26, 29
 """
 SURE = 5
 """Attempts after which a file that was damaged each time is so in the repository, and not only on its way."""
+WRONG = re.compile(r"\[(?:FormatError|ChecksumError|CryptoError)\]")
+"""How archive-get tells of such a file, behind a code of its own that is any failure's to read."""
 DAMAGED = "it is damaged in the archive"
 
 
@@ -110,9 +112,9 @@ def code_of(text: str) -> int:
     return int(found[1]) if found else 0
 
 
-def stays_damaged(code: int, attempt: int) -> bool:
-    """Whether a WAL file that archive-get ended with this code for will be no better another time."""
-    return code in (CHECKSUM, FORMAT) and attempt >= SURE
+def stays_damaged(text: str, attempt: int) -> bool:
+    """Whether a WAL file that could not be had, as pgBackRest says it, will be no better another time."""
+    return WRONG.search(text) is not None and attempt >= SURE
 
 
 def lasting_failure(text: str) -> RestoreFailed | None:

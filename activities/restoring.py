@@ -155,8 +155,7 @@ def _recovery_failure(facts: CopyFacts, moment: Moment, attempt: int = 1) -> Exc
     unread = [f"{name} (exit {code})" for name, code in facts.refused.items() if code not in (0, 1)]
     if unread:
         why = f"recovery can't have {', '.join(unread)}" + (f": {facts.why}" if facts.why else "")
-        damaged = any(stays_damaged(code, attempt) for code in facts.refused.values())
-        return WalMissing(f"{why}: {DAMAGED}") if damaged else BackupsUnreadable(why)
+        return WalMissing(f"{why}: {DAMAGED}") if stays_damaged(why, attempt) else BackupsUnreadable(why)
     if "before configured recovery target was reached" in fatal:
         absent = [name for name, code in facts.refused.items() if code == 1 and LOCAL.match(name)]
         last = f", the last commit there was at {facts.ended_at}" if facts.ended_at else ""
