@@ -34,7 +34,7 @@ test: WHERE := --where-possible
 test: setup-all lint types compose-check ## everything that must pass before a change lands (under 20 minutes)
 	@$(RUN) $(LIMIT) 1150 $(PYTEST) tests -m "not matrix and not campaign"
 
-campaign: setup-all ## long tests that `make test` leaves out; CI has half of them by turns: HALF=commit (80 minutes in all)
+campaign: setup-all ## long tests that `make test` leaves out; CI has half of them by turns: HALF=commit (100 minutes in all)
 	@$(RUN) $(LIMIT) $(if $(HALF),3600,7200) $(PYTEST) tests -m "campaign and not matrix" $(if $(HALF),--half $(HALF))
 
 lint: setup

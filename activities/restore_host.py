@@ -25,6 +25,8 @@ UNREAD = 99
 """`info`'s code of a repository that it could not read (src/command/info/info.c, INFO_STANZA_STATUS_CODE_OTHER)."""
 UNREADABLE = "pgBackRest"
 """How an error of the repository, not of the host, begins."""
+PGBACKREST = "ERROR: ["
+"""How pgBackRest begins to say why it failed; then its code."""
 CODE = re.compile(r"ERROR: \[(\d{3})\]")
 CHECKSUM, FORMAT = 26, 29
 """pgBackRest's own codes of a file that it had, and that is not what it was when it was kept
@@ -102,8 +104,10 @@ async def run_job(order: HostOrder, what: str, *words: str, doing: str, progress
 
 
 def told(answers: Answers) -> str:
-    """What a job that failed said."""
-    return " | ".join([*answers.get("error", []), *answers.get("line", [])])[-TOLD:]
+    """What a job that failed said; its last lines only where it has not said pgBackRest's error itself."""
+    errors = answers.get("error", [])
+    lines = [] if any(PGBACKREST in each for each in errors) else answers.get("line", [])
+    return " | ".join([*errors, *lines])[-TOLD:]
 
 
 def code_of(text: str) -> int:
