@@ -11,10 +11,18 @@ from temporalio import activity
 
 from activities.beating import beating
 from activities.jobs import Answers, branches_of, number, one
-from activities.restore_host import ask, backups_of, databases_of, run_job, told
+from activities.restore_host import DAMAGED, ask, backups_of, databases_of, run_job, stays_damaged, told
 from activities.sessions import BROKEN, session
 from schemas.facts import Branch
-from schemas.failures import BackupsUnreadable, MemberUnreachable, NoBackupFits, NotYet, RestoreHostFailed, WalMissing
+from schemas.failures import (
+    BackupsUnreadable,
+    MemberUnreachable,
+    NoBackupFits,
+    NotYet,
+    RestoreFailed,
+    RestoreHostFailed,
+    WalMissing,
+)
 from schemas.restores import (
     Archived,
     ArchiveOrder,
@@ -31,6 +39,8 @@ from schemas.wal import number_of, position
 
 PROBE_S = 300.0
 """Limit of restoring what a cluster has besides its users' databases."""
+OPENED_BY = 3
+"""The newest backups, that many, of which one must be good enough to open the archive."""
 ARCHIVED_S = 30.0
 """How long the leader's archiver is waited for."""
 
@@ -70,12 +80,22 @@ async def archive_what_is_written(order: ArchiveOrder) -> Archived:
 
 
 @activity.defn
-async def open_archive(order: HostOrder) -> None:
-    """What pgBackRest needs to hand out WAL on the host, where no cluster is: the newest backup's pg_control."""
+async def open_archive(order: HostOrder) -> str | None:
+    """What pgBackRest needs to hand out WAL on the host, where no cluster is: the newest backup's pg_control.
+
+    An older backup has it as well, where the newest is damaged: then that is told.
+    """
+    stanza, damaged = order.policy.repository.stanza, []
     async with beating("opening the archive"):
-        newest = (await _backups(order))[-1].label
-        left_out = databases_of(one(await ask(order, "info", newest), "info"), order.policy.repository.stanza)
-        await ask(order, "probe", order.run, newest, *left_out, limit=PROBE_S)
+        for backup in reversed((await _backups(order))[-OPENED_BY:]):
+            left_out = databases_of(one(await ask(order, "info", backup.label), "info"), stanza)
+            try:
+                await ask(order, "probe", order.run, backup.label, *left_out, limit=PROBE_S)
+            except RestoreFailed as error:
+                damaged.append((backup.label, error))
+                continue
+            return "; ".join(f"{label} can't be restored: {why.detail}" for label, why in damaged) or None
+    raise damaged[0][1]
 
 
 async def _backups(order: HostOrder) -> list[Backup]:
@@ -151,7 +171,7 @@ async def read_wal(order: ScanOrder) -> Found:
     mark = f"scan/{order.what}/{'/'.join(stretches)}"
     answers = await run_job(order, mark, *words, doing="reading WAL", progress=progress)
     if answers.get("code") != ["0"] or "done" not in answers:
-        raise _wal_failure(told(answers))
+        raise _wal_failure(told(answers), activity.info().attempt)
     _must_be_whole(order, answers)
     commit = one(answers, "newest").split(";")
     return Found(
@@ -163,10 +183,13 @@ async def read_wal(order: ScanOrder) -> Found:
     )
 
 
-def _wal_failure(text: str) -> Exception:
-    if re.search(r"archive-get exited 1(?!\d)", text):
+def _wal_failure(text: str, attempt: int = 1) -> Exception:
+    exited = re.search(r"archive-get exited (\d+)", text)
+    if exited is None:
+        return RestoreHostFailed(text)
+    if exited[1] == "1":
         return WalMissing(text)
-    return BackupsUnreadable(text) if "archive-get" in text else RestoreHostFailed(text)
+    return WalMissing(f"{text}: {DAMAGED}") if stays_damaged(text, attempt) else BackupsUnreadable(text)
 
 
 def _must_be_whole(order: ScanOrder, answers: Answers) -> None:

@@ -5,14 +5,11 @@ A backup is taken on the leader's node, by its node control; the restore host lo
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 from activities.commands import TOLD
 from activities.data_folder import folder_of
 from activities.jobs import Answers, one
 from activities.node import run_on
-from activities.restore_host import answered, sending
+from activities.restore_host import answered, sending, stanza_of
 from schemas.failures import NodeControlFailed
 from schemas.restores import Stretch
 from schemas.takes import NodeBackupOrder, WalSum
@@ -46,13 +43,9 @@ async def on_node(order: NodeBackupOrder, *words: str, kind: str = "backup") -> 
     return answered(member.name, code, output, words, NodeControlFailed)
 
 
-def _stanza(info: str, stanza: str) -> dict[str, Any]:
-    return next((each for each in json.loads(info) if each["name"] == stanza), {})
-
-
 def trouble(info: str, stanza: str) -> str:
     """Why there is nothing in a repository, in pgBackRest's own words; "" where there only is no backup yet."""
-    found = _stanza(info, stanza)
+    found = stanza_of(info, stanza) or {}
     told = [each["status"]["message"] for each in found.get("repo", []) if each["status"]["code"] not in (0, NO_BACKUP)]
     if not found:
         return f"the repository has no stanza {stanza}"
@@ -61,13 +54,13 @@ def trouble(info: str, stanza: str) -> str:
 
 def lock_held(info: str, stanza: str) -> bool:
     """Whether a backup or a removal is under way on the machine that was asked."""
-    found = _stanza(info, stanza)
+    found = stanza_of(info, stanza) or {}
     return bool(found.get("status", {}).get("lock", {}).get("backup", {}).get("held"))
 
 
 def oldest_wal(info: str, stanza: str, archive: str) -> str:
     """The first WAL file that the archive keeps; "" for none."""
-    found = _stanza(info, stanza)
+    found = stanza_of(info, stanza) or {}
     return next((each["min"] or "" for each in found.get("archive", []) if each["id"] == archive), "")
 
 

@@ -38,6 +38,17 @@ wal() {
 # A Python that can't start exits 1 as well, which says nothing about the archive: it is believed with these words alone.
 ABSENT='is not in the archive'
 
+# Why pgBackRest failed, by what it printed into a FILE: its last warning, which may be the reason, and its error; of a
+# request's own words no more than the path and the answer. Not its end: that is about retries and statistics.
+why() {
+  grep -q ' ERROR: ' "$1" 2>/dev/null || { tail -c 400 "$1" 2>/dev/null | grep -v -e '^have ' -e '^::' | tr -s ' \n' '  '; return; }
+  {
+    grep ' WARN: ' "$1" | tail -n 1 | cut -c 1-250
+    sed -n '/ ERROR: /,$p' "$1" | grep -v -e ' DETAIL: ' -e ' INFO: ' |
+      sed '/^ *\*\*\* Request Headers/,/^ *\*\*\* Response Content/d' | head -c 400
+  } | sed 's/^[0-9-]* [0-9:.]* P[0-9]* *//' | tr -s ' \n' '  '
+}
+
 # What the repository holds, as pgBackRest's JSON: its backups; or, of one BACKUP, its databases.
 info() {
   said=$(mktemp) && trap 'rm -f "$said" "$said.out"' EXIT || die "no temporary file can be made"
@@ -63,7 +74,7 @@ probe() {
   from=$memory
   catalogue "$from" "$backup" "$@" ||
     { grep -q "$memory" "$keep/probe.said" && from=$keep/probe.new && catalogue "$from" "$backup" "$@"; } ||
-    die "$keeper can't read its repository: $(tr '\n' ' ' < "$keep/probe.said" | tail -c 400)"
+    die "$keeper can't read its repository: $(why "$keep/probe.said")"
   cp "$from/global/pg_control" "$keep/probe.one/global/" && flush "$keep/probe.one/global/pg_control" && rm -rf "$from" && mv "$keep/probe.one" "$keep/probe" || die "$keep/probe not kept"
   say done 1
 }
@@ -155,7 +166,7 @@ restore() {
   repository "--pg1-path=$data" "--lock-path=$keep/lock" --log-level-console=detail \
     --tablespace-map-all="$keep/spaces" "$@" restore
   code=$?
-  [ $code = 0 ] || die "$keeper's restore exited $code"
+  [ $code = 0 ] || { said=$(why "$keep/job/log"); die "$keeper's restore exited $code${said:+: $said}"; }
   # Nothing of the source's own settings: they name archives, standbys and libraries.
   rm -f "$data/standby.signal" "$data/recovery.signal" "$data/postmaster.pid"
   : > "$data/postgresql.auto.conf"
@@ -377,7 +388,7 @@ look() {
   # The newest that was asked for and came, how many, and whatever did not come, by its last answer.
   [ ! -e "$keep/fetched" ] || awk '{ code[$2] = $3; if ($3 == 0) { newest = $2; n++ } last = $0 }
     END { print "::fetched=" n ";" newest; for (name in code) if (code[name] != 0) print "::refused=" name ";" code[name] }' "$keep/fetched"
-  [ ! -e "$keep/refused" ] || say why "$(tr '\n' ' ' < "$keep/refused" | tail -c 400)"
+  [ ! -e "$keep/refused" ] || say why "$(why "$keep/refused")"
   grep -E ' (FATAL|PANIC): ' "$keep/server.log" 2>/dev/null | grep -v 'the database system is starting up' | tail -n 3 | sed 's/^/::fatal=/'
   sed -n 's/.*LOG:  last completed transaction was at log time \(.*\)/::last_commit=\1/p' "$keep/server.log" 2>/dev/null | tail -n 1
   tail -n 1 "$keep/server.log" 2>/dev/null | sed 's/^/::line=/'
@@ -417,7 +428,7 @@ fetch_wal() {
       if [ ! -e "$keep/wal/$name" ]; then
         wal "$name" "$keep/wal/$name.new"
         code=$?
-        [ $code = 0 ] || die "WAL file $name can't be had: $keeper's archive-get exited $code"
+        [ $code = 0 ] || { said=$(why "$keep/job/log"); die "WAL file $name can't be had: $keeper's archive-get exited $code${said:+: $said}"; }
         mv "$keep/wal/$name.new" "$keep/wal/$name" || die "$name not kept"
       fi
       echo "have $name"

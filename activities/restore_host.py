@@ -6,6 +6,7 @@ A host of another kind than a folder needs no more than its own way to run a com
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -24,6 +25,18 @@ UNREAD = 99
 """`info`'s code of a repository that it could not read (src/command/info/info.c, INFO_STANZA_STATUS_CODE_OTHER)."""
 UNREADABLE = ("pgBackRest", "lifeboat-archive")
 """How an error of the repository, not of the host, begins."""
+PGBACKREST = "ERROR: ["
+"""How pgBackRest begins to say why it failed; then its code."""
+CODE = re.compile(r"ERROR: \[(\d{3})\]")
+CHECKSUM, FORMAT = 26, 29
+"""pgBackRest's own codes of a file that it had, and that is not what it was when it was kept
+(src/build/error/error.yaml): another checksum, or no longer to be decompressed.
+"""
+SURE = 5
+"""Attempts after which a file that was damaged each time is so in the repository, and not only on its way."""
+WRONG = re.compile(r"\[(?:FormatError|ChecksumError|CryptoError)\]")
+"""How archive-get tells of such a file, behind a code of its own that is any failure's to read."""
+DAMAGED = "it is damaged in the archive"
 
 
 async def run_there(order: HostOrder, argv: list[str], limit: float) -> tuple[int, str]:
@@ -76,6 +89,8 @@ def answered(
     """What a script answered; BackupsUnreadable where the repository failed, else `failure`. A job's own is told."""
     answers = parse(output)
     failed = "; ".join(answers.get("error", []))
+    if words[0] == "probe" and (lasting := lasting_failure(failed)) is not None:
+        raise lasting
     if failed and words[0] not in ("begin", "take", "status"):
         raise (BackupsUnreadable if failed.startswith(UNREADABLE) else failure)(f"{where}: {failed}")
     if code != 0 and not answers:
@@ -93,8 +108,35 @@ async def run_job(order: HostOrder, what: str, *words: str, doing: str, progress
 
 
 def told(answers: Answers) -> str:
-    """What a job that failed said."""
-    return " | ".join([*answers.get("error", []), *answers.get("line", [])])[-TOLD:]
+    """What a job that failed said; its last lines only where it has not said pgBackRest's error itself."""
+    errors = answers.get("error", [])
+    lines = [] if any(PGBACKREST in each for each in errors) else answers.get("line", [])
+    return " | ".join([*errors, *lines])[-TOLD:]
+
+
+def code_of(text: str) -> int:
+    """pgBackRest's own code of why it ended; 0 for none."""
+    found = CODE.search(text)
+    return int(found[1]) if found else 0
+
+
+def stays_damaged(text: str, attempt: int) -> bool:
+    """Whether a WAL file that could not be had, as pgBackRest says it, will be no better another time."""
+    return WRONG.search(text) is not None and attempt >= SURE
+
+
+def lasting_failure(text: str) -> RestoreFailed | None:
+    """What is wrong with a backup that was read, by what pgBackRest says; None where it may be read another time."""
+    lower = text.lower()
+    undeciphered = "cryptoerror" in lower or "unable to flush" in lower
+    # What restores the files has the key of a list that was deciphered.
+    if undeciphered and "raised from local" not in lower:
+        return RestoreFailed(f"the repository can't be decrypted with this key: {text}")
+    if undeciphered or ("checksum" in lower and "does not match" in lower) or code_of(text) in (CHECKSUM, FORMAT):
+        return RestoreFailed(f"a file of the backup is not what was backed up: {text}")
+    if "filemissing" in lower:
+        return RestoreFailed(f"a file of the backup is missing: {text}")
+    return None
 
 
 def moment_of(seconds: str) -> datetime | None:
@@ -105,12 +147,20 @@ def moment_of(seconds: str) -> datetime | None:
         return None
 
 
+def stanza_of(info: str, stanza: str) -> dict[str, Any] | None:
+    """What `pgbackrest info --output=json` has of a stanza; None for nothing.
+
+    With another key it repeats, as they are, the characters that it made of the repository: no strict JSON.
+    """
+    return next((each for each in json.loads(info, strict=False) if each["name"] == stanza), None)
+
+
 def backups_of(info: str, stanza: str) -> tuple[list[Backup], str]:
     """What `pgbackrest info --output=json` lists, oldest first, and why there is nothing where there is nothing.
 
     BackupsUnreadable, RestoreFailed: it exits 0 and lists nothing where it could read nothing.
     """
-    found = next((each for each in json.loads(info) if each["name"] == stanza), None)
+    found = stanza_of(info, stanza)
     if found is None:
         return [], f"the repository has no stanza {stanza}"
     _must_be_read(found)
@@ -153,7 +203,8 @@ def _must_be_read(stanza: dict[str, Any]) -> None:
 
 def databases_of(info: str, stanza: str) -> list[str]:
     """The users' own databases in a backup, of `info --set`: those that can be left out of a restore."""
-    found = next(each for each in json.loads(info) if each["name"] == stanza)
+    found = stanza_of(info, stanza)
+    assert found is not None
     _must_be_read(found)
     return [each["name"] for each in found["backup"][0].get("database-ref") or [] if each["oid"] >= FIRST_NORMAL]
 

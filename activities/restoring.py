@@ -10,7 +10,7 @@ from temporalio import activity
 
 from activities.beating import beating
 from activities.jobs import Answers, number, one
-from activities.restore_host import ask, facts_of, run_job, told
+from activities.restore_host import DAMAGED, ask, code_of, facts_of, lasting_failure, run_job, stays_damaged, told
 from activities.sessions import literal
 from schemas.failures import (
     BackupsUnreadable,
@@ -19,6 +19,7 @@ from schemas.failures import (
     RestoreFailed,
     RestoreHostFailed,
     TargetNotReached,
+    WalMissing,
 )
 from schemas.restores import (
     CopyFacts,
@@ -37,7 +38,6 @@ from schemas.wal import position
 POLL_S = 0.1
 PERCENT = re.compile(r"\(([0-9.]+ ?[KMGT]?B), ([0-9.]+)%\)")
 """How pgBackRest tells of a file that it has restored: its size, and how much of the whole there is."""
-CODE = re.compile(r"ERROR: \[(\d{3})\]")
 LASTING = {*range(25, 38), 80, 81}
 """pgBackRest's own codes of what it was given and can't use (src/build/error/error.yaml)."""
 WRITE = 64
@@ -125,22 +125,17 @@ def _why_none(answers: Answers) -> str:
 
 def _restore_failure(order: HostOrder, text: str) -> Exception:
     """Which failures trying again can't help, by what pgBackRest says."""
-    lower = text.lower()
-    code = CODE.search(text)
-    if code is not None and int(code[1]) in LASTING:
-        return RestoreFailed(text)
+    lower, code = text.lower(), code_of(text)
     if "no space left" in lower:
         return NoRoomToRestore(f"{order.host.name}: {text}")
-    if "checksum" in lower and "does not match" in lower:
-        return RestoreFailed(f"a file of the backup is not what was backed up: {text}")
-    if "cryptoerror" in lower or "unable to flush" in lower:
-        return RestoreFailed(f"the repository can't be decrypted with this key: {text}")
-    if "filemissing" in lower:
-        return RestoreFailed(f"a file of the backup is missing: {text}")
+    if (lasting := lasting_failure(text)) is not None:
+        return lasting
+    if code in LASTING:
+        return RestoreFailed(text)
     # The same is said where the list of backups can't be read; the line before it says that, then.
     if re.search(r"backup set \S+ is not valid", lower) and "unable to load info file" not in lower:
         return RestoreFailed(f"the backup is gone: {text}")
-    if code is not None and int(code[1]) == WRITE:
+    if code == WRITE:
         return RestoreHostFailed(f"{order.host.name}: {text}")
     return BackupsUnreadable(text)
 
@@ -181,16 +176,17 @@ async def recover_copy(order: RecoverOrder) -> CopyFacts:
                 await ask(order, "stop", "immediate")
                 raise RestoreFailed(f"the copy left recovery by itself, and was stopped: {facts.line}")
             elif not facts.running:
-                raise await _full(order) or _recovery_failure(facts, order.moment)
+                raise await _full(order) or _recovery_failure(facts, order.moment, activity.info().attempt)
             await asyncio.sleep(POLL_S)
 
 
-def _recovery_failure(facts: CopyFacts, moment: Moment) -> Exception:
+def _recovery_failure(facts: CopyFacts, moment: Moment, attempt: int = 1) -> Exception:
     """Why the copy's server ended before its target."""
     fatal = " | ".join(facts.fatal) or facts.line or "it said nothing"
     unread = [f"{name} (exit {code})" for name, code in facts.refused.items() if code not in (0, 1)]
     if unread:
-        return BackupsUnreadable(f"recovery can't have {', '.join(unread)}" + (f": {facts.why}" if facts.why else ""))
+        why = f"recovery can't have {', '.join(unread)}" + (f": {facts.why}" if facts.why else "")
+        return WalMissing(f"{why}: {DAMAGED}") if stays_damaged(why, attempt) else BackupsUnreadable(why)
     if "before configured recovery target was reached" in fatal:
         absent = [name for name, code in facts.refused.items() if code == 1 and LOCAL.match(name)]
         last = f", the last commit there was at {facts.ended_at}" if facts.ended_at else ""

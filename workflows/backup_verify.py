@@ -112,6 +112,8 @@ class BackupVerify(Restoring):
 
     async def find(self, request: VerifyRequest) -> Backup:
         """The newest backup, or the one that was asked for, and the newest moment that must be restorable."""
+        # Before the archive is asked for its end, which is older by what that takes.
+        wanted = workflow.now() - timedelta(seconds=self.estate.service.rpo_s)
         try:
             self.repository = await self.read_repository(None)
         except ActivityError as error:
@@ -127,7 +129,6 @@ class BackupVerify(Restoring):
             raise Ended("refused", f"WAL file {missing} is missing from the archive: nothing after it can be restored")
         if found.newest_commit is None:
             raise Ended("refused", f"the archive holds no commit after {backup.label}")
-        wanted = workflow.now() - timedelta(seconds=self.estate.service.rpo_s)
         # A backup that is younger than the RPO can only be recovered to after its own end.
         reachable = found.newest_commit if wanted <= backup.stopped else wanted
         if found.newest_commit < wanted:

@@ -131,7 +131,8 @@ class Restoring(Looking):
         """What is to be in the archive as well."""
 
     async def open_archive(self) -> None:
-        await self.on_host(backups.open_archive, HostOrder(**self.order()), limit=400, total=400)
+        if told := await self.on_host(backups.open_archive, HostOrder(**self.order()), limit=400, total=400):
+            self.note(told)
 
     async def sweep(self) -> None:
         """What runs that were terminated left on the host is removed: they could not do so themselves."""

@@ -292,3 +292,42 @@ class ByHand:
         """Run it twice: the second finds it done, and says the same."""
         await ActivityEnvironment().run(activity, order)
         return await ActivityEnvironment().run(activity, order)
+
+
+async def archived_marks(scene: RestoreScene, *numbers: int) -> list[tuple[Mark, str]]:
+    """Rows, each with the WAL file that is the last to hold it, all of them archived."""
+    found = []
+    for n in numbers:
+        mark = await scene.mark(n)
+        found.append((mark, (await scene.archived()).file))
+    return found
+
+
+async def dropped_marks(scene: RestoreScene) -> tuple[dict[str, str], str]:
+    """Five rows in a table that is dropped then; the moment before that, and a WAL file on the way there, which is not
+    among those at the end that are read for the newest commit.
+    """
+    (_, file), *_, (last, _), _ = await archived_marks(scene, 1, 2, 3, 4, 5, 6)
+    await scene.sql("DROP TABLE marks", "SELECT 1")
+    await scene.archived()
+    return {"time": last.after.isoformat()}, file
+
+
+def lose(scene: RestoreScene, file: str) -> None:
+    """The store has this WAL file no more."""
+    there = scene.stored(file)
+    assert there, f"{file} is not in the store"
+    for each in there:
+        each.unlink()
+
+
+@contextlib.asynccontextmanager
+async def by_hand(scene: RestoreScene) -> AsyncIterator[ByHand]:
+    """A copy of the newest backup, removed afterwards."""
+    hand = ByHand(scene)
+    await hand.look()
+    try:
+        await hand.restore()
+        yield hand
+    finally:
+        await hand.remove()

@@ -3,46 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator
+import os
+import shutil
 
 import pytest
 
 from activities import restore_host, restoring
+from lab.command import run as run_command
 from lab.lab import fault
-from lab.layout import HOME, STORAGE
+from lab.layout import HOME, RESTORES, STORAGE
 from schemas.failures import BackupsUnreadable, RestoreFailed
 from schemas.restores import Moment
-from tests.faults.restore_scene import MARKS, ByHand, Mark, RestoreScene
+from tests.faults.restore_scene import MARKS, RestoreScene, archived_marks, by_hand, dropped_marks, lose
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.faults, pytest.mark.campaign]
-
-
-async def archived_marks(scene: RestoreScene, *numbers: int) -> list[tuple[Mark, str]]:
-    """Rows, each with the WAL file that is the last to hold it, all of them archived."""
-    found = []
-    for n in numbers:
-        mark = await scene.mark(n)
-        found.append((mark, (await scene.archived()).file))
-    return found
-
-
-async def dropped_marks(scene: RestoreScene) -> tuple[dict[str, str], str]:
-    """Five rows in a table that is dropped then; the moment before that, and a WAL file on the way there, which is not
-    among those at the end that are read for the newest commit.
-    """
-    (_, file), *_, (last, _), _ = await archived_marks(scene, 1, 2, 3, 4, 5, 6)
-    await scene.sql("DROP TABLE marks", "SELECT 1")
-    await scene.archived()
-    return {"time": last.after.isoformat()}, file
-
-
-def lose(scene: RestoreScene, file: str) -> None:
-    """The store has this WAL file no more."""
-    there = scene.stored(file)
-    assert there, f"{file} is not in the store"
-    for each in there:
-        each.unlink()
 
 
 async def test_a_wal_file_that_is_missing_in_mid_archive_is_named(restore_scene: RestoreScene) -> None:
@@ -173,13 +147,82 @@ async def test_control_what_recovery_makes_of_an_error_in_mid_archive(
                 assert set(await hand.rows("SELECT n FROM marks")) == {"1", "2", "3", "4"}
 
 
-@contextlib.asynccontextmanager
-async def by_hand(scene: RestoreScene) -> AsyncIterator[ByHand]:
-    """A copy of the newest backup, removed afterwards."""
-    hand = ByHand(scene)
-    await hand.look()
+async def test_two_restores_at_once_share_nothing(restore_scene: RestoreScene) -> None:
+    scene = restore_scene
+    (first, _), (second, _), _ = await archived_marks(scene, 1, 2, 3)
+    runs = [await scene.pitr({"time": each.after.isoformat()}, then="ask") for each in (first, second)]
+    for run in runs:
+        await scene.question(run, 90)
+    copies = sorted((scene.lab.paths.node(RESTORES) / "copies").glob("*/owner"))
+    assert len(copies) == 2
+    for run, n in zip(runs, (1, 2), strict=True):
+        (keep,) = [each.parent for each in copies if each.read_text().startswith(run.id)]
+        assert await scene.count_in(keep, "marks") == n
+    for run in runs:
+        await scene.reject(run)
+        assert (await scene.report(run)).outcome == "rejected"
+    await scene.nothing_left()
+
+
+async def test_of_two_that_copy_the_same_table_back_one_is_refused(restore_scene: RestoreScene) -> None:
+    scene = restore_scene
+    target, _ = await dropped_marks(scene)
+    async with scene.restored_is_locked() as locked:
+        runs = [await scene.pitr(target, then="copy-back", tables=[MARKS]) for _ in range(2)]
+        await locked.reached(2)
+        await locked.let_go()
+        states = [
+            await scene.state_when(run, "it ends, or is parked", lambda each: each.outcome or each.parked, 60)
+            for run in runs
+        ]
+    (parked,) = [run for run, state in zip(runs, states, strict=True) if state.parked]
+    assert any("already exists" in line or "is there" in line for line in (await scene.state(parked)).journal)
+    await scene.say(parked, "abort")
+    outcomes = {(await scene.report(run)).outcome for run in runs}
+    assert outcomes == {"done", "aborted"}
+    assert tuple(await scene.sql("SELECT count(*), count(DISTINCT n) FROM marks")) == (5, 5)
+    await scene.nothing_left()
+
+
+async def test_where_it_does_not_fit_nothing_is_begun(restore_scene: RestoreScene) -> None:
+    scene = restore_scene
+    (mark, _), _ = await archived_marks(scene, 1, 2)
+    await scene.backup_with(lambda backup: backup["host"].update(keep_free_bytes=10**15))
+    run = await scene.pitr({"time": mark.after.isoformat()})
+    state = await scene.state_when(run, "it is parked", lambda state: state.parked, 60)
+    assert "1000000000000000 must be left" in " ".join(state.journal)
+    assert not scene.restore_has_begun()
+    await scene.say(run, "abort")
+    await scene.ends(run, "aborted", "must be left")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system takes root")
+@pytest.mark.parametrize("moment", ["restoring", "recovering"])
+async def test_a_disk_that_fills_up_meanwhile(restore_scene: RestoreScene, moment: str) -> None:
+    scene = restore_scene
+    target, file = await dropped_marks(scene)
+    small = scene.lab.paths.node(RESTORES) / "small"
+    small.mkdir()
+    here = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
+    options = f"size=90m,mode=0700,uid={small.parent.stat().st_uid}"
+    await run_command(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(small)], cwd=small.parent, env=here)
     try:
-        await hand.restore()
-        yield hand
+        await scene.backup_with(lambda backup: backup["host"].update(directory=str(small), keep_free_bytes=0))
+        async with scene.through_bad_store() as store:
+            begun = store.has("held", "/bundle/", since=lambda: any(small.glob("*/begun")))
+            held = begun if moment == "restoring" else store.has("held", file)
+            if moment == "recovering":
+                begun.over.set()
+            run = await scene.pitr(target)
+            await asyncio.wait_for(held.reached.wait(), 60)
+            free = shutil.disk_usage(small).free
+            (small / "ballast").write_bytes(b"\0" * max(free - 4_000_000, 0))
+            held.over.set()
+            state = await scene.state_when(run, "it is parked", lambda state: state.parked, 60)
+            assert "has not the room" in state.journal[-1], state.journal
+            await scene.say(run, "abort")
+            assert (await scene.report(run)).outcome == "aborted"
+        assert [each.name for each in small.iterdir()] == ["ballast"]
+        await scene.nothing_left()
     finally:
-        await hand.remove()
+        await run_command(["umount", "-l", str(small)], cwd=small.parent, env=here)

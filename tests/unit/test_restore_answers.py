@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from activities.backups import _must_be_clear, _must_be_whole, _place, _wal_failure
 from activities.copying_back import _failure
-from activities.jobs import parse
+from activities.jobs import one, parse
 from activities.restore_host import backups_of, databases_of, facts_of, moment_of, told
 from activities.restoring import PERCENT, _recovery_failure, _restore_failure, settings_of
 from schemas.facts import Branch
@@ -89,6 +89,19 @@ class TestBackups:
             with pytest.raises(BackupsUnreadable) as raised:
                 read(recorded("unreachable"), "unit")
             assert raised.value.detail.startswith("pgBackRest can't read its repository: [HostConnectError]"), read
+
+    def test_with_another_key_it_is_told_so_whatever_was_made_of_the_repository(self) -> None:
+        """Characters that JSON does not allow as they are, and that Python takes for the end of a line."""
+        for said in (
+            "CryptoError: unable to flush",
+            "FormatError: key/value found outside of section at line 1: GARBAGE",
+        ):
+            status = {"code": 99, "message": f"[{said}", "lock": {"backup": {"held": False}}}
+            stanza = {**RECORDED["unreachable"][0], "cipher": "aes-256-cbc", "repo": [{"key": 1, "status": status}]}
+            text = json.dumps([stanza]).replace("GARBAGE", "\x01\x0b\x0c\x1c\x85\u2028\ufffd\r")
+            read = one(parse(f"::info={text}\n::done=1"), "info")
+            with pytest.raises(RestoreFailed, match="can't be decrypted with this key"):
+                backups_of(read, "unit")
 
     def test_the_users_databases(self) -> None:
         """Those of the system are never left out of a restore."""
@@ -241,7 +254,12 @@ def test_why_recovery_ended(facts: dict[str, Any], kind: type[LifeboatError], sa
         (
             "ERROR: [029]: raised from local-1 protocol: zlib threw error: [-3] data error",
             RestoreFailed,
-            "zlib threw error",
+            "a file of the backup is not what was backed up",
+        ),
+        (
+            "ERROR: [095]: raised from local-1 protocol: unable to flush | [CryptoError] on retry after 0ms",
+            RestoreFailed,
+            "a file of the backup is not what was backed up",
         ),
         (
             "ERROR: [026]: raised from local-1 protocol: error restoring 'base/1/1247': actual checksum 'ed' does not"
@@ -285,6 +303,7 @@ def test_why_a_restore_failed(text: str, kind: type[LifeboatError], says: str) -
         ("WAL file X can't be had: pgBackRest's archive-get exited 1", WalMissing),
         ("WAL file X can't be had: pgBackRest's archive-get exited 103", BackupsUnreadable),
         ("WAL file X can't be had: pgBackRest's archive-get exited 127", BackupsUnreadable),
+        ("WAL file X can't be had: pgBackRest's archive-get exited 26", BackupsUnreadable),
         ("pg_waldump: error: could not find a valid record after 0/3000000", RestoreHostFailed),
     ],
 )
@@ -294,6 +313,31 @@ def test_why_wal_could_not_be_read(error: str, kind: type[LifeboatError], lines:
     failure = _wal_failure(told({"error": [error], "line": lines}))
     assert type(failure) is kind
     assert error in str(failure)
+
+
+UNREAD = "ERROR: [042]: raised from local-1 protocol: unable to get 000000010000000000000008: repo1: 15-1/X.lz4"
+
+
+@pytest.mark.parametrize(
+    ("said", "attempt", "kind"),
+    [
+        # As pgBackRest 2.45 said of a file with one byte changed, and of a store that answered 503.
+        ("[FormatError] lz4 error: [-16] ERROR_decompressionFailed [FileReadError] on retry after 0ms", 4, None),
+        ("[FormatError] lz4 error: [-16] ERROR_decompressionFailed [FileReadError] on retry after 0ms", 5, WalMissing),
+        ("[CryptoError] unable to flush", 5, WalMissing),
+        ("[ProtocolError] HTTP request failed with 503 (bad luck)", 9, None),
+    ],
+)
+def test_a_wal_file_that_comes_damaged_each_time_is_damaged(said: str, attempt: int, kind: Any) -> None:
+    name, text = "000000010000000000000008", f"{UNREAD} {said}"
+    refused = CopyFacts.model_validate({"fatal": [ENDED], "refused": {name: 42}, "why": text})
+    for failure in (
+        _wal_failure(f"WAL file {name} can't be had: pgBackRest's archive-get exited 42 | {text}", attempt),
+        _recovery_failure(refused, AT, attempt),
+    ):
+        assert type(failure) is (kind or BackupsUnreadable)
+        assert name in str(failure)
+        assert ("it is damaged in the archive" in str(failure)) is (kind is not None)
 
 
 class TestWhole:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from activities.jobs import Answers, parse, script
-from activities.restore_host import facts_of
+from activities.restore_host import facts_of, told
 
 SCRIPT = script("restore.sh")
 MEMORY = Path("/dev/shm")
@@ -29,6 +29,27 @@ case $into in
   /dev/shm/*) [ ! -e "$0.large" ] || { head -c 250000000 /dev/zero > "$into/base/1/1249"; exec sleep 20; } ;;
 esac
 echo control > "$into/global/pg_control"
+"""
+
+REFUSES = f"""#!/bin/sh
+cat <<END
+2026-11-29 14:51:20.320 P00   WARN: --delta or --force specified
+2026-11-29 14:51:20.321 P01 DETAIL: restore file base/1/2 (258B, 0.00%) checksum 5b
+2026-11-29 14:51:20.328 P00  ERROR: [029]: raised from local-1 protocol: HTTP request failed with 403 (Forbidden):
+                                    *** Path/Query ***:
+                                    GET /bucket/bundle/1
+                                    *** Request Headers ***:
+                                    authorization: <redacted>
+                                    *** Response Headers ***:
+                                    content-length: 100
+                                    *** Response Content ***:
+                                    <Error><Code>InvalidAccessKeyId</Code></Error>
+                                    [FormatError] on retry after 0ms
+                                    [FormatError] on retry after 15000ms
+2026-11-29 14:51:20.328 P00 DETAIL: statistics: {"x" * 300}
+2026-11-29 14:51:20.328 P00   INFO: restore command end: aborted with exception [029]
+END
+exit 29
 """
 
 PSQL = """#!/bin/sh
@@ -158,3 +179,21 @@ class TestSettle:
         began = time.monotonic()
         assert tell(keep, "settle", "")["running"] == ["0"]
         assert time.monotonic() - began < 1.5
+
+
+def test_why_pgbackrest_failed_is_its_error_and_not_its_log_s_end(keep: Path) -> None:
+    """As 2.45 told of a damaged file, and of a store that answered 403."""
+    program = keep.parent / "pgbackrest"
+    tell(keep, "probe", "run@1", "LABEL")
+    program.write_text(REFUSES, encoding="utf-8")
+    tell(keep, "begin", "restore/L", "restore", "L")
+    while (answers := tell(keep, "status"))["code"] == ["running"]:
+        pass
+    said = told(answers)
+    assert said.startswith(
+        "pgBackRest's restore exited 29: WARN: --delta or --force specified ERROR: [029]: raised from local-1 protocol:"
+        " HTTP request failed with 403 (Forbidden): *** Path/Query ***: GET /bucket/bundle/1 <Error>"
+    )
+    assert "InvalidAccessKeyId" in said
+    assert "statistics" not in said
+    assert "restore file" not in said
