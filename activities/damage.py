@@ -11,14 +11,15 @@ from temporalio import activity
 from activities.beating import beating
 from activities.commands import TOLD
 from activities.data_folder import folder_of, sending
-from activities.jobs import Answers, parse, until_ended
+from activities.jobs import Answers, one, parse, until_ended
 from activities.node import run_on
+from activities.restore_host import moment_of
 from activities.sessions import BROKEN, nudge, session
 from schemas.damage import Damaged, MemberDamage
 from schemas.damage_orders import CheckOrder, ReadOnlyOrder
 from schemas.data import DataFolder
 from schemas.failures import DataFolderFailed, MemberUnreachable, NodeControlFailed
-from schemas.restores import Proof
+from schemas.restores import Newest, Proof
 from schemas.topology import Member
 
 _RELATION = re.compile(r'^(heap table|btree index) "([^"]+)"')
@@ -110,22 +111,44 @@ async def ask_leader(order: CheckOrder) -> list[Proof]:
     """The owner's own queries, as the member answers them; they may read all, and write nothing."""
     service, member = order.service, order.service.member(order.member)
     assert service.backup is not None
-    folder, found = _checkable(member), []
+    _checkable(member)
+    found = []
     async with beating(f"the owner's queries on {member.name}"):
         for each in service.backup.checks:
-            reach = (folder.socket or "", str(member.port), folder.superuser, each.database or service.access.database)
-            answers = await until_ended(
-                functools.partial(_ask, order),
-                f"query/{each.name}/{order.run}",
-                ["query", *reach, each.sql],
-                f"the owner's query {each.name}",
-            )
-            if answers.get("code") != ["0"] or "done" not in answers:
-                raise DataFolderFailed(f"{member.name}: {' | '.join(answers.get('line', []))[-TOLD:]}")
+            answers = await _query(order, each.name, each.database or service.access.database, each.sql)
             refused = answers.get("refused")
             ok, evidence = (False, refused[0]) if refused else each.answered_by(answers.get("row", []))
             found.append(Proof(clause=f"owner's query {each.name}", ok=ok, evidence=evidence))
     return found
+
+
+@activity.defn
+async def look_at_newest_rows(order: CheckOrder) -> list[Newest]:
+    """The newest row of each table that the topology names, as the member has it."""
+    service, member = order.service, order.service.member(order.member)
+    assert service.backup is not None
+    _checkable(member)
+    found = []
+    async with beating(f"the newest rows on {member.name}"):
+        for each in service.backup.newest:
+            answers = await _query(order, f"newest-{each.table}", service.access.database, each.sql())
+            refused = one(answers, "refused")
+            found.append(
+                Newest(table=each.table, at=None if refused else moment_of(one(answers, "row")), error=refused)
+            )
+    return found
+
+
+async def _query(order: CheckOrder, name: str, database: str, sql: str) -> Answers:
+    """A question to the member's own server, as a job on its node; DataFolderFailed where it could not be asked."""
+    member = order.service.member(order.member)
+    folder = folder_of(member)
+    words = ["query", folder.socket or "", str(member.port), folder.superuser, database, sql]
+    ident = f"query/{name}/{order.run}"
+    answers = await until_ended(functools.partial(_ask, order), ident, words, f"the query {name}")
+    if answers.get("code") != ["0"] or "done" not in answers:
+        raise DataFolderFailed(f"{member.name}: {' | '.join(answers.get('line', []))[-TOLD:]}")
+    return answers
 
 
 def _checkable(member: Member) -> DataFolder:

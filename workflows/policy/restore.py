@@ -338,6 +338,13 @@ def _whole(copy: CopyFacts, backup: Backup) -> Proof:
     )
 
 
+def hold_text(found: Sequence[Proof]) -> str:
+    """How many clauses hold, and which can't be told."""
+    open_ = [each.clause for each in found if each.ok is None]
+    told = f"; not to be told: {', '.join(open_)}" if open_ else ""
+    return f"{sum(bool(each.ok) for each in found)} hold{told}"
+
+
 def time_limit(bytes_: int, rate: float) -> float:
     """Seconds that a restore may take: three times what is expected of it, and a quarter of an hour."""
     return 900.0 + 3 * bytes_ / rate
