@@ -71,6 +71,8 @@ class DecisionReport(Fact):
     reason: str = ""
     digest: str = ""
     override: bool = False
+    choice: str = ""
+    """Of several things that were offered, the one that was approved."""
 
 
 class Escalation(Fact):
