@@ -40,6 +40,7 @@ from activities import (
     estate,
     fencing,
     haproxy,
+    in_place,
     isolation,
     keeper,
     node,
@@ -76,6 +77,7 @@ from workflows.cache_failover import CacheFailover
 from workflows.cache_switchover import CacheFailback, CacheSwitchover
 from workflows.cache_watch import CacheWatch
 from workflows.corruption_recovery import CorruptionRecovery
+from workflows.cut_over import CutOver
 from workflows.database_failover import DatabaseFailover
 from workflows.database_ready import DatabaseReady
 from workflows.database_rejoin import DatabaseRejoin
@@ -100,6 +102,7 @@ WORKFLOWS: list[type] = [
     CacheSwitchover,
     CacheWatch,
     CorruptionRecovery,
+    CutOver,
     DatabaseFailback,
     DatabaseFailover,
     DatabaseReady,
@@ -153,6 +156,7 @@ ACTIVITIES: list[Any] = [
     copying_back.take_back,
     damage.ask_leader,
     damage.check_member,
+    damage.look_at_newest_rows,
     damage.make_read_only,
     data_folder.examine_folder,
     data_folder.keep_from_starting,
@@ -184,6 +188,11 @@ ACTIVITIES: list[Any] = [
     haproxy.hold_proxy,
     haproxy.point_proxy,
     haproxy.read_proxy,
+    in_place.hold_folder,
+    in_place.look_before_restore,
+    in_place.restore_in_place,
+    in_place.settle_in_place,
+    in_place.until_it_stands,
     isolation.isolate_member,
     isolation.rejoin_network,
     keeper.keep_watch_of_set,
@@ -279,6 +288,7 @@ SANDBOX = SandboxedWorkflowRunner(
         "workflows.watch_reads",
         "workflows.watching",
         "workflows.database_routes",
+        "workflows.database_verify",
         "workflows.restoring",
         "workflows.synchronous",
         "pydantic",

@@ -1,0 +1,402 @@
+"""Cutting a service over to a moment in its past, once a restored copy has proved it: for PitrRestore, which starts it.
+
+docs/runbooks/cut_over.md has the same headings as the steps here; docs/adr/0037 says why a member is put back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import types
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from temporalio import workflow
+from temporalio.exceptions import ActivityError, ApplicationError
+
+with workflow.unsafe.imports_passed_through():
+    from activities import damage, data_folder, dns, epoch, in_place, promotion
+    from schemas.cut_over import CutOverRequest, InPlaceOrder, Stretch
+    from schemas.damage_orders import CheckOrder
+    from schemas.decisions import Death
+    from schemas.facts import EpochRecord
+    from schemas.failures import NotYet
+    from schemas.orders import (
+        DnsOrder,
+        FenceResult,
+        NamesOrder,
+        NodeOrder,
+        PromoteOrder,
+        PromoteResult,
+        RecordOrder,
+    )
+    from schemas.rejoin import FolderOrder, HoldOrder
+    from schemas.reports import Outcome, Report
+    from schemas.requests import RejoinRequest
+    from schemas.restore_requests import TakeRequest
+    from schemas.restores import CopyFacts, Proof
+    from workflows.database_protect import StartingRejoins
+    from workflows.database_reads import Reading
+    from workflows.database_return import Returning
+    from workflows.database_verify import Verifying
+    from workflows.policy import cut_over as policy
+    from workflows.policy import restore
+    from workflows.policy.voters import render_names
+    from workflows.reasons import reason_of
+    from workflows.runbook import Ended
+
+CHOOSE = "Choose who is put back to the moment"
+CLAIM = "Claim the epoch"
+HOLD = "Hold the poolers"
+FENCE = "Fence the present leader"
+RESTORE = "Put the candidate back to the moment"
+PROVE = "Prove it once more"
+RECORD = "Record the choice"
+PROMOTE = "Promote the candidate"
+ROUTE = "Route clients"
+VERIFY = "Verify through every route"
+SETTLE = "Let it lead on record"
+COUNT = "Count what was written after the moment"
+REBUILD = "Rebuild the standbys"
+BACKUP = "Take a new backup"
+
+T = TypeVar("T")
+
+TRIES = 4
+AGAIN = timedelta(seconds=1)
+
+
+@workflow.defn(name="CutOver", failure_exception_types=[Exception])
+class CutOver(Reading, Verifying, StartingRejoins, Returning):
+    """Started by PitrRestore, with the moment and the copy that proved it; ends with a Report."""
+
+    procedure = "CutOver"
+    titles = (
+        *(CHOOSE, CLAIM, HOLD, FENCE, RESTORE, PROVE, RECORD),
+        *(PROMOTE, ROUTE, VERIFY, SETTLE, COUNT, REBUILD, BACKUP),
+    )
+    expected_s = types.MappingProxyType({FENCE: 2.0, PROVE: 2.0, RECORD: 0.2, PROMOTE: 1.5, ROUTE: 0.6, VERIFY: 1.5})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.request: CutOverRequest
+        self.candidate = ""
+        self.why = ""
+        self.touched = False
+        """The candidate's folder is not what it was."""
+        self.stretch: Stretch | None = None
+        self.proofs: list[Proof] = []
+        self.before: EpochRecord
+        """The record that bound the leader of before."""
+
+    @workflow.run
+    async def run(self, request: CutOverRequest) -> Report:
+        return await self.shielded(self.from_start_to_report(request))
+
+    # What a report tells
+
+    def reached(self) -> Outcome:
+        return "done, unprotected" if self.unprotected else "done"
+
+    def summary(self) -> str:
+        if self.leads_now() is None:
+            return ""
+        after = f"; {self.suspect} is stopped, and keeps {self.stretch.text()}" if self.stretch else ""
+        return f"{self.candidate} leads, as of {self.request.moment.text()}{after}"
+
+    def lost_text(self) -> str:
+        return self.stretch.text() if self.stretch is not None and self.leads_now() is not None else ""
+
+    async def carry_out(self, request: CutOverRequest) -> None:
+        self.request = request
+        await self.lock()
+        seen = await self.step(CHOOSE, self.choose, told=lambda _: self.why, parks=False)
+        self.claiming = True
+        self.record = await self.step(CLAIM, lambda: self.claim_after(seen), told=lambda r: f"epoch {r.epoch}")
+
+        # From here clients wait: what fails is undone at once, and asks nobody.
+        self.urgent = self.clients_wait = True
+        resume = ("Resume the poolers", self.resume_poolers)
+        await self.step(HOLD, self.hold_poolers, undo=resume, told="; ".join, parks=False)
+        unfence = ("Unfence the leader of before", self.unfence)
+        await self.step(FENCE, self.fence_leader, undo=unfence, told=self.fence_text, parks=False)
+        stop = ("Stop the candidate", self.stop_candidate)
+        facts = await self.step(RESTORE, self.put_back, undo=stop, told=self.stands_text, parks=False)
+        await self.step(PROVE, lambda: self.prove(facts), told=lambda text: text, parks=False)
+        self.record = await self.step(RECORD, self.record_choice, told=lambda r: f"{r.candidate}", parks=False)
+
+        self.point_of_no_return()
+        self.promoted = await self.step(
+            PROMOTE, self.promote, told=lambda p: f"{p.member} leads on timeline {p.timeline}"
+        )
+        await self.step_or_skip(ROUTE, lambda: self.move_routes(self.candidate), told="; ".join)
+        self.calm()
+        await self.step_or_skip(VERIFY, self.verify, told=lambda f: f.evidence)
+        await self.step(SETTLE, self.settle, told=lambda text: text)
+        await self.step_or_skip(COUNT, self.count, told=lambda text: text)
+        # Rejoins take the service's lock themselves, and a failover may come in between.
+        await self.unlock()
+        await self.step_or_skip(REBUILD, self.rebuild, told=lambda text: text)
+        await self.step_or_skip(BACKUP, self.take_backup, told=lambda text: text)
+        await self.tell_what_is_missing()
+
+    # What the steps do, in their order
+
+    async def choose(self) -> EpochRecord:
+        """Who leads, who is put back, and whether its node has the backup in reach: before anybody is cut off."""
+        seen = await self.observe_everywhere()
+        if seen.record is None:
+            raise Ended("refused", seen.epoch_error or "there is no epoch record: start the watch first")
+        self.suspect = seen.record.leader
+        leader = next((each for each in seen.members if each.member == self.suspect), None)
+        if leader is None or not leader.reachable or leader.in_recovery:
+            raise Ended("refused", f"{self.suspect} should lead, and does not answer as a primary: fail over first")
+        member = self.estate.service.member(self.suspect)
+        if member.control is None or member.data is None:
+            raise Ended("refused", f"{self.suspect} leads, and has no `control` and `data`: it could not be stopped")
+        if silent := await self.gates_out_of_reach():
+            raise Ended("refused", f"clients could not be held: {silent}")
+        chosen, self.why = policy.choose(self.estate.service, leader, seen.members, self.request.candidate)
+        if chosen is None:
+            raise Ended("refused", f"nobody can be put back to the moment: {self.why}")
+        self.candidate, self.record = chosen, seen.record
+        try:
+            room = await self.do(in_place.look_before_restore, self.in_place(), limit=60, total=180, heartbeat=10.0)
+        except ActivityError as error:
+            raise Ended("refused", reason_of(error)) from error
+        if (why := policy.too_small(chosen, room)) is not None:
+            raise Ended("refused", why)
+        alive = Death(state="alive", reason=f"{self.suspect} answers: this is planned")
+        self.assessment = self.weigh(chosen, alive, seen.record, seen.members, disconnected=None)
+        return seen.record
+
+    def in_place(self) -> InPlaceOrder:
+        return InPlaceOrder(**self.on_folder(), backup=self.request.backup, moment=self.request.moment)
+
+    def on_folder(self, member: str | None = None) -> dict[str, Any]:
+        """What an order on a member's folder says, the candidate's by itself. Its leader is who leads, or led."""
+        self.member = member or self.candidate
+        return self.folder_order()
+
+    async def fence_leader(self) -> FenceResult:
+        """Nobody acknowledges any more, and what was written after the moment stays where it is, for good."""
+        await self.tell_watch()
+        held = f"it has what was written after {self.request.moment.text()} (run {workflow.info().workflow_id})"
+        order = HoldOrder(**self.node_of(self.suspect), why=held[:300])
+        await self.do(in_place.hold_folder, order, limit=30, total=60, attempts=TRIES)
+        fenced = await self.fence_old_primary()
+        stopped, isolated = await self.until_stopped()
+        if not stopped.done:
+            raise ApplicationError(str(NotYet(f"{stopped.evidence}; {isolated.evidence}")), type=NotYet.__name__)
+        written = [facts.written for facts in fenced.members if facts.member == self.suspect]
+        moment = self.request.moment
+        self.stretch = Stretch(
+            member=self.suspect,
+            first=self.request.copy_facts.replayed,
+            last=written[-1] if written else None,
+            since=moment.time or moment.near or self.request.copy_facts.last_commit,
+            until=workflow.now(),
+        )
+        return fenced
+
+    def node_of(self, member: str) -> dict[str, Any]:
+        return {name: value for name, value in self.on_folder(member).items() if name != "leader"}
+
+    def fence_text(self, fenced: FenceResult) -> str:
+        after = f"; it keeps {self.stretch.text()}" if self.stretch else ""
+        return f"disconnected {', '.join(fenced.disconnected)}; {self.stall_evidence}; stopped{after}"
+
+    async def put_back(self) -> CopyFacts:
+        """Its own folder, from the same backup and the same WAL as the copy; it then stands where that stood."""
+        await self.promise_nothing()
+        self.touched, self.member = True, self.candidate
+        await self.stop_member()
+        limit = restore.time_limit(self.request.backup.bytes, self.request.rate_bytes_s)
+        long: dict[str, Any] = {"limit": limit, "total": 2 * limit, "heartbeat": 10.0, "attempts": 1}
+        await self.tried(lambda: self.do(in_place.restore_in_place, self.in_place(), **long))
+
+        async def recovered() -> CopyFacts:
+            folder = FolderOrder.model_validate(self.on_folder())
+            await self.do(data_folder.start_standby, folder, **long)
+            return await self.do(in_place.until_it_stands, self.in_place(), **long)
+
+        return await self.tried(recovered)
+
+    async def tried(self, action: Callable[[], Awaitable[T]]) -> T:
+        """A few times, since a store may refuse for a moment, and not for long: clients wait. An abort is obeyed."""
+        for left in reversed(range(TRIES)):
+            try:
+                return await self.unless_aborted(action())
+            except ActivityError as error:
+                if not left:
+                    raise
+                self.note(f"tried again: {reason_of(error)}")
+                await workflow.sleep(AGAIN, summary="before it is tried again")
+        raise AssertionError("the last round returns or raises")
+
+    async def promise_nothing(self) -> None:
+        """The record says that nobody had to acknowledge. What the voters have among them is not all that was
+        acknowledged any more, once one of them is put back: whoever comes after must not rest on it.
+        """
+        self.before = self.record
+        if not self.record.w:
+            return
+        wanted = self.record.model_copy(update={"w": 0, "voters": []})
+        order = RecordOrder(zone=self.estate.zone, service=self.service_name, seen=self.record, wanted=wanted)
+        self.record = await self.do(epoch.write_record, order, limit=4, total=60, heartbeat=None)
+
+    def stands_text(self, facts: CopyFacts) -> str:
+        return f"{self.candidate} stands at {restore.lsn_text(facts.replayed)}"
+
+    async def prove(self, facts: CopyFacts) -> str:
+        """By the clauses of the copy, and against the copy itself; then its rows, as far as they were told."""
+        given, service = self.request, self.estate.service
+        heartbeat = service.detection.heartbeat
+        proofs = restore.prove(
+            facts,
+            given.backup,
+            given.moment,
+            given.repository,
+            system=given.copy_facts.system,
+            heartbeat=heartbeat,
+        )
+        proofs += policy.compare(facts, given.copy_facts)
+        if service.member(self.candidate).data is not None and service.backup is not None:
+            proofs += await self.ask_rows()
+        self.proofs = proofs
+        if failed := [each for each in proofs if each.ok is False]:
+            told = "; ".join(f"{each.clause}: no: {each.evidence}" for each in failed)
+            raise ApplicationError(f"{self.candidate} is not what the copy was: {told}", type="NotTheCopy")
+        return restore.hold_text(proofs)
+
+    async def ask_rows(self) -> list[Proof]:
+        """The newest rows and the owner's queries; where the member's own socket is not declared, nobody can ask."""
+        data = self.estate.service.member(self.candidate).data
+        if data is None or data.socket is None:
+            why = f"{self.candidate} has no `data.socket` in the topology"
+            return [Proof(clause="the owner's queries", ok=None, evidence=why)]
+        order = CheckOrder(**self.node_of(self.candidate))
+        newest = await self.do(damage.look_at_newest_rows, order, limit=3600, total=3600, heartbeat=10.0)
+        answers = await self.do(damage.ask_leader, order, limit=3600, total=3600, heartbeat=10.0)
+        return [*policy.compare_rows(newest, self.request.newest), *answers]
+
+    async def record_choice(self) -> EpochRecord:
+        """The candidate stands in the record, and the names lead to it, before it is promoted."""
+        wanted = self.record.model_copy(
+            update={
+                "candidate": self.candidate,
+                "candidate_voters": [],
+                "verdict": f"put back to {restore.lsn_text(self.request.copy_facts.replayed)}",
+            }
+        )
+        order = DnsOrder(
+            service=self.estate.service,
+            zone=self.estate.zone,
+            target=self.candidate,
+            seen=self.record,
+            wanted=wanted,
+            reads=self.names_next(self.candidate, []),
+        )
+        return await self.do(dns.choose_and_lead, order, limit=4, heartbeat=None)
+
+    async def promote(self) -> PromoteResult:
+        """Recovery ends where it stands, on a timeline of its own. It leads alone until the standbys are rebuilt."""
+        order = PromoteOrder(
+            service=self.estate.service, zone=self.estate.zone, record=self.record, names="", survivors=[]
+        )
+        self.open_poolers(self.candidate, ROUTE)
+        self.narrow_reads(self.candidate, [], ROUTE)
+        try:
+            return await self.do(promotion.promote_candidate, order, limit=30, total=60, heartbeat=2.0)
+        except ActivityError:
+            self.give_up_openings()
+            # It asks the archive for timelines first, and ends where that can't be had: it stands again for a retry.
+            with contextlib.suppress(ActivityError):
+                await self.start_if_ended()
+            raise
+
+    async def start_if_ended(self) -> None:
+        found = await self.do(data_folder.look_at_folder, NodeOrder.model_validate(self.node_of(self.candidate)))
+        if not found.running:
+            folder = FolderOrder.model_validate(self.on_folder())
+            await self.do(data_folder.start_standby, folder, limit=300, total=300, heartbeat=10.0, attempts=1)
+
+    async def settle(self) -> str:
+        """The record names it; its settings are those of a leader; it may start by itself; reads know of it."""
+        at = {"service": self.estate.service, "leader": self.candidate, "names": "", "epoch": self.record.epoch}
+        order = FolderOrder.model_validate(self.on_folder())
+        _, _, told, _ = await self.together(
+            self.write_final_record(),
+            self.do(promotion.checkpoint, NamesOrder.model_validate(at), limit=120, total=180),
+            self.do(in_place.settle_in_place, order, limit=30, total=120),
+            self.do(data_folder.let_it_start, order, limit=30, total=120),
+        )
+        await self.update_reads(self.candidate)
+        return f"{told.evidence}; epoch {self.record.epoch} names it"
+
+    async def count(self) -> str:
+        """In the folder of who led before, which is stopped; what is counted is kept apart as well."""
+        self.on_folder(self.suspect)
+        await self.keep_what_only_it_has()
+        if self.loss is None:
+            return f"nothing was written to {self.suspect} after the moment"
+        return f"{self.loss.text()}; kept on {self.suspect}" + (f" in {self.loss.kept}" if self.loss.kept else "")
+
+    async def rebuild(self) -> str:
+        """One after the other, since each loads the leader. They have WAL of after the moment, and must not follow."""
+        told = []
+        members = [each for each in self.estate.service.members if each.name not in (self.candidate, self.suspect)]
+        for member in sorted(members, key=lambda each: each.follows not in (None, self.suspect)):
+            if member.control is None or member.data is None:
+                told.append(f"{member.name} has no `control` and `data`: rebuild it by hand")
+                continue
+            why = f"it has WAL of after {self.request.moment.text()}"
+            request = RejoinRequest(
+                service=self.service_name, reason=self.reason, member=member.name, rebuild=why[:200]
+            )
+            report = await self.child("DatabaseRejoin", request, f"rejoin/{member.name}")
+            told.append(f"{member.name}: {report.summary or report.outcome}")
+        return "; ".join(told) or "there is no other standby"
+
+    async def take_backup(self) -> str:
+        """What was backed up before leads to the new timeline as well, yet by WAL that nobody has replayed but here."""
+        request = TakeRequest(service=self.service_name, reason=self.reason, kind="full")
+        report = await self.child("BackupTake", request, "backup-take")
+        return f"{report.outcome}: {report.summary}"
+
+    async def tell_what_is_missing(self) -> None:
+        _, missing = await self.look_at_protection()
+        home = f"lifeboat run database-rejoin {self.service_name} --member {self.suspect} --rebuild WHY"
+        after = self.stretch.text() if self.stretch else "what was written after the moment"
+        own = f"{self.suspect} is stopped, and keeps {after}: `{home}` brings it home, and erases that"
+        self.unprotected = [own, *(each for each in missing if not each.startswith(f"{self.suspect} "))]
+
+    # The undos, in the order in which they run
+
+    async def stop_candidate(self) -> None:
+        """Nobody starts it before it is rebuilt."""
+        if self.touched:
+            self.member = self.candidate
+            await self.stop_member()
+
+    async def let_back(self) -> None:
+        await self.do(in_place.hold_folder, HoldOrder(**self.node_of(self.suspect), why=""), limit=30, total=300)
+        await super().let_back()
+
+    async def unstall(self) -> None:
+        """Those who are left acknowledge; who was put back does not."""
+        bound = self.before if self.touched else self.record
+        left = [name for name in bound.voters if not (self.touched and name == self.candidate)]
+        await self.unstall_with(render_names(min(bound.w, len(left)), left))
+
+    def to_reconnect(self) -> list[str]:
+        return [name for name in super().to_reconnect() if not (self.touched and name == self.candidate)]
+
+    async def after_undo(self) -> None:
+        await super().after_undo()
+        if not self.touched:
+            return
+        await self.restore_set()
+        run = await self.start_rejoin(self.candidate, rebuild="it was put back to a moment, and that was undone")
+        self.followed_by.append(run)
+        self.unprotected.append(f"{self.candidate} is no standby any more: {run} rebuilds it")
