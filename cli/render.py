@@ -13,7 +13,7 @@ from rich.text import Text
 from cli.words import MARKS, instant, moment, outcome_text, span
 from schemas import restore_words
 from schemas.reports import DecisionReport, Report, StepReport
-from schemas.restores import Proof, RestoreEvidence
+from schemas.restores import CutOverEvidence, Proof, RestoreEvidence
 
 PROOF_MARKS = {True: ("✓", "green", ""), False: ("✗", "bold red", "bold red"), None: ("–", "yellow", "")}
 """Whether a clause holds → its mark, the mark's style, and the clause's."""
@@ -35,6 +35,8 @@ def _parts(report: Report) -> Iterator[RenderableType]:
         yield from _restore(report, report.restore)
     else:
         yield _facts(report)
+        if report.cut_over is not None and report.cut_over.proofs:
+            yield from _cut_over(report.cut_over)
     yield from _titled("Where the time went (UTC)", _time(report))
     yield from _titled("Steps", steps_table(report.steps))
     if report.decisions:
@@ -112,8 +114,16 @@ def _restore(report: Report, found: RestoreEvidence) -> Iterator[RenderableType]
         yield from _titled(f"Proof: {restore_words.tally(found.proofs)}", _proofs(found.proofs))
     if found.checks:
         yield from _titled(f"Checks: {restore_words.tally(found.checks)}", _proofs(found.checks))
+    if report.cut_over is not None and report.cut_over.proofs:
+        yield from _cut_over(report.cut_over)
     if found.considered:
         yield from _titled("Considered, and not taken", found.considered)
+
+
+def _cut_over(found: CutOverEvidence) -> Iterator[RenderableType]:
+    """The member that was put back, beside the copy."""
+    title = f"Proof once more, on {found.candidate}: {restore_words.tally(found.proofs)}"
+    yield from _titled(title, _proofs(found.proofs))
 
 
 def _proofs(proofs: list[Proof]) -> Table:

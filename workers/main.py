@@ -290,6 +290,7 @@ SANDBOX = SandboxedWorkflowRunner(
         "workflows.database_routes",
         "workflows.database_verify",
         "workflows.restoring",
+        "workflows.putting_back",
         "workflows.synchronous",
         "pydantic",
         "pydantic_core",

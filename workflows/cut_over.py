@@ -7,17 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import types
-from collections.abc import Awaitable, Callable
-from datetime import timedelta
-from typing import Any, TypeVar
 
 from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
-    from activities import damage, data_folder, dns, epoch, in_place, promotion
-    from schemas.cut_over import CutOverRequest, InPlaceOrder, Stretch
-    from schemas.damage_orders import CheckOrder
+    from activities import data_folder, dns, in_place, promotion
+    from schemas.cut_over import CutOverRequest
     from schemas.decisions import Death
     from schemas.facts import EpochRecord
     from schemas.failures import NotYet
@@ -28,20 +24,19 @@ with workflow.unsafe.imports_passed_through():
         NodeOrder,
         PromoteOrder,
         PromoteResult,
-        RecordOrder,
     )
     from schemas.rejoin import FolderOrder, HoldOrder
     from schemas.reports import Outcome, Report
     from schemas.requests import RejoinRequest
     from schemas.restore_requests import TakeRequest
-    from schemas.restores import CopyFacts, Proof
+    from schemas.restores import Written
     from workflows.database_protect import StartingRejoins
     from workflows.database_reads import Reading
-    from workflows.database_return import Returning
     from workflows.database_verify import Verifying
     from workflows.policy import cut_over as policy
     from workflows.policy import restore
     from workflows.policy.voters import render_names
+    from workflows.putting_back import TRIES, PuttingBack
     from workflows.reasons import reason_of
     from workflows.runbook import Ended
 
@@ -60,14 +55,9 @@ COUNT = "Count what was written after the moment"
 REBUILD = "Rebuild the standbys"
 BACKUP = "Take a new backup"
 
-T = TypeVar("T")
-
-TRIES = 4
-AGAIN = timedelta(seconds=1)
-
 
 @workflow.defn(name="CutOver", failure_exception_types=[Exception])
-class CutOver(Reading, Verifying, StartingRejoins, Returning):
+class CutOver(Reading, Verifying, StartingRejoins, PuttingBack):
     """Started by PitrRestore, with the moment and the copy that proved it; ends with a Report."""
 
     procedure = "CutOver"
@@ -79,15 +69,7 @@ class CutOver(Reading, Verifying, StartingRejoins, Returning):
 
     def __init__(self) -> None:
         super().__init__()
-        self.request: CutOverRequest
-        self.candidate = ""
         self.why = ""
-        self.touched = False
-        """The candidate's folder is not what it was."""
-        self.stretch: Stretch | None = None
-        self.proofs: list[Proof] = []
-        self.before: EpochRecord
-        """The record that bound the leader of before."""
 
     @workflow.run
     async def run(self, request: CutOverRequest) -> Report:
@@ -101,11 +83,14 @@ class CutOver(Reading, Verifying, StartingRejoins, Returning):
     def summary(self) -> str:
         if self.leads_now() is None:
             return ""
-        after = f"; {self.suspect} is stopped, and keeps {self.stretch.text()}" if self.stretch else ""
-        return f"{self.candidate} leads, as of {self.request.moment.text()}{after}"
+        return f"{self.candidate} leads, as of {self.request.moment.text()}; {self.suspect} keeps {self.after()}"
+
+    def after(self) -> str:
+        """What was written after the moment."""
+        return self.cut.written.text() if self.cut.written is not None else "what was written after the moment"
 
     def lost_text(self) -> str:
-        return self.stretch.text() if self.stretch is not None and self.leads_now() is not None else ""
+        return f"lost to the service: {self.after()}" if self.leads_now() is not None else ""
 
     async def carry_out(self, request: CutOverRequest) -> None:
         self.request = request
@@ -170,14 +155,6 @@ class CutOver(Reading, Verifying, StartingRejoins, Returning):
         self.assessment = self.weigh(chosen, alive, seen.record, seen.members, disconnected=None)
         return seen.record
 
-    def in_place(self) -> InPlaceOrder:
-        return InPlaceOrder(**self.on_folder(), backup=self.request.backup, moment=self.request.moment)
-
-    def on_folder(self, member: str | None = None) -> dict[str, Any]:
-        """What an order on a member's folder says, the candidate's by itself. Its leader is who leads, or led."""
-        self.member = member or self.candidate
-        return self.folder_order()
-
     async def fence_leader(self) -> FenceResult:
         """Nobody acknowledges any more, and what was written after the moment stays where it is, for good."""
         await self.tell_watch()
@@ -190,95 +167,18 @@ class CutOver(Reading, Verifying, StartingRejoins, Returning):
             raise ApplicationError(str(NotYet(f"{stopped.evidence}; {isolated.evidence}")), type=NotYet.__name__)
         written = [facts.written for facts in fenced.members if facts.member == self.suspect]
         moment = self.request.moment
-        self.stretch = Stretch(
+        after = Written(
             member=self.suspect,
             first=self.request.copy_facts.replayed,
             last=written[-1] if written else None,
             since=moment.time or moment.near or self.request.copy_facts.last_commit,
             until=workflow.now(),
         )
+        self.cut = self.cut.model_copy(update={"written": after})
         return fenced
 
-    def node_of(self, member: str) -> dict[str, Any]:
-        return {name: value for name, value in self.on_folder(member).items() if name != "leader"}
-
     def fence_text(self, fenced: FenceResult) -> str:
-        after = f"; it keeps {self.stretch.text()}" if self.stretch else ""
-        return f"disconnected {', '.join(fenced.disconnected)}; {self.stall_evidence}; stopped{after}"
-
-    async def put_back(self) -> CopyFacts:
-        """Its own folder, from the same backup and the same WAL as the copy; it then stands where that stood."""
-        await self.promise_nothing()
-        self.touched, self.member = True, self.candidate
-        await self.stop_member()
-        limit = restore.time_limit(self.request.backup.bytes, self.request.rate_bytes_s)
-        long: dict[str, Any] = {"limit": limit, "total": 2 * limit, "heartbeat": 10.0, "attempts": 1}
-        await self.tried(lambda: self.do(in_place.restore_in_place, self.in_place(), **long))
-
-        async def recovered() -> CopyFacts:
-            folder = FolderOrder.model_validate(self.on_folder())
-            await self.do(data_folder.start_standby, folder, **long)
-            return await self.do(in_place.until_it_stands, self.in_place(), **long)
-
-        return await self.tried(recovered)
-
-    async def tried(self, action: Callable[[], Awaitable[T]]) -> T:
-        """A few times, since a store may refuse for a moment, and not for long: clients wait. An abort is obeyed."""
-        for left in reversed(range(TRIES)):
-            try:
-                return await self.unless_aborted(action())
-            except ActivityError as error:
-                if not left:
-                    raise
-                self.note(f"tried again: {reason_of(error)}")
-                await workflow.sleep(AGAIN, summary="before it is tried again")
-        raise AssertionError("the last round returns or raises")
-
-    async def promise_nothing(self) -> None:
-        """The record says that nobody had to acknowledge. What the voters have among them is not all that was
-        acknowledged any more, once one of them is put back: whoever comes after must not rest on it.
-        """
-        self.before = self.record
-        if not self.record.w:
-            return
-        wanted = self.record.model_copy(update={"w": 0, "voters": []})
-        order = RecordOrder(zone=self.estate.zone, service=self.service_name, seen=self.record, wanted=wanted)
-        self.record = await self.do(epoch.write_record, order, limit=4, total=60, heartbeat=None)
-
-    def stands_text(self, facts: CopyFacts) -> str:
-        return f"{self.candidate} stands at {restore.lsn_text(facts.replayed)}"
-
-    async def prove(self, facts: CopyFacts) -> str:
-        """By the clauses of the copy, and against the copy itself; then its rows, as far as they were told."""
-        given, service = self.request, self.estate.service
-        heartbeat = service.detection.heartbeat
-        proofs = restore.prove(
-            facts,
-            given.backup,
-            given.moment,
-            given.repository,
-            system=given.copy_facts.system,
-            heartbeat=heartbeat,
-        )
-        proofs += policy.compare(facts, given.copy_facts)
-        if service.member(self.candidate).data is not None and service.backup is not None:
-            proofs += await self.ask_rows()
-        self.proofs = proofs
-        if failed := [each for each in proofs if each.ok is False]:
-            told = "; ".join(f"{each.clause}: no: {each.evidence}" for each in failed)
-            raise ApplicationError(f"{self.candidate} is not what the copy was: {told}", type="NotTheCopy")
-        return restore.hold_text(proofs)
-
-    async def ask_rows(self) -> list[Proof]:
-        """The newest rows and the owner's queries; where the member's own socket is not declared, nobody can ask."""
-        data = self.estate.service.member(self.candidate).data
-        if data is None or data.socket is None:
-            why = f"{self.candidate} has no `data.socket` in the topology"
-            return [Proof(clause="the owner's queries", ok=None, evidence=why)]
-        order = CheckOrder(**self.node_of(self.candidate))
-        newest = await self.do(damage.look_at_newest_rows, order, limit=3600, total=3600, heartbeat=10.0)
-        answers = await self.do(damage.ask_leader, order, limit=3600, total=3600, heartbeat=10.0)
-        return [*policy.compare_rows(newest, self.request.newest), *answers]
+        return f"disconnected {', '.join(fenced.disconnected)}; {self.stall_evidence}; stopped, with {self.after()}"
 
     async def record_choice(self) -> EpochRecord:
         """The candidate stands in the record, and the names lead to it, before it is promoted."""
@@ -365,19 +265,16 @@ class CutOver(Reading, Verifying, StartingRejoins, Returning):
         return f"{report.outcome}: {report.summary}"
 
     async def tell_what_is_missing(self) -> None:
-        _, missing = await self.look_at_protection()
+        missing: list[str] = []
+        try:
+            _, missing = await self.look_at_protection()
+        except ActivityError as error:
+            missing = [f"nobody could be asked what follows {self.candidate}: {reason_of(error)}"]
         home = f"lifeboat run database-rejoin {self.service_name} --member {self.suspect} --rebuild WHY"
-        after = self.stretch.text() if self.stretch else "what was written after the moment"
-        own = f"{self.suspect} is stopped, and keeps {after}: `{home}` brings it home, and erases that"
+        own = f"{self.suspect} is stopped, and keeps {self.after()}: `{home}` brings it home, and erases that"
         self.unprotected = [own, *(each for each in missing if not each.startswith(f"{self.suspect} "))]
 
     # The undos, in the order in which they run
-
-    async def stop_candidate(self) -> None:
-        """Nobody starts it before it is rebuilt."""
-        if self.touched:
-            self.member = self.candidate
-            await self.stop_member()
 
     async def let_back(self) -> None:
         await self.do(in_place.hold_folder, HoldOrder(**self.node_of(self.suspect), why=""), limit=30, total=300)
@@ -396,7 +293,10 @@ class CutOver(Reading, Verifying, StartingRejoins, Returning):
         await super().after_undo()
         if not self.touched:
             return
-        await self.restore_set()
+        try:
+            await self.restore_set()
+        except (ActivityError, ApplicationError) as error:
+            self.unprotected.append(f"the synchronous set is left to the watch: {reason_of(error)}")
         run = await self.start_rejoin(self.candidate, rebuild="it was put back to a moment, and that was undone")
         self.followed_by.append(run)
         self.unprotected.append(f"{self.candidate} is no standby any more: {run} rebuilds it")

@@ -20,7 +20,7 @@ with workflow.unsafe.imports_passed_through():
     from schemas.receipts import Receipt
     from schemas.reports import Outcome, Report
     from schemas.restore_requests import PitrRequest, Target
-    from schemas.restores import Backup, CopyBackOrder, HostOrder, Moment, TableOrder, TableState
+    from schemas.restores import Backup, CopyBackOrder, CutOverEvidence, HostOrder, Moment, TableOrder, TableState
     from schemas.wal import position
     from workflows.policy import restore as policy
     from workflows.restoring import REMOVE, Restoring
@@ -59,8 +59,10 @@ class PitrRestore(Restoring):
         self.target: Target
         self.tables: list[TableState] = []
         self.use = ""
-        self.cut: Report | None = None
-        """Of the cut-over, once it is done."""
+        self.cut: CutOverEvidence | None = None
+        self.led = self.after_cut = ""
+        """Who leads since the cut-over, and what that run says of itself and of what is lost."""
+        self.lost = ""
         self.loss: Receipt | None = None
 
     @workflow.run
@@ -71,14 +73,14 @@ class PitrRestore(Restoring):
         return "done, unprotected" if self.unprotected else "done"
 
     def leads_now(self) -> str | None:
-        return self.cut.new_primary if self.cut is not None else None
+        return self.led or None
 
     def lost_text(self) -> str:
-        return self.cut.receipt if self.cut is not None else ""
+        return self.lost
 
     def summary(self) -> str:
-        if self.cut is not None:
-            return self.cut.summary
+        if self.after_cut:
+            return self.after_cut
         copied = ", ".join(f"{table} ({rows} rows)" for table, rows in self.evidence.copied.items())
         moment = self.evidence.moment.text() if self.evidence.moment else self.target.text()
         restored = "restores to" if self.evidence.restore_s is None else "restored to"
@@ -324,7 +326,8 @@ class PitrRestore(Restoring):
             self._abort = None
         self.past_no_return = True
         self.note("point of no return: the service is cut over")
-        self.cut, self.suspect, self.epoch = report, report.old_primary or "", report.epoch
+        self.led, self.after_cut, self.lost = report.new_primary or "", report.summary, report.receipt
+        self.cut, self.suspect, self.epoch = report.cut_over, report.old_primary or "", report.epoch
         self.outage_started, self.recovered = report.outage_started, report.recovered
         self.fence, self.route_writes, self.loss = report.fence, report.routes, report.loss
         self.unprotected, self.tasks = [*report.unprotected], [*self.tasks, *report.tasks]

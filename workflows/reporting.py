@@ -57,6 +57,7 @@ def build_report(run: Procedure, outcome: Outcome, summary: str = "") -> Report:
         receipt=loss.text() if loss is not None else run.lost_text(),
         loss=loss,
         restore=getattr(run, "evidence", None),
+        cut_over=getattr(run, "cut", None),
         damage=getattr(run, "damage", None),
         backup=getattr(run, "taken", None),
         followed_by=run.followed_by,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from datetime import datetime
@@ -10,20 +11,25 @@ from typing import Any
 import pytest
 from temporalio.testing import ActivityEnvironment
 
-from activities import data_folder, fencing
+from activities import damage, data_folder, fencing, in_place, node
+from activities.topology import load_topology
 from lab import ledger
 from lab.lab import fault
 from lab.layout import HOME, STORAGE
 from lab.model import Lab
 from lab.owner import write_private
 from lab.referee import audit
+from schemas.cut_over import InPlaceOrder
+from schemas.damage_orders import CheckOrder
 from schemas.orders import NodeOrder, ProofOrder
-from schemas.rejoin import FolderFacts
+from schemas.rejoin import FolderFacts, FolderOrder, HoldOrder
 from schemas.reports import Report
-from tests.faults.restore_scene import RestoreScene
+from schemas.restores import Moment
+from tests.faults.restore_scene import ByHand, RestoreScene
 from tests.faults.scene import Run
 from tests.faults.striking import striking_restore
-from tests.standins.bad_store import BadStore, bad_store
+from tests.standins.bad_store import BadStore, Kind, bad_store
+from workflows.policy import cut_over as policy
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.faults, pytest.mark.campaign]
 
@@ -103,6 +109,9 @@ class CutScene:
         found = await audit(self.scene.lab)
         assert found.concurrent_writers == 0, found
         assert found.missing == len(lost), found
+        record = await self.scene.epoch()
+        assert record is not None
+        assert record.w == 1, "the rebuilt standbys acknowledge again"
         others = [each.name for each in self.scene.service().members if each.name not in (CANDIDATE, HOME)]
         for name in others:
             await self.scene.is_back(name)
@@ -183,21 +192,25 @@ async def test_a_worker_that_dies_after_the_fence_changes_nothing_of_the_end(sha
         await cut_scene.led_by_the_candidate(report)
 
 
+@pytest.mark.parametrize(("kind", "outcome"), [("500", "undone"), ("held", "aborted")])
 async def test_a_restore_in_place_that_fails_is_undone_and_the_leader_serves_with_everything(
-    cut_scene: CutScene,
+    cut_scene: CutScene, kind: Kind, outcome: str
 ) -> None:
+    """Its store refuses the files of the backup, though it lists them; or it hangs, and a person aborts."""
     scene = cut_scene.scene
     await cut_scene.damaged()
     async with through_bad_store(scene, CANDIDATE) as store:
-        # The list of backups can be had, so that it is not refused before; the files of the backup can't.
-        store.has("500", "bundle")
+        luck = store.has(kind, "/bundle/")
         run = await cut_scene.cut()
-        report = await cut_scene.ends(run, "undone", "was not cut over")
+        await asyncio.wait_for(luck.reached.wait(), LIMIT_S)
+        if kind == "held":
+            await scene.say(run, "abort")
+        report = await cut_scene.ends(run, outcome, "was not cut over")
+        luck.over.set()
     assert report.new_primary is None
     record = await scene.epoch()
     assert record is not None
-    assert record.leader == HOME
-    assert record.candidate is None
+    assert (record.leader, record.candidate) == (HOME, None)
     assert (await cut_scene.folder()).held == ""
     await scene.safe()
     rejoin = scene.client.get_workflow_handle(report.followed_by[-1], result_type=Report)
@@ -205,6 +218,43 @@ async def test_a_restore_in_place_that_fails_is_undone_and_the_leader_serves_wit
     assert back.outcome.startswith("done"), back
     await scene.is_back(CANDIDATE)
     await scene.safe()
+
+
+async def test_each_activity_of_it_run_twice_ends_the_same(cut_scene: CutScene) -> None:
+    scene = cut_scene.scene
+    hand, record = ByHand(scene), await scene.epoch()
+    assert record is not None
+    mark = await scene.mark(1)
+    await scene.mark(2)
+    await hand.look()
+    await hand.restore()
+    moment = Moment(kind="lsn", timeline=1, lsn=(await hand.scan(f"xid {mark.xid}")).places[0].lsn, reason="a test")
+    copy = await hand.recover(moment)
+    await hand.remove()
+    given: dict[str, Any] = {"service": scene.service(), "zone": load_topology(scene.lab.topology).zone}
+    given |= {"run": hand.order.run, "epoch": record.epoch, "member": CANDIDATE}
+    order = InPlaceOrder(**given, leader=HOME, backup=hand.backup, moment=moment)
+
+    await hand.twice(in_place.look_before_restore, order)
+    await hand.twice(node.stop_node, NodeOrder(**given))
+    await hand.twice(in_place.restore_in_place, order)
+    await hand.twice(data_folder.start_standby, FolderOrder(**given, leader=HOME))
+    found = await hand.twice(in_place.until_it_stands, order)
+    assert [each for each in policy.compare(found, copy) if each.ok is False] == []
+    rows = await scene.sql("SELECT array_agg(n) AS n FROM marks", member=CANDIDATE)
+    assert rows["n"] == [1]
+    # One that has ended well is not done again to a server that runs by now.
+    await hand.twice(in_place.restore_in_place, order)
+    assert await hand.twice(in_place.until_it_stands, order) == found
+    (newest,) = await hand.twice(damage.look_at_newest_rows, CheckOrder(**given))
+    assert newest.error == ""
+    await hand.twice(in_place.settle_in_place, NodeOrder(**given))
+    text = (scene.lab.paths.data(CANDIDATE) / "postgresql.auto.conf").read_text(encoding="utf-8")
+    assert "recovery_target" not in text
+    assert "restore_command" not in text
+    for why in ("a test", ""):
+        await hand.twice(in_place.hold_folder, HoldOrder(**given, why=why))
+        assert (await cut_scene.folder(CANDIDATE)).held == why
 
 
 @contextlib.asynccontextmanager
