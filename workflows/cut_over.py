@@ -14,7 +14,6 @@ from temporalio.exceptions import ActivityError, ApplicationError
 with workflow.unsafe.imports_passed_through():
     from activities import data_folder, dns, in_place, promotion
     from schemas.cut_over import CutOverRequest
-    from schemas.decisions import Death
     from schemas.facts import EpochRecord
     from schemas.failures import NotYet
     from schemas.orders import (
@@ -151,8 +150,8 @@ class CutOver(Reading, Verifying, StartingRejoins, PuttingBack):
             raise Ended("refused", reason_of(error)) from error
         if (why := policy.too_small(chosen, room)) is not None:
             raise Ended("refused", why)
-        alive = Death(state="alive", reason=f"{self.suspect} answers: this is planned")
-        self.assessment = self.weigh(chosen, alive, seen.record, seen.members, disconnected=None)
+        self.assessment = policy.assess(self.record, leader, chosen, self.why, self.request.copy_facts.replayed)
+        self.attribute("LifeboatVerdict", self.assessment.verdict.kind)
         return seen.record
 
     async def fence_leader(self) -> FenceResult:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from schemas.facts import MemberFacts
+from schemas.decisions import Assessment, Choice, Death, Verdict
+from schemas.facts import EpochRecord, MemberFacts
 from schemas.rejoin import Room
 from schemas.restores import CopyFacts, Newest, Proof
 from schemas.topology import DatabaseService, Member
@@ -40,6 +41,21 @@ def unfit(service: DatabaseService, member: Member, facts: MemberFacts | None, l
     if facts.system_identifier != leader.system_identifier:
         return "is of another cluster"
     return None
+
+
+def assess(record: EpochRecord, leader: MemberFacts, chosen: str, why: str, moment: int) -> Assessment:
+    """What is lost is lost by decision: all that was written after the moment, and more until the leader is fenced."""
+    name = leader.member
+    by_now = f"{max((leader.written or 0) - moment, 0)} bytes by now"
+    return Assessment(
+        suspect=name,
+        death=Death(state="alive", reason=f"{name} answers: this is decided"),
+        choice=Choice(candidate=chosen, reason=why),
+        verdict=Verdict(kind="unknown", reason=f"what {name} wrote after the moment is lost to the service: {by_now}"),
+        w=record.w,
+        voters=record.voters,
+        digest="",
+    )
 
 
 def too_small(member: str, room: Room) -> str | None:
