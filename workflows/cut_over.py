@@ -25,7 +25,7 @@ with workflow.unsafe.imports_passed_through():
         PromoteResult,
     )
     from schemas.rejoin import FolderOrder, HoldOrder
-    from schemas.reports import Outcome, Report
+    from schemas.reports import EXIT_CODES, Outcome, Report
     from schemas.requests import RejoinRequest
     from schemas.restore_requests import TakeRequest
     from schemas.restores import Written
@@ -69,6 +69,8 @@ class CutOver(Reading, Verifying, StartingRejoins, PuttingBack):
     def __init__(self) -> None:
         super().__init__()
         self.why = ""
+        self.left: list[str] = []
+        """What was not done after the promotion, and is a person's."""
 
     @workflow.run
     async def run(self, request: CutOverRequest) -> Report:
@@ -247,7 +249,7 @@ class CutOver(Reading, Verifying, StartingRejoins, PuttingBack):
         members = [each for each in self.estate.service.members if each.name not in (self.candidate, self.suspect)]
         for member in sorted(members, key=lambda each: each.follows not in (None, self.suspect)):
             if member.control is None or member.data is None:
-                told.append(f"{member.name} has no `control` and `data`: rebuild it by hand")
+                self.left.append(f"{member.name} has no `control` and `data`: rebuild it by hand, it must not follow")
                 continue
             why = f"it has WAL of after {self.request.moment.text()}"
             request = RejoinRequest(
@@ -261,6 +263,8 @@ class CutOver(Reading, Verifying, StartingRejoins, PuttingBack):
         """What was backed up before leads to the new timeline as well, yet by WAL that nobody has replayed but here."""
         request = TakeRequest(service=self.service_name, reason=self.reason, kind="full")
         report = await self.child("BackupTake", request, "backup-take")
+        if EXIT_CODES[report.outcome]:
+            self.left.append(f"no backup is of the new timeline yet: {report.run} ended {report.outcome}")
         return f"{report.outcome}: {report.summary}"
 
     async def tell_what_is_missing(self) -> None:
@@ -271,7 +275,7 @@ class CutOver(Reading, Verifying, StartingRejoins, PuttingBack):
             missing = [f"nobody could be asked what follows {self.candidate}: {reason_of(error)}"]
         home = f"lifeboat run database-rejoin {self.service_name} --member {self.suspect} --rebuild WHY"
         own = f"{self.suspect} is stopped, and keeps {self.after()}: `{home}` brings it home, and erases that"
-        self.unprotected = [own, *(each for each in missing if not each.startswith(f"{self.suspect} "))]
+        self.unprotected = [own, *self.left, *(each for each in missing if not each.startswith(f"{self.suspect} "))]
 
     # The undos, in the order in which they run
 
