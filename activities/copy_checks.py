@@ -130,10 +130,8 @@ async def look_at_newest(order: HostOrder) -> list[Newest]:
     found = []
     async with beating("the newest rows"):
         for each in order.policy.newest:
-            schema, _, name = each.table.partition(".")
-            sql = f'SELECT extract(epoch FROM max("{each.column}")) FROM "{schema}"."{name}"'
             try:
-                answers = await ask(order, "query", order.service.access.database, sql, limit=QUERY_S)
+                answers = await ask(order, "query", order.service.access.database, each.sql(), limit=QUERY_S)
             except RestoreHostFailed as error:
                 found.append(Newest(table=each.table, at=None, error=error.detail))
                 continue

@@ -14,15 +14,16 @@ from temporalio import activity
 from activities.beating import beating
 from activities.commands import TOLD
 from activities.data_folder import folder_of, sending
-from activities.jobs import Answers, parse, until_ended
+from activities.jobs import Answers, one, parse, until_ended
 from activities.node import run_on
+from activities.restore_host import moment_of
 from activities.sessions import BROKEN, Session, literal, nudge, session
 from schemas.backup import OwnerQuery
 from schemas.damage import Damaged, MemberDamage, Pulse
 from schemas.damage_orders import CheckOrder, PulseOrder, ReadOnlyOrder
 from schemas.data import DataFolder
 from schemas.failures import DataFolderFailed, MemberUnreachable, NodeControlFailed
-from schemas.restores import Proof
+from schemas.restores import Newest, Proof
 from schemas.topology import Member
 
 _RELATION = re.compile(r'^(heap table|btree index) "([^"]+)"')
@@ -128,29 +129,22 @@ async def ask_leader(order: CheckOrder) -> list[Proof]:
     """
     service, member = order.service, order.service.member(order.member)
     assert service.backup is not None
+    _checkable(member)
     found = []
     async with beating(f"the owner's queries on {member.name}"):
         for each in service.backup.checks:
-            ok, evidence = await _answered(order, member, each)
+            ok, evidence = await _answered(order, each)
             found.append(Proof(clause=f"owner's query {each.name}", ok=ok, evidence=evidence))
         for number, damaged in enumerate(order.relations):
-            ok, evidence = await _answered(order, member, looking_at(damaged, number))
+            ok, evidence = await _answered(order, looking_at(damaged, number))
             # Without amcheck where the name leads it can't be told.
             unknown = not ok and "does not exist" in evidence
             found.append(Proof(clause=f"amcheck of {damaged.relation}", ok=None if unknown else ok, evidence=evidence))
     return found
 
 
-async def _answered(order: CheckOrder, member: Member, query: OwnerQuery) -> tuple[bool, str]:
-    folder, database = _checkable(member), query.database or order.service.access.database
-    answers = await until_ended(
-        functools.partial(_ask, order),
-        f"query/{query.name}/{order.run}",
-        ["query", folder.socket or "", str(member.port), folder.superuser, database, query.sql],
-        f"the owner's query {query.name}",
-    )
-    if answers.get("code") != ["0"] or "done" not in answers:
-        raise DataFolderFailed(f"{member.name}: {' | '.join(answers.get('line', []))[-TOLD:]}")
+async def _answered(order: CheckOrder, query: OwnerQuery) -> tuple[bool, str]:
+    answers = await _query(order, query.name, query.database or order.service.access.database, query.sql)
     refused = answers.get("refused")
     return (False, refused[0]) if refused else query.answered_by(answers.get("row", []))
 
@@ -212,6 +206,35 @@ def pulse_of(before: Mapping[str, Any], after: Mapping[str, Any]) -> Pulse:
         failures=after["failures"] - before["failures"],
         read_only=after["declared"] == "on",
     )
+
+
+@activity.defn
+async def look_at_newest_rows(order: CheckOrder) -> list[Newest]:
+    """The newest row of each table that the topology names, as the member has it."""
+    service, member = order.service, order.service.member(order.member)
+    assert service.backup is not None
+    _checkable(member)
+    found = []
+    async with beating(f"the newest rows on {member.name}"):
+        for each in service.backup.newest:
+            answers = await _query(order, f"newest-{each.table}", service.access.database, each.sql())
+            refused = one(answers, "refused")
+            found.append(
+                Newest(table=each.table, at=None if refused else moment_of(one(answers, "row")), error=refused)
+            )
+    return found
+
+
+async def _query(order: CheckOrder, name: str, database: str, sql: str) -> Answers:
+    """A question to the member's own server, as a job on its node; DataFolderFailed where it could not be asked."""
+    member = order.service.member(order.member)
+    folder = folder_of(member)
+    words = ["query", folder.socket or "", str(member.port), folder.superuser, database, sql]
+    ident = f"query/{name}/{order.run}"
+    answers = await until_ended(functools.partial(_ask, order), ident, words, f"the query {name}")
+    if answers.get("code") != ["0"] or "done" not in answers:
+        raise DataFolderFailed(f"{member.name}: {' | '.join(answers.get('line', []))[-TOLD:]}")
+    return answers
 
 
 def _checkable(member: Member) -> DataFolder:

@@ -121,6 +121,7 @@ def _facts(member: str, found: Answers) -> FolderFacts:
         hints=one(found, "hints") == "on" or number(found, "checksums") > 0,
         standby=one(found, "standby") == "1",
         begun=one(found, "begun"),
+        held=one(found, "held"),
         ancestors=branches_of(found.get("ancestor", [])),
         room_bytes=number(found, "room_kb") * 1024,
     )
@@ -332,7 +333,7 @@ async def return_member(order: ReturnOrder) -> FolderResult:
                 await run_job(order, "rewind", source(service, member, leader, rewind=True), settings)
             case "rebuild":
                 rate = str(folder.max_rate_kb_s or "")
-                words = (source(service, member, leader), settings, visitor(member), rate)
+                words = (source(service, member, leader), settings, visitor(member), rate, order.released)
                 await run_job(order, "rebuild", *words, progress=copying)
     took = asyncio.get_running_loop().time() - began
     done = {"follow": "turned into a standby as it is", "rewind": "rewound", "rebuild": "copied anew"}[order.method]

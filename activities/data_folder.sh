@@ -6,8 +6,9 @@
 # own programs. Long work is a job (jobs.sh, which comes before this text): it goes on when whoever began it is gone, and is
 # found again by its id.
 #
-# In KEEP: `begun` while a rewind or a copy has begun and not ended (the folder is then good for neither), `config/` the
-# node's own files of before, `divergent/ID/` the WAL that only this node has, `job/` the newest job.
+# In KEEP: `begun` while a rewind, a copy or a restore has begun and not ended (the folder is then good for neither), `config/`
+# the node's own files of before, `divergent/ID/` the WAL that only this node has, `held` why nothing of the folder may be
+# changed, `job/` the newest job; `fetch`, `spool/` and `lock/` of a recovery from pgBackRest's archive.
 set -u
 umask 077
 script=$1 data=$2 bin=$3 keep=$4 config=$5 verb=$6
@@ -23,7 +24,8 @@ control() {
   "$bin/pg_controldata" -D "$data" 2>/dev/null | sed -n \
     -e 's/^Database cluster state: */::state=/p' -e 's/^Database system identifier: */::system=/p' \
     -e 's/^Latest checkpoint location: */::checkpoint=/p' -e "s/^Latest checkpoint's TimeLineID: */::checkpoint_timeline=/p" \
-    -e 's/^Minimum recovery ending location: */::recovered_to=/p' -e 's/^Bytes per WAL segment: */::segment_bytes=/p' \
+    -e 's/^Minimum recovery ending location: */::recovered_to=/p' -e "s/^Min recovery ending loc's timeline: */::recovered_timeline=/p" \
+    -e 's/^Bytes per WAL segment: */::segment_bytes=/p' \
     -e 's/^wal_log_hints setting: */::hints=/p' -e 's/^Data page checksum version: */::checksums=/p'
 }
 
@@ -55,8 +57,14 @@ look() {
   sed -n '/^[0-9]/s/^/::ancestor=/p' "$data/pg_wal/${newest%????????????????}.history" 2>/dev/null
   if [ -e "$data/standby.signal" ]; then say standby 1; else say standby 0; fi
   say begun "$(cat "$keep/begun" 2>/dev/null)"
+  say held "$(cat "$keep/held" 2>/dev/null)"
   free
 }
+
+# WHY: what is in the folder is nowhere else, and nothing may change it until a person says so.
+hold() { mkdir -p "$keep" && printf '%s' "$1" > "$keep/held.new" && mv "$keep/held.new" "$keep/held" && flush "$keep/held" "$keep" || die "$keep/held not written"; say done 1; }
+release() { rm -f "$keep/held" && { [ ! -d "$keep" ] || flush "$keep"; } || die "$keep/held can't be removed"; say done 1; }
+must_be_free() { [ ! -s "$keep/held" ] || die "the folder is held: $(cat "$keep/held")"; }
 
 # Where the folder may be a file system of its own.
 free() {
@@ -121,6 +129,7 @@ end_it() { rm -f "$keep/begun" && flush "$keep"; }
 # No divergence: the folder is only turned into a standby's.
 follow() {
   must_be_stopped
+  must_be_free
   [ ! -s "$keep/begun" ] || die "a rewind or a copy has begun and not ended"
   save_config
   as_standby "$1"
@@ -130,6 +139,7 @@ follow() {
 # SOURCE SETTINGS
 rewind() {
   must_be_stopped
+  must_be_free
   [ ! -s "$keep/begun" ] || die "a rewind or a copy has begun and not ended"
   save_config
   begin_with rewind
@@ -176,9 +186,10 @@ places() {
   done
 }
 
-# SOURCE SETTINGS LABEL RATE
+# SOURCE SETTINGS LABEL RATE RELEASED: why a folder that is held may be erased; "" where it may not.
 rebuild() {
   must_be_stopped
+  [ -n "${5:-}" ] || must_be_free
   save_config
   # Asked before anything is erased: a leader that lets nobody copy would leave nothing.
   said=$("$bin/psql" -X -A -t -d "$1 replication=true connect_timeout=5" -c IDENTIFY_SYSTEM 2>&1) || die "the leader lets no copy begin: $said"
@@ -199,6 +210,65 @@ rebuild() {
     ${4:+"--max-rate=$4"} ${wal:+"--waldir=$wal"} || die "pg_basebackup exited $?"
   as_standby "$2"
   end_it
+  rm -f "$keep/held"
+  say done 1
+}
+
+# How this node reaches the repository: PROGRAM CONFIG STANZA NUMBER KIND NAME. With a spool and locks apart from those of its archiver.
+reaching() {
+  REPOSITORY_PROGRAM=$1 REPOSITORY_CONFIG=$2 STANZA=$3 REPOSITORY=$4 kind=$5 keeper=$6
+  mkdir -p "$keep/spool" "$keep/lock" || die "$keep can't be written"
+}
+pgbackrest() {
+  PGBACKREST_SPOOL_PATH="$keep/spool" "$REPOSITORY_PROGRAM" "--config=$REPOSITORY_CONFIG" "--stanza=$STANZA" "--repo=$REPOSITORY" \
+    "--lock-path=$keep/lock" --log-level-file=off --log-level-stderr=off "$@"
+}
+
+# Whether a backup could be restored in place, before anything is touched: LABEL, and how the repository is reached.
+restorable() {
+  backup=$1
+  shift
+  reaching "$@"
+  [ ! -L "$data/pg_wal" ] || die "pg_wal lies outside of $data, which pgBackRest would put inside"
+  said=$(pgbackrest --log-level-console=error --output=json "--set=$backup" info 2>&1)
+  case $said in *"\"label\":\"$backup\""*) ;; *) die "$keeper here lists no backup $backup: $(printf '%s' "$said" | tr '\n' ' ' | tail -c 400)" ;; esac
+  room
+}
+
+# The folder as a backup had it, to be recovered from the archive: LABEL SETTINGS, and how the repository is reached.
+restore() {
+  backup=$1 settings=$2
+  shift 2
+  must_be_stopped
+  must_be_free
+  reaching "$@"
+  save_config
+  begin_with restore
+  # Files that are as the backup has them stay; what it has not goes, WAL of after the moment included.
+  pgbackrest --log-level-console=detail "--pg1-path=$data" "--set=$backup" --type=none --delta restore || die "$keeper's restore exited $?"
+  rm -f "$data/postmaster.pid" "$keep/fetched" "$keep/refused"
+  itself | fetcher > "$keep/fetch" || die "$keep/fetch not written"
+  as_standby "$settings"
+  end_it
+  say done 1
+}
+
+# How far it has come in recovery, as its files tell.
+recovered() {
+  state
+  fetched
+  say done 1
+}
+
+# Once it leads: what was only for that recovery goes out of its settings, and its own of these come back.
+settle() {
+  {
+    grep -Ev '^(recovery_target[a-z_]*|restore_command|primary_slot_name) *=' "$data/postgresql.auto.conf"
+    grep -E '^(restore_command|primary_slot_name) *=' "$keep/config/postgresql.auto.conf" 2>/dev/null
+  } > "$data/postgresql.auto.conf.lifeboat" || :
+  [ -s "$data/postgresql.auto.conf.lifeboat" ] || die "postgresql.auto.conf not written"
+  mv "$data/postgresql.auto.conf.lifeboat" "$data/postgresql.auto.conf"
+  flush "$data/postgresql.auto.conf" "$data"
   say done 1
 }
 
@@ -327,7 +397,7 @@ query() {
 # Before every start: a server that starts as a primary would be a second one.
 is_standby() {
   [ -e "$data/standby.signal" ] || die "standby.signal is missing"
-  [ ! -s "$keep/begun" ] || die "a rewind or a copy has begun and not ended"
+  [ ! -s "$keep/begun" ] || die "a $(cat "$keep/begun") has begun and not ended"
   grep -q '^primary_conninfo *=' "$data/postgresql.auto.conf" || die "primary_conninfo is missing"
   say slot "$("$bin/postgres" -D "$data" ${config:+-c "config_file=$config"} -C primary_slot_name 2>/dev/null)"
   if running; then say running 1; else say running 0; fi
@@ -335,6 +405,8 @@ is_standby() {
 }
 
 case $verb in
-  damage | look | query | shut | room | history | follow | is_standby | begin | work | status) "$verb" "$@" ;;
+  begin | damage | follow | history | hold | is_standby | look | query | recovered | release | restorable | room | settle | shut | status | work)
+    "$verb" "$@"
+    ;;
   *) die "there is no verb $verb" ;;
 esac

@@ -28,7 +28,7 @@ Progress = Callable[[Answers], Awaitable[Mapping[str, object]]]
 def script(name: str) -> str:
     """The text that a node is sent: what all scripts share, then this one's own."""
     files = resources.files("activities")
-    return "".join((files / each).read_text(encoding="utf-8") for each in ("jobs.sh", name))
+    return "".join((files / each).read_text(encoding="utf-8") for each in ("jobs.sh", "fetch.sh", name))
 
 
 def parse(output: str) -> Answers:

@@ -16,7 +16,7 @@ umask 077
 script=$1 data=$2 bin=$3 keep=$4 config=$5 verb=$6
 shift 6
 label=lifeboat-restore
-kind=${REPOSITORY_KIND:-pgbackrest} keeper=${REPOSITORY_NAME:-pgBackRest}
+
 memory=/dev/shm/$label-$(basename "$keep")
 export LC_ALL=C TZ=UTC PATH="$bin:/usr/local/bin:/usr/bin:/bin"
 unset PGDATA PGHOST PGPORT PGUSER PGPASSWORD PGSERVICE PGOPTIONS
@@ -35,20 +35,6 @@ wal() {
   case $kind:$code:$got in plain:1:*"$ABSENT"*) return 1 ;; plain:1:*) return 255 ;; esac
   return $code
 }
-# A Python that can't start exits 1 as well, which says nothing about the archive: it is believed with these words alone.
-ABSENT='is not in the archive'
-
-# Why pgBackRest failed, by what it printed into a FILE: its last warning, which may be the reason, and its error; of a
-# request's own words no more than the path and the answer. Not its end: that is about retries and statistics.
-why() {
-  grep -q ' ERROR: ' "$1" 2>/dev/null || { tail -c 400 "$1" 2>/dev/null | grep -v -e '^have ' -e '^::' | tr -s ' \n' '  '; return; }
-  {
-    grep ' WARN: ' "$1" | tail -n 1 | cut -c 1-250
-    sed -n '/ ERROR: /,$p' "$1" | grep -v -e ' DETAIL: ' -e ' INFO: ' |
-      sed '/^ *\*\*\* Request Headers/,/^ *\*\*\* Response Content/d' | head -c 400
-  } | sed 's/^[0-9-]* [0-9:.]* P[0-9]* *//' | tr -s ' \n' '  '
-}
-
 # What the repository holds, as pgBackRest's JSON: its backups; or, of one BACKUP, its databases.
 info() {
   said=$(mktemp) && trap 'rm -f "$said" "$said.out"' EXIT || die "no temporary file can be made"
@@ -259,32 +245,6 @@ await_server() {
   done
 }
 
-# restore_command, around what gets the file. What PostgreSQL takes for "there is no such file" is any exit from 1 to 125: it
-# would go on without, and in silence. So only what the archive says it has not is 1, and anything else ends the server, which
-# is started again.
-fetcher() {
-  cat <<FETCH
-#!/bin/sh
-if [ -e "$keep/wal/\$1" ]; then
-  cp "$keep/wal/\$1" "\$2" && echo "\$(date +%s) \$1 0" >> "$keep/fetched" && exit 0
-  echo "\$(date +%s) \$1 255" >> "$keep/fetched"
-  exit 255
-fi
-$(cat)
-case $kind:\$code:\$said in plain:1:*"$ABSENT"*) ;; plain:1:*) code=255 ;; esac
-echo "\$(date +%s) \$1 \$code" >> "$keep/fetched"
-case \$code in 0 | 1) exit \$code ;; *) printf '%s' "\$said" > "$keep/refused"; exit 255 ;; esac
-FETCH
-}
-
-itself() {
-  cat <<FETCH
-said=\$(PGBACKREST_SPOOL_PATH="$keep/spool" "$REPOSITORY_PROGRAM" "--config=$REPOSITORY_CONFIG" "--stanza=$STANZA" "--repo=$REPOSITORY" \\
-  "--pg1-path=$data" "--lock-path=$keep/lock" --log-level-file=off --log-level-console=error --log-level-stderr=off archive-get "\$1" "\$2")
-code=\$?
-FETCH
-}
-
 # Longer than pgBackRest waits for anything itself (protocol-timeout).
 ANSWER_S=1860
 
@@ -385,10 +345,7 @@ look() {
   if [ -n "${1:-}" ]; then
     said=$(ask "$1" "SELECT extract(epoch FROM max(at)) FROM lifeboat.heartbeat" 2>/dev/null) && say heartbeat "${said:-none}"
   fi
-  # The newest that was asked for and came, how many, and whatever did not come, by its last answer.
-  [ ! -e "$keep/fetched" ] || awk '{ code[$2] = $3; if ($3 == 0) { newest = $2; n++ } last = $0 }
-    END { print "::fetched=" n ";" newest; for (name in code) if (code[name] != 0) print "::refused=" name ";" code[name] }' "$keep/fetched"
-  [ ! -e "$keep/refused" ] || say why "$(why "$keep/refused")"
+  fetched
   grep -E ' (FATAL|PANIC): ' "$keep/server.log" 2>/dev/null | grep -v 'the database system is starting up' | tail -n 3 | sed 's/^/::fatal=/'
   sed -n 's/.*LOG:  last completed transaction was at log time \(.*\)/::last_commit=\1/p' "$keep/server.log" 2>/dev/null | tail -n 1
   tail -n 1 "$keep/server.log" 2>/dev/null | sed 's/^/::line=/'

@@ -9,7 +9,7 @@ import re
 from temporalio import activity
 
 from activities.beating import beating
-from activities.jobs import Answers, number, one
+from activities.jobs import Answers, Progress, number, one
 from activities.restore_host import DAMAGED, ask, code_of, facts_of, lasting_failure, run_job, stays_damaged, told
 from activities.sessions import literal
 from schemas.failures import (
@@ -22,6 +22,7 @@ from schemas.failures import (
     WalMissing,
 )
 from schemas.restores import (
+    Backup,
     CopyFacts,
     HostOrder,
     Moment,
@@ -78,9 +79,8 @@ async def _full(order: HostOrder) -> NoRoomToRestore | None:
     return NoRoomToRestore(f"{order.host.name}: {order.host.directory} has filled up; {free} bytes are free")
 
 
-@activity.defn
-async def restore_backup(order: RestoreOrder) -> Restored:
-    """The backup's files, each with its checksum compared; one that was broken off goes on with what is there."""
+def progress_of(backup: Backup) -> Progress:
+    """Of a restore that begins now, as pgBackRest's own lines tell it."""
     began = asyncio.get_running_loop().time()
 
     async def progress(answers: Answers) -> dict[str, object]:
@@ -88,10 +88,17 @@ async def restore_backup(order: RestoreOrder) -> Restored:
         if found is None:
             return {}
         share, passed = float(found[2]) / 100, asyncio.get_running_loop().time() - began
-        done = int(order.backup.bytes * share)
+        done = int(backup.bytes * share)
         left = None if not share else round(passed * (1 - share) / share, 1)
-        return {"bytes": done, "of": order.backup.bytes, "rate": round(done / passed), "left_s": left}
+        return {"bytes": done, "of": backup.bytes, "rate": round(done / passed), "left_s": left}
 
+    return progress
+
+
+@activity.defn
+async def restore_backup(order: RestoreOrder) -> Restored:
+    """The backup's files, each with its checksum compared; one that was broken off goes on with what is there."""
+    began, progress = asyncio.get_running_loop().time(), progress_of(order.backup)
     doing = f"restoring {order.backup.label}"
     mark = f"restore/{order.backup.label}/{order.round}"
     words = ["restore", order.backup.label, str(order.round)]

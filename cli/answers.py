@@ -38,6 +38,9 @@ def approve(
     override: Annotated[
         bool, typer.Option("--override", help="Go on although the policy refuses; --reason is needed, and kept.")
     ] = False,
+    then: Annotated[
+        str, typer.Option("--then", metavar="CHOICE", help="Of what the question offers, another than the first.")
+    ] = "",
     reason: Reason = "",
     json: Json = False,
     address: Address = None,
@@ -46,7 +49,7 @@ def approve(
     """Let a run go on that asks a person."""
     if override and not reason:
         raise Problem("--override goes on record with a reason; give it with --reason", Exit.USAGE)
-    answer = Answer(by=by, digest=digest or SHOWN, reason=reason, override=override)
+    answer = Answer(by=by, digest=digest or SHOWN, reason=reason, override=override, choice=then)
     _answer("approve", run, last, answer, json, where(address, namespace))
 
 

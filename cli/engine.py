@@ -70,6 +70,9 @@ REQUESTS: dict[str, type[RunRequest]] = {
 }
 """Name on the command line → its start form."""
 
+INNER = ("CutOver",)
+"""Workflow types that are runs as well, and are started by others."""
+
 ANSWER_S = timedelta(seconds=3)
 """How long a worker may take to answer a query or an update. With none alive, neither is ever answered."""
 
@@ -230,7 +233,7 @@ class Engine:
             if error.status in (RPCStatusCode.NOT_FOUND, RPCStatusCode.INVALID_ARGUMENT):
                 return False
             raise
-        if described.workflow_type not in PROCEDURES.values():
+        if described.workflow_type not in (*PROCEDURES.values(), *INNER):
             raise Problem(f"{run} is a {described.workflow_type}, not a run; `lifeboat runs` lists them", Exit.USAGE)
         return True
 
@@ -259,7 +262,7 @@ def _nobody_answers(error: RPCError) -> bool:
 
 
 def _types() -> str:
-    return "WorkflowType IN (" + ", ".join(f"'{each}'" for each in PROCEDURES.values()) + ")"
+    return "WorkflowType IN (" + ", ".join(f"'{each}'" for each in (*PROCEDURES.values(), *INNER)) + ")"
 
 
 def _quoted(text: str) -> str:

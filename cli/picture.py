@@ -63,6 +63,8 @@ def question_lines(state: RunState, now: datetime) -> list[str]:
     lines.append(f"expires    {hour(question.expires)} UTC, {span((question.expires - now).total_seconds())} left")
     if question.approvers:
         lines.append(f"approvers  {', '.join(question.approvers)}; needed: {question.quorum}")
+    if question.choices[1:]:
+        lines.append(f"choices    {', '.join(question.choices)}; the first, unless --then says another")
     return lines
 
 

@@ -14,7 +14,7 @@ from cli.words import MARKS, instant, moment, outcome_text, span
 from schemas import backup_words, damage_words, restore_words
 from schemas.damage import DamageEvidence
 from schemas.reports import DecisionReport, Report, StepReport
-from schemas.restores import Proof, RestoreEvidence
+from schemas.restores import CutOverEvidence, Proof, RestoreEvidence
 from schemas.takes import BackupEvidence
 
 PROOF_MARKS = {True: ("✓", "green", ""), False: ("✗", "bold red", "bold red"), None: ("–", "yellow", "")}
@@ -37,10 +37,14 @@ def _parts(report: Report) -> Iterator[RenderableType]:
         yield from _damage(report, report.damage)
     elif report.restore is not None:
         yield from _restore(report, report.restore)
+        if report.cut_over is not None and report.cut_over.proofs:
+            yield from _cut_over(report.cut_over)
     elif report.backup is not None:
         yield from _backup(report, report.backup)
     else:
         yield _facts(report)
+        if report.cut_over is not None and report.cut_over.proofs:
+            yield from _cut_over(report.cut_over)
     yield from _titled("Where the time went (UTC)", _time(report))
     yield from _titled("Steps", steps_table(report.steps))
     if report.decisions:
@@ -152,6 +156,12 @@ def _proved(found: RestoreEvidence) -> Iterator[RenderableType]:
         yield from _titled(f"Checks: {restore_words.tally(found.checks)}", _proofs(found.checks))
     if found.considered:
         yield from _titled("Considered, and not taken", found.considered)
+
+
+def _cut_over(found: CutOverEvidence) -> Iterator[RenderableType]:
+    """The member that was put back, beside the copy."""
+    title = f"Proof once more, on {found.candidate}: {restore_words.tally(found.proofs)}"
+    yield from _titled(title, _proofs(found.proofs))
 
 
 def _proofs(proofs: list[Proof]) -> Table:

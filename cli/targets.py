@@ -20,7 +20,7 @@ EXAMPLES: Mapping[str | int, str] = {
     "before_drop": "public.orders",
     "tables": "public.orders",
 }
-USES = ("ask", "copy-back", "hand-over", "remove")
+USES = ("ask", "copy-back", "hand-over", "cut-over", "remove")
 BACKUP_KINDS: tuple[str, ...] = get_args(BackupKind)
 
 

@@ -170,6 +170,11 @@ class NewestRow(Declared):
     column: str = Field(min_length=1)
     """A timestamp with time zone."""
 
+    def sql(self) -> str:
+        """Asks for its newest row, in seconds since 1970."""
+        schema, _, name = self.table.partition(".")
+        return f'SELECT extract(epoch FROM max("{self.column}")) FROM "{schema}"."{name}"'
+
 
 class CopyBack(Declared):
     """With which role tables are written back. It must be a member of their owners (`GRANT app TO …`), who may create

@@ -94,6 +94,8 @@ class Question(Fact):
     approvers: list[str] = []
     quorum: int = 1
     needs_override: bool = False
+    choices: list[str] = []
+    """What an approval may choose; the first where it says nothing."""
 
 
 class Fence(Fact):

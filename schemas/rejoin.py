@@ -31,7 +31,9 @@ class FolderFacts(Fact):
     """wal_log_hints or checksums: without either, pg_rewind can't tell which pages differ."""
     standby: bool = False
     begun: str = ""
-    """`rewind` or `rebuild`, when one has begun on it and not ended."""
+    """`rewind`, `rebuild` or `restore`, when one has begun on it and not ended."""
+    held: str = ""
+    """Why nothing of it may be changed but by a person's word: it has what is nowhere else."""
     room_bytes: int = 0
     ancestors: list[Branch] = []
     """The history of its timeline, oldest first, by its own file."""
@@ -144,7 +146,16 @@ class DivergenceOrder(FolderOrder):
 
 
 class ReturnOrder(FolderOrder):
+    """`released`: why a folder that is held may be erased after all, in a person's words."""
+
     method: Literal["follow", "rewind", "rebuild"]
+    released: str = ""
+
+
+class HoldOrder(NodeOrder):
+    """Hold the folder for this reason: nothing changes it until a person says so; "": let it go."""
+
+    why: str
 
 
 class FolderResult(Fact):

@@ -11,7 +11,7 @@ from schemas.decisions import Assessment, Fence
 from schemas.facts import RouteWrite
 from schemas.reads import ReadResult
 from schemas.receipts import Receipt
-from schemas.restores import RestoreEvidence
+from schemas.restores import CutOverEvidence, RestoreEvidence
 from schemas.takes import BackupEvidence
 
 Outcome = Literal[
@@ -71,6 +71,8 @@ class DecisionReport(Fact):
     reason: str = ""
     digest: str = ""
     override: bool = False
+    choice: str = ""
+    """Of several things that were offered, the one that was approved."""
 
 
 class Escalation(Fact):
@@ -129,6 +131,8 @@ class Report(Fact):
     """The same, counted in the WAL that only the old primary has."""
     restore: RestoreEvidence | None = None
     """Of a run that restored a copy: what came of it, and the proof."""
+    cut_over: CutOverEvidence | None = None
+    """Of a run that put a service back to a moment: who was put back, and the proof once more."""
     damage: DamageEvidence | None = None
     """Of a recovery from corruption."""
     backup: BackupEvidence | None = None

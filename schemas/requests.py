@@ -104,6 +104,8 @@ class Answer(Declared):
     reason: str = Field(default="", max_length=2000)
     override: bool = False
     """Go on although the policy refuses; kept on record with the reason, which is then needed."""
+    choice: str = Field(default="", max_length=40)
+    """Of an approval, where the question offers a choice: another than the first."""
 
 
 class Verb(Declared):

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 from pydantic import AwareDatetime, Field, PositiveInt, StringConstraints, model_validator
 
 from schemas.backup import BackupKind, TableName
-from schemas.base import Declared
-from schemas.requests import RunRequest
+from schemas.base import Declared, Name
+from schemas.requests import CandidateRequest, RunRequest
 
 Lsn = Annotated[str, StringConstraints(pattern=r"^[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}$")]
 
@@ -50,18 +50,25 @@ class Target(Declared):
         return next(text for kind, text in parts.items() if getattr(self, kind) is not None)
 
 
-class PitrRequest(RunRequest):
+Use = Literal["ask", "hand-over", "copy-back", "cut-over", "remove"]
+
+
+class PitrRequest(CandidateRequest):
     """The start form of PitrRestore. `then`: what the proved copy is for; a person is asked where it is left out."""
 
     target: Target
-    then: Literal["ask", "hand-over", "copy-back", "remove"] = "ask"
+    then: Use = "ask"
     tables: list[TableName] = Field(default_factory=list)
     """What is copied back; the dropped table where none is named."""
+    candidate: Name | None = None
+    """Of a cut-over: who is put back to the moment, and leads then."""
 
     @model_validator(mode="after")
     def _tables(self) -> PitrRequest:
         if self.then == "copy-back" and not self.wanted_tables():
             raise ValueError("tables: say which tables are to be copied back")
+        if self.candidate is not None and self.then not in ("ask", "cut-over"):
+            raise ValueError("candidate: goes with a cut-over alone")
         return self
 
     def wanted_tables(self) -> list[str]:

@@ -35,6 +35,21 @@ def facts(report: Report) -> Iterator[tuple[str, str]]:
         yield "copy", found.where or "removed"
     for table, rows in found.copied.items():
         yield "copied back", f"{table}: {rows:,} rows"
+    yield from cut_facts(report)
+
+
+def cut_facts(report: Report) -> Iterator[tuple[str, str]]:
+    """Of a cut-over: who leads now, how long clients waited, what is lost, and who keeps that."""
+    if report.cut_over is None:
+        return
+    if report.new_primary is None:
+        yield "cut over", "no: undone"
+        return
+    yield "cut over", f"{report.old_primary or '?'} → {report.new_primary}"
+    yield "outage", "not known" if report.outage_s is None else f"{span(report.outage_s)}; RTO {span(report.rto_s)}"
+    yield "lost", report.receipt
+    if report.cut_over.written is not None:
+        yield "kept", f"{report.cut_over.written.text()}: on {report.old_primary}, stopped"
 
 
 def _rto(report: Report, found: RestoreEvidence) -> str:
@@ -97,6 +112,8 @@ def restore_line(report: Report) -> str:
         parts[-1:] = [f"{parts[-1]}, {proved}"] if parts else [proved]
     if found.copied:
         parts.append("copied back: " + ", ".join(f"{table} ({rows:,} rows)" for table, rows in found.copied.items()))
+    if report.cut_over is not None and report.new_primary is not None:
+        parts.append(f"cut over to {report.new_primary}; {report.receipt}")
     # A failed clause is named already.
     if (report.outcome not in REACHED and not found.failed()) or not parts:
         parts.append(report.summary)

@@ -301,3 +301,31 @@ class RestoreEvidence(Fact):
 
     def failed(self) -> list[Proof]:
         return [each for each in (*self.proofs, *self.checks) if each.ok is False]
+
+
+class Written(Fact):
+    """What was written after a moment: from where in the WAL, and up to where whoever led had written when it was
+    fenced. `since`: the last commit of before, as far as that is known.
+    """
+
+    member: str
+    first: int
+    last: int | None
+    since: datetime | None
+    until: datetime
+
+    def text(self) -> str:
+        at = f"{self.first >> 32:X}/{self.first & 0xFFFFFFFF:08X}"
+        if self.last is None:
+            return f"what {self.member} wrote after {at}, up to {self.until:%Y-%m-%d %H:%M:%S} UTC"
+        end = f"{self.last >> 32:X}/{self.last & 0xFFFFFFFF:08X}"
+        seconds = "" if self.since is None else f", {(self.until - self.since).total_seconds():.1f} s"
+        return f"what {self.member} wrote from {at} to {end} ({max(self.last - self.first, 0)} bytes{seconds})"
+
+
+class CutOverEvidence(Fact):
+    """What a cut-over came to, for the report: who was put back, the proof, and what was written since."""
+
+    candidate: str = ""
+    written: Written | None = None
+    proofs: list[Proof] = []

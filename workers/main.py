@@ -40,6 +40,7 @@ from activities import (
     estate,
     fencing,
     haproxy,
+    in_place,
     isolation,
     keeper,
     manifest,
@@ -78,6 +79,7 @@ from workflows.cache_failover import CacheFailover
 from workflows.cache_switchover import CacheFailback, CacheSwitchover
 from workflows.cache_watch import CacheWatch
 from workflows.corruption_recovery import CorruptionRecovery
+from workflows.cut_over import CutOver
 from workflows.database_failover import DatabaseFailover
 from workflows.database_ready import DatabaseReady
 from workflows.database_rejoin import DatabaseRejoin
@@ -102,6 +104,7 @@ WORKFLOWS: list[type] = [
     CacheSwitchover,
     CacheWatch,
     CorruptionRecovery,
+    CutOver,
     DatabaseFailback,
     DatabaseFailover,
     DatabaseReady,
@@ -155,6 +158,7 @@ ACTIVITIES: list[Any] = [
     copying_back.take_back,
     damage.ask_leader,
     damage.check_member,
+    damage.look_at_newest_rows,
     damage.make_read_only,
     damage.watch_writes,
     data_folder.examine_folder,
@@ -187,6 +191,11 @@ ACTIVITIES: list[Any] = [
     haproxy.hold_proxy,
     haproxy.point_proxy,
     haproxy.read_proxy,
+    in_place.hold_folder,
+    in_place.look_before_restore,
+    in_place.restore_in_place,
+    in_place.settle_in_place,
+    in_place.until_it_stands,
     isolation.isolate_member,
     isolation.rejoin_network,
     keeper.keep_watch_of_set,
@@ -288,7 +297,9 @@ SANDBOX = SandboxedWorkflowRunner(
         "workflows.watch_reads",
         "workflows.watching",
         "workflows.database_routes",
+        "workflows.database_verify",
         "workflows.restoring",
+        "workflows.putting_back",
         "workflows.synchronous",
         "pydantic",
         "pydantic_core",

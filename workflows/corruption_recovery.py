@@ -14,7 +14,6 @@ from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
     from activities import copy_checks, copying_back, damage, restoring
-    from schemas import attributes
     from schemas.damage import MemberDamage
     from schemas.reports import EXIT_CODES, Outcome, Report
     from schemas.requests import RejoinRequest, SwitchoverRequest
@@ -51,10 +50,6 @@ class CorruptionRecovery(Gradual):
     procedure = "CorruptionRecovery"
     titles = (ISOLATE, SCOPE, BACKUP, MOMENT, DECIDE, REPAIR, VALIDATE, SHARE, SERVE, DRAFT, NOTIFY, REMOVE)
     expected_s = types.MappingProxyType({ISOLATE: 1.0})
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.followed_by: list[str] = []
 
     @workflow.run
     async def run(self, request: CorruptionRequest) -> Report:
@@ -156,24 +151,10 @@ class CorruptionRecovery(Gradual):
     async def verify_backup(self) -> str:
         """A run of its own, with its own report; what it finds is told, and stops nothing here."""
         request = VerifyRequest(service=self.service_name, reason=f"corruption: {self.reason}"[:2000])
-        run = f"{workflow.info().workflow_id}/backup-verify"
-        report = await self.child("BackupVerify", request, run)
+        report = await self.child("BackupVerify", request, "backup-verify")
         told = f"{report.outcome}: {report.summary or '; '.join(report.tasks)}"
         self.damage = self.damage.model_copy(update={"backup": told})
         return told
-
-    async def child(self, procedure: str, request: object, run: str) -> Report:
-        """Another procedure's run, to its end; it is told of in the report."""
-        self.followed_by.append(run)
-        report: Report = await workflow.execute_child_workflow(
-            procedure,
-            request,
-            id=run,
-            task_queue=attributes.TASK_QUEUE,
-            result_type=Report,
-            parent_close_policy=workflow.ParentClosePolicy.ABANDON,
-        )
-        return report
 
     async def find_moment(self) -> str:
         """Pages that went bad are good in the WAL: now. Rows that are wrong were good once: when, copies tell."""
@@ -262,7 +243,6 @@ class CorruptionRecovery(Gradual):
         return "nothing is done"
 
     async def switch_and_rebuild(self) -> str:
-        run = f"{workflow.info().workflow_id}/switchover"
         candidate = self.repair.candidate
         if self.isolated:
             # Before it leads, so that no client writes until it was validated; who reads it there reads on.
@@ -273,7 +253,7 @@ class CorruptionRecovery(Gradual):
             candidate=candidate,
             read_only=self.isolated,
         )
-        report = await self.child("DatabaseSwitchover", request, run)
+        report = await self.child("DatabaseSwitchover", request, "switchover")
         if EXIT_CODES[report.outcome]:
             raise Ended("undone", f"the switchover ended {report.outcome}: {report.summary}")
         return f"{candidate} leads; {await self.rebuild()}"
@@ -282,13 +262,12 @@ class CorruptionRecovery(Gradual):
         """One after the other: each of them loads whoever leads."""
         told = []
         for member in self.repair.rebuild:
-            run = f"{workflow.info().workflow_id}/rejoin/{member}"
             request = RejoinRequest(
                 service=self.service_name, reason="corruption", member=member, rebuild="pages of it are damaged"
             )
-            report = await self.child("DatabaseRejoin", request, run)
+            report = await self.child("DatabaseRejoin", request, f"rejoin/{member}")
             if EXIT_CODES[report.outcome]:
-                self.unprotected.append(f"{member} is damaged still: {run} ended {report.outcome}")
+                self.unprotected.append(f"{member} is damaged still: {report.run} ended {report.outcome}")
             told.append(f"{member}: {report.summary or report.outcome}")
         return "; ".join(told)
 

@@ -15,9 +15,9 @@ from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
     from activities import dns, promotion
-    from schemas.decisions import Assessment, Death, Fence, Go
+    from schemas.decisions import Assessment, Death, Go
     from schemas.facts import EpochRecord, MemberFacts
-    from schemas.failures import EpochSuperseded, EpochUnavailable, NotYet, SurvivorMissing
+    from schemas.failures import EpochSuperseded, EpochUnavailable, SurvivorMissing
     from schemas.orders import (
         DnsOrder,
         FenceResult,
@@ -29,10 +29,9 @@ with workflow.unsafe.imports_passed_through():
     )
     from schemas.reports import DecisionReport, Report
     from schemas.requests import FailoverRequest
-    from workflows.database_fence import Fencing
     from workflows.database_protect import StartingRejoins
     from workflows.database_reads import Reading
-    from workflows.database_routes import Routing
+    from workflows.database_verify import Verifying
     from workflows.plan import Planning
     from workflows.policy.assess import covers
     from workflows.policy.go import may_go
@@ -60,7 +59,7 @@ PROMOTIONS = 4
 
 
 @workflow.defn(name="DatabaseFailover", failure_exception_types=[Exception])
-class DatabaseFailover(Planning, Fencing, Reading, Routing, StartingRejoins):
+class DatabaseFailover(Planning, Reading, Verifying, StartingRejoins):
     """Start with `{"service": "counting-db", "reason": "…", "approval": "policy"}`; ends with a Report."""
 
     procedure = "DatabaseFailover"
@@ -365,20 +364,6 @@ class DatabaseFailover(Planning, Fencing, Reading, Routing, StartingRejoins):
             # What keeps the old primary away must not wait until somebody has mended a route.
             self.stop_old_primary()
             raise
-
-    async def verify(self) -> Fence:
-        """A write and its reading back through every route from every region, and the proof that the fence holds."""
-        writes, fence = await asyncio.gather(self.write_through_routes(self.promoted.member), self.prove_fence())
-        self.route_writes, self.fence = writes, fence
-        self.recovered = self.served_since()
-        if self.recovered is None:
-            raise ApplicationError(f"not served yet: {self.unserved()}", type=NotYet.__name__)
-        if fence.strength == "none":
-            what = "nothing is known to keep it from acknowledging" if fence.proved else "the old primary acknowledges"
-            raise ApplicationError(
-                f"{what}: {fence.evidence}; stop {self.suspect} by hand, then retry", type="NotFenced"
-            )
-        return fence
 
     async def follow(self) -> FollowResult:
         """Every other standby streams from the new primary; one that can't is named for its rejoin."""

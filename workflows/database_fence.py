@@ -6,10 +6,11 @@ import asyncio
 from datetime import datetime
 
 from temporalio import workflow
-from temporalio.exceptions import ActivityError, ApplicationError
+from temporalio.exceptions import ActivityError, ApplicationError, FailureError
 
 with workflow.unsafe.imports_passed_through():
     from activities import dns, fencing, isolation, node
+    from schemas.attributes import watch_id
     from schemas.decisions import Assessment, Death, Fence
     from schemas.facts import EpochRecord
     from schemas.orders import (
@@ -42,6 +43,15 @@ class Fencing(DatabaseRunbook):
         self._stopping: asyncio.Future[NodeResult] | None = None
         self._isolating: asyncio.Future[NodeResult] | None = None
         """Only where the topology declares it."""
+
+    async def tell_watch(self) -> None:
+        """Its probes would call a planned stop an outage."""
+        try:
+            await workflow.get_external_workflow_handle(watch_id(self.service_name)).signal(
+                "stand_back", workflow.info().workflow_id
+            )
+        except FailureError:
+            self.note("no watch runs")
 
     async def disconnect(self, suspect: str, likely: Assessment | None = None) -> FenceResult:
         """Disconnect and stamp every direct standby of a suspect, the voters of every set that binds last."""
@@ -179,13 +189,21 @@ class Fencing(DatabaseRunbook):
         await self.do(node.start_node, self._node_order(), limit=60, total=300)
 
     async def unstall(self) -> None:
-        names = render_names(self.record.w, self.record.voters)
+        await self.unstall_with(render_names(self.record.w, self.record.voters))
+
+    async def unstall_with(self, names: str) -> None:
         stall = StallOrder(service=self.estate.service, member=self.suspect, epoch=self.record.epoch, names=names)
         await self.do(fencing.unstall_primary, stall, limit=10, total=300, heartbeat=None)
 
-    async def reconnect(self) -> None:
+    def to_reconnect(self) -> list[str]:
+        """Who followed the suspect directly."""
         members = self.estate.service.members
-        direct = [m.name for m in members if m.name != self.suspect and m.follows in (None, self.suspect)]
+        return [m.name for m in members if m.name != self.suspect and m.follows in (None, self.suspect)]
+
+    async def reconnect(self) -> None:
+        direct = self.to_reconnect()
+        if not direct:
+            return
         follow = FollowOrder(service=self.estate.service, leader=self.suspect, members=direct, epoch=self.record.epoch)
         await self.do(fencing.reconnect_standbys, follow, limit=30, total=300)
 

@@ -25,7 +25,6 @@ class StartingRejoins(DatabaseRunbook):
         super().__init__()
         self.astray: dict[str, str] = {}
         """Members that do not follow the new primary, and why."""
-        self.followed_by: list[str] = []
 
     async def protect(self) -> str:
         """Each member that is not back gets a rejoin of its own, which waits for its node and outlives this run."""
@@ -67,15 +66,17 @@ class StartingRejoins(DatabaseRunbook):
         """The verdict that the promotion was decided on."""
         return self.assessment.verdict.text()
 
-    async def start_rejoin(self, member: str) -> str:
+    async def start_rejoin(self, member: str, *, rebuild: str = "") -> str:
+        """Where it has to be rebuilt, nobody is asked: the run that says so has left nothing else to decide."""
         policy = self.estate.service.rejoin
         info = workflow.info()
         run = f"database-rejoin/{self.service_name}/{member}/{workflow.now():%Y%m%dT%H%M%S}"
         request = RejoinRequest(
             service=self.service_name,
             reason=f"after {info.workflow_id}",
-            approval="always" if policy.when == "on-approval" else "policy",
+            approval="always" if policy.when == "on-approval" and not rebuild else "policy",
             member=member,
+            rebuild=rebuild,
             predicted=self.lost_by(),
             wait_s=policy.wait_s,
         )

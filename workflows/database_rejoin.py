@@ -24,7 +24,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows.database_reads import Reading
     from workflows.database_return import Returning
     from workflows.plan import Planning
-    from workflows.policy.rejoin import already_back, other_cluster, unreadable
+    from workflows.policy.rejoin import already_back, held_text, other_cluster, unreadable
     from workflows.reasons import kind_of, reason_of
     from workflows.runbook import WAIT_S, Ended, Overtaken
 
@@ -155,6 +155,8 @@ class DatabaseRejoin(Planning, Reading, Returning):
             raise Ended("refused", other_cluster(folder.member, folder.system, leader.member, leader.system_identifier))
         if (unknown := unreadable(folder)) is not None:
             raise Ended("refused", unknown)
+        if folder.held and not self.anew:
+            raise Ended("refused", held_text(folder))
         self.on_record = record.verdict
         return record, seen
 

@@ -98,7 +98,9 @@ class Returning(Protecting):
             assert self.how is not None
             if self.how.method == "rebuild":
                 await self.must_have_room()
-            order = ReturnOrder.model_validate({**self.folder_order(), "method": self.how.method})
+            order = ReturnOrder.model_validate(
+                {**self.folder_order(), "method": self.how.method, "released": self.anew}
+            )
             try:
                 return await self.do(data_folder.return_member, order, limit=WAIT_S, total=None, heartbeat=6.0)
             except ActivityError as error:

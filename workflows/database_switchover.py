@@ -12,11 +12,10 @@ from datetime import timedelta
 from typing import Any
 
 from temporalio import workflow
-from temporalio.exceptions import ActivityError, ApplicationError, FailureError
+from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
     from activities import data_folder, dns, fencing, node, pooler, promotion
-    from schemas.attributes import watch_id
     from schemas.decisions import Death
     from schemas.facts import EpochRecord, MemberFacts
     from schemas.failures import NotYet, SurvivorMissing
@@ -273,15 +272,6 @@ class Switching(Planning, Fencing, Reading, Routing, StartingRejoins, Returning)
         service, epoch = self.estate.service, self.record.epoch
         order = NamesOrder(service=service, leader=self.candidate, names=names, epoch=epoch)
         await self.do(promotion.prepare_candidate, order, limit=10, total=30, heartbeat=None)
-
-    async def tell_watch(self) -> None:
-        """Its probes would call the planned stop an outage."""
-        try:
-            await workflow.get_external_workflow_handle(watch_id(self.service_name)).signal(
-                "stand_back", workflow.info().workflow_id
-            )
-        except FailureError:
-            self.note("no watch runs")
 
     def node_order(self) -> NodeOrder:
         return NodeOrder.model_validate({k: v for k, v in self.folder_order().items() if k != "leader"})

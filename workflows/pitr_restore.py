@@ -5,18 +5,22 @@ docs/runbooks/pitr_restore.md has the same headings as the steps here.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import types
 from datetime import timedelta
 
 from temporalio import workflow
-from temporalio.exceptions import ActivityError
+from temporalio.exceptions import ActivityError, FailureError
 
 with workflow.unsafe.imports_passed_through():
     from activities import copying_back, restoring
+    from schemas.cut_over import CutOverRequest
     from schemas.failures import NoBackupFits
+    from schemas.receipts import Receipt
     from schemas.reports import Outcome, Report
     from schemas.restore_requests import PitrRequest, Target
-    from schemas.restores import Backup, CopyBackOrder, HostOrder, Moment, TableOrder, TableState
+    from schemas.restores import Backup, CopyBackOrder, CutOverEvidence, HostOrder, Moment, TableOrder, TableState
     from schemas.wal import position
     from workflows.policy import restore as policy
     from workflows.restoring import REMOVE, Restoring
@@ -32,6 +36,7 @@ VALIDATE = "Validate the data"
 DECIDE = "Decide what it is for"
 COPY_BACK = "Copy tables back"
 HAND_OVER = "Hand the copy over for reading"
+CUT_OVER = "Cut the service over"
 NOTIFY = "Notify"
 
 READ = timedelta(days=1)
@@ -45,7 +50,7 @@ class PitrRestore(Restoring):
     procedure = "PitrRestore"
     titles = (
         *(FIND, ROOM, RESTORE, LOCATE, RECOVER, PROVE, VALIDATE),
-        *(DECIDE, COPY_BACK, HAND_OVER, NOTIFY, REMOVE),
+        *(DECIDE, COPY_BACK, CUT_OVER, HAND_OVER, NOTIFY, REMOVE),
     )
     expected_s = types.MappingProxyType({ROOM: 1.0, PROVE: 1.0, COPY_BACK: 10.0})
 
@@ -54,15 +59,28 @@ class PitrRestore(Restoring):
         self.target: Target
         self.tables: list[TableState] = []
         self.use = ""
+        self.cut: CutOverEvidence | None = None
+        self.led = self.after_cut = ""
+        """Who leads since the cut-over, and what that run says of itself and of what is lost."""
+        self.lost = ""
+        self.loss: Receipt | None = None
 
     @workflow.run
     async def run(self, request: PitrRequest) -> Report:
         return await self.shielded(self.from_start_to_report(request))
 
     def reached(self) -> Outcome:
-        return "done"
+        return "done, unprotected" if self.unprotected else "done"
+
+    def leads_now(self) -> str | None:
+        return self.led or None
+
+    def lost_text(self) -> str:
+        return self.lost
 
     def summary(self) -> str:
+        if self.after_cut:
+            return self.after_cut
         copied = ", ".join(f"{table} ({rows} rows)" for table, rows in self.evidence.copied.items())
         moment = self.evidence.moment.text() if self.evidence.moment else self.target.text()
         restored = "restores to" if self.evidence.restore_s is None else "restored to"
@@ -94,7 +112,10 @@ class PitrRestore(Restoring):
                 undo=("Take the tables back", self.take_back),
                 told=lambda rows: ", ".join(f"{table}: {count} rows" for table, count in rows.items()),
             )
-        self.point_of_no_return()
+        if self.use == "cut over":
+            await self.step(CUT_OVER, lambda: self.cut_over(request), told=lambda report: report.summary)
+        else:
+            self.point_of_no_return()
         if self.use == "hand over":
             await self.step_or_skip(HAND_OVER, self.hand_over, told=lambda text: text)
         await self.step_or_skip(NOTIFY, self.notify, told=lambda names: f"told: {names}")
@@ -107,8 +128,10 @@ class PitrRestore(Restoring):
             "ask": "a person is asked",
             "copy-back": f"{', '.join(request.wanted_tables())} is copied back",
             "hand-over": "the copy is handed over for reading",
+            "cut-over": "the service is cut over to the moment",
             "remove": "the copy is removed once it is proved",
         }[request.then]
+        cut = {CUT_OVER: self.would_cut(request)} if request.then == "cut-over" else {}
         return {
             ROOM: f"{self.backup.bytes / 1e6:.0f} MB on {self.backups.host.name}",
             RESTORE: f"{self.backup.label}, in about {expected:.0f} s",
@@ -116,6 +139,7 @@ class PitrRestore(Restoring):
             PROVE: "every clause of a good restore",
             VALIDATE: "checksums, amcheck, the owner's queries, the newest rows",
             DECIDE: use,
+            **cut,
             NOTIFY: f"told: {', '.join(target.name for target in self.estate.service.notify) or 'nobody'}",
             REMOVE: f"nothing is left on {self.backups.host.name}",
         }
@@ -222,19 +246,92 @@ class PitrRestore(Restoring):
 
     async def decide(self, request: PitrRequest) -> str:
         """What was said at the start, or a person."""
-        wanted = {"copy-back": "copy back", "hand-over": "hand over", "remove": "remove"}.get(request.then)
-        if wanted is not None and request.approval == "policy":
-            return wanted
-        use = wanted or ("copy back" if request.wanted_tables() else "hand over")
-        deed = {
-            "copy back": f"Copy {', '.join(request.wanted_tables())} back to {self.service_name}",
-            "hand over": "Hand the copy over for reading",
+        if request.then != "ask" and request.approval == "policy":
+            return request.then.replace("-", " ")
+        offered = [request.then] if request.then != "ask" else ["hand-over", "cut-over"]
+        if request.then == "ask" and request.wanted_tables():
+            offered.insert(0, "copy-back")
+        deeds = {
+            "copy-back": f"Copy {', '.join(request.wanted_tables())} back to {self.service_name}",
+            "hand-over": "Hand the copy over for reading",
+            "cut-over": await self.cut_text(request) if "cut-over" in offered else "",
             "remove": "Remove the copy",
-        }[use]
-        text = f"{deed}? It stands at {self.moment.text()} ({self.moment.reason}), proved. Rejecting removes it."
-        decision = await self.ask(text, self.digest(), needs_override=False, machine_s=10.0)
+        }
+        more = "".join(f" Or ({each}): {deeds[each]}." for each in offered[1:])
+        text = (
+            f"{deeds[offered[0]]}? It stands at {self.moment.text()} ({self.moment.reason}), proved.{more}"
+            " Rejecting removes it."
+        )
+        decision = await self.ask(
+            text, self.digest(), needs_override=False, machine_s=10.0, choices=offered if offered[1:] else []
+        )
         self.must_be_approved(decision)
-        return use
+        return (decision.choice or offered[0]).replace("-", " ")
+
+    async def cut_text(self, request: PitrRequest) -> str:
+        """What a cut-over would do and undo, for whoever decides on it."""
+        seen = await self.observe()
+        leader = self.leader_of(seen)
+        written = next((each.written for each in seen.members if each.member == leader), None)
+        at = self.moment.time or self.moment.near or self.proved.last_commit
+        since = f" in {(workflow.now() - at).total_seconds():.0f} s" if at is not None else ""
+        lost = f"{max(written - self.proved.replayed, 0)} bytes of WAL" if written is not None else "what"
+        return (
+            f"Cut {self.service_name} over to it: clients wait while {request.candidate or 'a standby'} is put back to"
+            f" the moment and takes over from {leader}; {lost} written since{since} is in the service no more, and only"
+            f" {leader} keeps it, stopped"
+        )
+
+    def would_cut(self, request: PitrRequest) -> str:
+        seconds = self.backup.bytes / self.backups.rate_bytes_s
+        return (
+            f"whoever leads is fenced, and keeps what was written since; {request.candidate or 'a standby'} is put"
+            f" back to the moment ({self.backup.label} in place, {seconds:.0f} s at most, while clients wait), proved"
+            " once more and promoted; routes follow; the other standbys are rebuilt, and a full backup is taken"
+        )
+
+    async def cut_over(self, request: PitrRequest) -> Report:
+        """A run of its own, which holds the service's lock and epoch; the copy stays until it has ended."""
+        order = CutOverRequest(
+            service=self.service_name,
+            reason=self.reason,
+            candidate=request.candidate,
+            backup=self.backup,
+            moment=self.moment,
+            repository=self.repository,
+            copy_facts=self.proved,
+            newest=self.newest_rows,
+            rate_bytes_s=self.backups.rate_bytes_s,
+        )
+        cutting = asyncio.ensure_future(self.child("CutOver", order, "cut-over"))
+        await workflow.wait_condition(lambda: cutting.done() or self._abort is not None)
+        if self._abort is not None and not cutting.done():
+            # It undoes what it did, or says that it is too late for that.
+            with contextlib.suppress(FailureError):
+                await workflow.get_external_workflow_handle(self.followed_by[-1]).signal("abort", self._abort)
+        report = await cutting
+        if report.new_primary is None:
+            self.unprotected += report.unprotected
+            self.followed_by += report.followed_by
+            if report.tasks:
+                self.tasks += report.tasks
+            raise Ended(report.outcome, f"the service was not cut over: {report.summary}")
+        self.take_over_from(report)
+        return report
+
+    def take_over_from(self, report: Report) -> None:
+        """From here it only goes forward, and its report tells what the cut-over's does."""
+        if self._abort is not None:
+            self.note("it is too late for an abort: the service is cut over")
+            self._abort = None
+        self.past_no_return = True
+        self.note("point of no return: the service is cut over")
+        self.led, self.after_cut, self.lost = report.new_primary or "", report.summary, report.receipt
+        self.cut, self.suspect, self.epoch = report.cut_over, report.old_primary or "", report.epoch
+        self.outage_started, self.recovered = report.outage_started, report.recovered
+        self.fence, self.route_writes, self.loss = report.fence, report.routes, report.loss
+        self.unprotected, self.tasks = [*report.unprotected], [*self.tasks, *report.tasks]
+        self.followed_by += report.followed_by
 
     def digest(self) -> str:
         return f"{self.order()['copy_name']}"

@@ -12,6 +12,7 @@ from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
     from activities import epoch, estate
+    from schemas import attributes
     from schemas.decisions import Fence
     from schemas.facts import EpochRecord, RouteWrite
     from schemas.failures import UnknownMember, UnknownService
@@ -46,6 +47,8 @@ class Procedure(Runbook):
         self.route_writes: list[RouteWrite] = []
         self.unprotected: list[str] = []
         self.blockers: list[str] = []
+        self.followed_by: list[str] = []
+        """Runs that this one has started."""
         self.end_told = False
 
     async def describe(self, service: str) -> AnyEstate:
@@ -176,6 +179,22 @@ class Procedure(Runbook):
             if step.title in journey.attempts:
                 update = {"attempts": journey.attempts[step.title], "region": ", ".join(journey.regions[step.title])}
                 self.steps[index] = step.model_copy(update=update)
+
+    async def child(self, procedure: str, request: object, name: str) -> Report:
+        """Another procedure's run, to its end; it outlives this one, and is told of in the report."""
+        run = f"{workflow.info().workflow_id}/{name}"
+        if run not in self.followed_by:
+            self.followed_by.append(run)
+        report: Report = await workflow.execute_child_workflow(
+            procedure,
+            request,
+            id=run,
+            task_queue=attributes.TASK_QUEUE,
+            task_timeout=attributes.TASK_TIMEOUT,
+            result_type=Report,
+            parent_close_policy=workflow.ParentClosePolicy.ABANDON,
+        )
+        return report
 
     def point_of_no_return(self) -> None:
         if self._abort is not None:

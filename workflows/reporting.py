@@ -58,9 +58,10 @@ def build_report(run: Procedure, outcome: Outcome, summary: str = "") -> Report:
         receipt=loss.text() if loss is not None else run.lost_text(),
         loss=loss,
         restore=getattr(run, "evidence", None),
+        cut_over=getattr(run, "cut", None),
         damage=getattr(run, "damage", None),
         backup=getattr(run, "taken", None),
-        followed_by=getattr(run, "followed_by", []),
+        followed_by=run.followed_by,
         routes=run.route_writes,
         reads=getattr(run, "read_results", []),
         # By their beginnings: of two that ran side by side the later one may have ended first.

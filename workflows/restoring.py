@@ -60,6 +60,8 @@ class Restoring(Looking):
         self.system = ""
         """The leader's own identifier; "" while nobody leads."""
         self.newest_rows: list[Newest] = []
+        self.proved: CopyFacts
+        """The copy as it stood when it was proved."""
 
     @property
     def backups(self) -> BackupPolicy:
@@ -223,6 +225,7 @@ class Restoring(Looking):
         """Clause by clause; a restore that is not what it seems is called so."""
         facts = await self.on_host(restoring.look_at_copy, HostOrder(**self.order()))
         heartbeat = self.estate.service.detection.heartbeat
+        self.proved = facts
         proofs = policy.prove(facts, self.backup, self.moment, self.repository, system=self.system, heartbeat=heartbeat)
         self.note_evidence(proofs=proofs)
         return self.judged(proofs, "the copy is not what it seems")
@@ -251,12 +254,7 @@ class Restoring(Looking):
         if failed := [each for each in found if each.ok is False]:
             told = "; ".join(f"{each.clause}: no: {each.evidence}" for each in failed)
             raise Ended("refused", f"{what}: {told}")
-        return f"{sum(bool(each.ok) for each in found)} hold" + self._not_told(found)
-
-    @staticmethod
-    def _not_told(found: list[Proof]) -> str:
-        open_ = [each.clause for each in found if each.ok is None]
-        return f"; not to be told: {', '.join(open_)}" if open_ else ""
+        return policy.hold_text(found)
 
     def place(self) -> str:
         host, name = self.backups.host, self.order()["copy_name"]

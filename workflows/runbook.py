@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextvars import ContextVar
 from datetime import datetime, timedelta
 from typing import Any, ClassVar, TypeVar
@@ -292,7 +292,14 @@ class Runbook(Telling):
             return str(self._verdict_on_parked)
 
     async def ask(
-        self, text: str, digest: str, *, needs_override: bool, machine_s: float, expires: timedelta | None = None
+        self,
+        text: str,
+        digest: str,
+        *,
+        needs_override: bool,
+        machine_s: float,
+        expires: timedelta | None = None,
+        choices: Sequence[str] = (),
     ) -> DecisionReport:
         """Ask a person, and wait until quorum, a rejection, the expiry or an abort. The answer is on record."""
         policy = self.estate.service.approval
@@ -307,6 +314,7 @@ class Runbook(Telling):
             approvers=policy.approvers,
             quorum=policy.quorum,
             needs_override=needs_override,
+            choices=list(choices),
         )
         self._answers = []
         question = self.question
@@ -320,6 +328,7 @@ class Runbook(Telling):
                 "approvers": ", ".join(question.approvers) or "anyone",
                 "digest": digest,
                 "answer": f"lifeboat approve|reject {workflow.info().workflow_id}",
+                **({"or": f"approve --then {'|'.join(choices[1:])}"} if choices[1:] else {}),
             },
         )
 
@@ -342,6 +351,7 @@ class Runbook(Telling):
             reason="; ".join(given.reason for given, _ in self._answers if given.reason),
             digest=digest,
             override=any(given.override for given, yes in self._answers if yes),
+            choice=next((ballots.chosen(question, given) for given, yes in self._answers if yes), ""),
         )
         self.decisions.append(decision)
         self.note(f"answer: {answer} by {decision.by}")

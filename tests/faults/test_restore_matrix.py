@@ -6,6 +6,7 @@ import pytest
 
 from lab.model import Lab
 from tests.faults.cells import cells
+from tests.faults.cut_scene import CutScene
 from tests.faults.restore_scene import MARKS
 from tests.faults.striking import striking_restore
 
@@ -26,6 +27,11 @@ PITR_CAMPAIGN = {
     ("remove_copy", "before", "kill"),
 }
 VERIFY_CAMPAIGN = {("restore_backup", "after", "kill"), ("check_pages", "after", "kill")}
+FENCE = ("claim_epoch", "hold_folder", "disconnect_standbys", "stall_primary", "stop_node", "write_record")
+BACK = ("look_before_restore", "restore_in_place", "start_standby", "until_it_stands")
+ROWS = ("look_at_newest_rows", "ask_leader")
+LEAD = ("choose_and_lead", "promote_candidate", "confirm_names", "verify_routes", "prove_fence", "checkpoint")
+CUT = (*FENCE, *BACK, *ROWS, *LEAD, "settle_in_place", "let_it_start", "examine_folder", "keep_divergence")
 LIMIT_S = 180.0
 
 
@@ -55,3 +61,14 @@ async def test_a_backup_is_verified_killed_at(shared_backup_lab: Lab, activity: 
         assert done.exists(), "nothing was killed, so nothing was tried"
         assert report.restore is not None
         assert report.restore.failed() == []
+
+
+@pytest.mark.parametrize(("activity", "when", "who"), cells(CUT, ()))
+async def test_a_service_is_cut_over_killed_at(shared_backup_lab: Lab, activity: str, when: str, who: str) -> None:
+    plan = {"activity": activity, "when": when, "strike": who}
+    async with striking_restore(shared_backup_lab, workflow="CutOver", **plan) as (scene, done):
+        cut_scene = CutScene(scene)
+        await cut_scene.damaged()
+        report = await cut_scene.ends(await cut_scene.cut(), "done, unprotected")
+        assert done.exists(), "nothing was killed, so nothing was tried"
+        await cut_scene.led_by_the_candidate(report)

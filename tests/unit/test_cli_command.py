@@ -94,7 +94,10 @@ OPTIONS = "--until, --exclusive and --timeline go with --to"
         (["--timeline", "2"], OPTIONS),
         (["--to", "xid=1", "--timeline", "0"], "--timeline: Input should be greater than 0"),
         (["--to", "name=x", "--until", "yesterday"], "--until: Input should be a valid datetime"),
-        (["--to", "xid=1", "--then", "nope"], "--then: Input should be 'ask', 'hand-over', 'copy-back' or 'remove'"),
+        (
+            ["--to", "xid=1", "--then", "nope"],
+            "--then: Input should be 'ask', 'hand-over', 'copy-back', 'cut-over' or 'remove'",
+        ),
         (["--to", "xid=1", "--then", "copy-back"], "--table: say which tables are to be copied back"),
         (["--to", "xid=1", "--table", "orders"], "--table: orders can't be used; write it as public.orders"),
         (["--to", "xid=1", "--backup", "F1"], "pitr-restore takes no --backup"),

@@ -171,3 +171,81 @@ def test_many_answers_are_packed_and_come_through_whole(data: Path) -> None:
     found = parse(told)
     assert found["commits"] == [line.removeprefix("::commits=") for line in lines]
     assert (found["job"], found["code"], found["done"], found["line"]) == (["keep/1"], ["0"], ["1"], ["told"])
+
+
+def test_a_folder_that_is_held_is_changed_by_nobody_but_who_says_why(spread: Path) -> None:
+    assert tell(spread, "hold", "it has 'what' is nowhere else") == {"done": "1"}
+    assert tell(spread, "hold", "it has 'what' is nowhere else") == {"done": "1"}
+    assert tell(spread, "look")["held"] == "it has 'what' is nowhere else"
+    for verb in ("follow", "rewind", "rebuild", "restore"):
+        told = tell(spread, "follow", "x").get("error", "") if verb == "follow" else job(spread, verb)
+        assert "the folder is held: it has 'what' is nowhere else" in told, verb
+    assert (spread / "PG_VERSION").exists()
+    assert tell(spread, "release") == {"done": "1"}
+    assert tell(spread, "release") == {"done": "1"}
+    assert tell(spread, "look")["held"] == ""
+
+
+def test_one_that_is_released_is_held_no_more_once_it_is_rebuilt(spread: Path) -> None:
+    tell(spread, "hold", "it has rows")
+    program(spread, "pg_basebackup", f"echo 15 > {spread}/PG_VERSION; mkdir -p {spread}/pg_wal")
+    (spread.parent / "keep" / "job").mkdir(exist_ok=True)
+    folders = (str(spread), str(spread.parent / "bin"), str(spread.parent / "keep"), "")
+    words = ("work", "rebuild", "host=leader", "primary_conninfo = 'host=leader'", "label", "", "nobody needs it")
+    argv = ["sh", "-c", 'eval "$1"', "lifeboat-data", SCRIPT, *folders, *words]
+    told = subprocess.run(argv, capture_output=True, text=True, timeout=20, check=False).stdout
+    assert "::done=1" in told, told
+    assert tell(spread, "look")["held"] == ""
+
+
+RECOVERY = "primary_conninfo = ''\nprimary_slot_name = ''\nrestore_command = 'x'\nrecovery_target_lsn = '0/1'"
+
+
+def restored(data: Path, code: int = 0) -> str:
+    """A restore in place by a pgBackRest that only says how it was called."""
+    program(data, "pgbackrest", f'echo "args $*"; rm -f {data}/postgresql.conf; exit {code}')
+    (data.parent / "keep" / "job").mkdir(exist_ok=True)
+    folders = (str(data), str(data.parent / "bin"), str(data.parent / "keep"), "")
+    words = ("work", "restore", "20261129F", RECOVERY, str(data.parent / "bin" / "pgbackrest"), "/conf", "main", "2")
+    argv = ["sh", "-c", 'eval "$1"', "lifeboat-data", SCRIPT, *folders, *words]
+    return subprocess.run(argv, capture_output=True, text=True, timeout=20, check=False).stdout
+
+
+def test_a_restore_in_place_keeps_the_nodes_own_files_and_is_undone_by_settling(data: Path) -> None:
+    (data / "PG_VERSION").write_text("15\n", encoding="ascii")
+    (data / "postgresql.conf").write_text("port = 1\n", encoding="ascii")
+    (data / "postgresql.auto.conf").write_text("work_mem = '1MB'\nrestore_command = 'own'\n", encoding="ascii")
+    told = restored(data)
+    assert f"--pg1-path={data} --set=20261129F --type=none --delta restore" in told
+    assert f"--lock-path={data.parent}/keep/lock" in told
+    assert "--config=/conf --stanza=main --repo=2" in told
+    assert "::done=1" in told
+    assert (data / "standby.signal").exists()
+    assert (data / "postgresql.conf").read_text(encoding="ascii") == "port = 1\n"
+    auto = (data / "postgresql.auto.conf").read_text(encoding="ascii")
+    assert auto.endswith(RECOVERY + "\n")
+    fetch = (data.parent / "keep" / "fetch").read_text(encoding="ascii")
+    assert f'"--pg1-path={data}"' in fetch
+    for _ in (1, 2):
+        assert tell(data, "settle") == {"done": "1"}
+        auto = (data / "postgresql.auto.conf").read_text(encoding="ascii")
+        assert sorted(auto.splitlines()) == ["primary_conninfo = ''", "restore_command = 'own'", "work_mem = '1MB'"]
+
+
+def test_a_restore_in_place_that_failed_leaves_nothing_that_could_start(data: Path) -> None:
+    (data / "PG_VERSION").write_text("15\n", encoding="ascii")
+    assert "pgBackRest's restore exited 39" in restored(data, 39)
+    assert tell(data, "look")["begun"] == "restore"
+    assert "has begun and not ended" in tell(data, "follow", "x")["error"]
+    assert "::done=1" in restored(data)
+    assert tell(data, "look")["begun"] == ""
+
+
+def test_a_backup_that_the_node_does_not_list_is_told_before_anything_is_touched(data: Path) -> None:
+    words = (str(data.parent / "bin" / "pgbackrest"), "/conf", "main", "1")
+    program(data, "pgbackrest", """echo '[{"backup":[{"label":"20261129F"}]}]'""")
+    assert tell(data, "restorable", "20261129F", *words)["done"] == "1"
+    assert "lists no backup 20261128F" in tell(data, "restorable", "20261128F", *words)["error"]
+    (data.parent / "wal").mkdir()
+    (data / "pg_wal").symlink_to(data.parent / "wal")
+    assert "lies outside" in tell(data, "restorable", "20261129F", *words)["error"]

@@ -7,7 +7,7 @@ import pytest
 from schemas.decisions import Question
 from schemas.requests import Answer
 from tests.unit.estates import T0, after
-from workflows.policy.approval import tally, weigh
+from workflows.policy.approval import chosen, tally, weigh
 
 QUESTION = Question(text="Fail over?", digest="abc", asked=T0, expires=after(60), approvers=["ana", "ben"], quorum=2)
 OPEN_TO_ALL = QUESTION.model_copy(update={"approvers": []})
@@ -81,3 +81,27 @@ def test_an_override_is_asked_for_and_needs_its_reason():
 )
 def test_tally(given, result):
     assert tally(QUESTION, [(answer(by), approve) for by, approve in given]) == result
+
+
+CHOICE = QUESTION.model_copy(update={"choices": ["hand-over", "cut-over"]})
+
+
+def test_what_is_chosen_must_be_offered():
+    assert why(CHOICE) is None
+    assert why(CHOICE, choice="cut-over") is None
+    assert "remove is not offered; one of: hand-over, cut-over" in why(CHOICE, choice="remove")
+    assert "nothing is to be chosen" in why(choice="cut-over")
+    assert why(CHOICE, approve=False) is None
+
+
+def test_the_first_is_chosen_where_nothing_is_said():
+    assert chosen(CHOICE, answer()) == "hand-over"
+    assert chosen(CHOICE, answer(choice="cut-over")) == "cut-over"
+    assert chosen(QUESTION, answer()) == ""
+
+
+def test_two_who_choose_differently_do_not_add_up():
+    given = [(answer("ana", choice="cut-over"), True)]
+    assert "ana has chosen cut-over" in why(CHOICE, given=given, by="ben")
+    assert why(CHOICE, given=given, by="ben", choice="cut-over") is None
+    assert why(CHOICE, given=given, by="ben", approve=False) is None

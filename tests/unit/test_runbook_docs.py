@@ -12,6 +12,7 @@ from workflows.backup_verify import BackupVerify
 from workflows.cache_failover import CacheFailover
 from workflows.cache_switchover import CacheFailback, CacheSwitchover
 from workflows.corruption_recovery import CorruptionRecovery
+from workflows.cut_over import CutOver
 from workflows.database_failover import DatabaseFailover
 from workflows.database_rejoin import DatabaseRejoin
 from workflows.database_switchover import DatabaseFailback, DatabaseSwitchover
@@ -25,6 +26,7 @@ RUNBOOKS: list[tuple[str, Any]] = [
     ("backup_verify", BackupVerify),
     ("corruption_recovery", CorruptionRecovery),
     ("backup_take", BackupTake),
+    ("cut_over", CutOver),
     ("cache_failover", CacheFailover),
     ("cache_switchover", CacheSwitchover),
     ("cache_switchover", CacheFailback),

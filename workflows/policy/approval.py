@@ -33,6 +33,8 @@ def weigh(
         return f"{answer.by} may not answer; one of these must: {', '.join(question.approvers)}"
     if any(_person(each.by) == _person(answer.by) and approved == approve for each, approved in given):
         return f"{answer.by} has {'approved' if approve else 'rejected'} already; another person must answer"
+    if approve and (wrong := _wrong_choice(question, given, answer)) is not None:
+        return wrong
     if approve and question.needs_override and not answer.override:
         return "the policy refuses this; approve it with an override and its reason, or reject it"
     if approve and answer.override and not answer.reason.strip():
@@ -47,6 +49,22 @@ def tally(question: Question, given: Sequence[tuple[Answer, bool]]) -> Literal["
     if len({_person(each.by) for each, _ in given}) >= question.quorum:
         return "approved"
     return "open"
+
+
+def chosen(question: Question, answer: Answer) -> str:
+    """What an approval chooses; "" where there is nothing to choose."""
+    return answer.choice or (question.choices[0] if question.choices else "")
+
+
+def _wrong_choice(question: Question, given: Sequence[tuple[Answer, bool]], answer: Answer) -> str | None:
+    """Why an approval's choice does not count: it is not offered, or others have chosen something else."""
+    if answer.choice and answer.choice not in question.choices:
+        offered = f"; one of: {', '.join(question.choices)}" if question.choices else ": nothing is to be chosen"
+        return f"{answer.choice} is not offered{offered}"
+    for each, approved in given:
+        if approved and chosen(question, each) != chosen(question, answer):
+            return f"{each.by} has chosen {chosen(question, each)}; say the same, or reject it"
+    return None
 
 
 def _person(name: str) -> str:

@@ -52,6 +52,13 @@ def other_cluster(member: str, system: str, leader: str, leader_system: str) -> 
     )
 
 
+def held_text(folder: FolderFacts) -> str:
+    return (
+        f"the folder of {folder.member} is held: {folder.held}; a rewind or a copy would destroy that: whoever needs"
+        " it no more says `--rebuild WHY`"
+    )
+
+
 def is_apart(found: Examination) -> bool:
     """Whether the folder may have WAL that the leader's history has not, so that it is to be looked for."""
     return found.parted is not None
@@ -64,6 +71,8 @@ def how_to_return(
     `in_vain`: it was started as a standby as it is, and did not come up, or did not stream; `anew`: why it is to be
     copied in any case.
     """
+    if found.folder.held and not anew:
+        return Return(method="refuse", reason=held_text(found.folder))
     way = _way_back(found, divergence)
     if anew and way.method != "refuse":
         return _rebuild(found, anew)

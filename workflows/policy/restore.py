@@ -350,6 +350,13 @@ def _reaches_nobody(copy: CopyFacts) -> Proof:
     return Proof(clause=clause, ok=None, evidence="its host does not tell which network it has (/proc/PID/net)")
 
 
+def hold_text(found: Sequence[Proof]) -> str:
+    """How many clauses hold, and which can't be told."""
+    open_ = [each.clause for each in found if each.ok is None]
+    told = f"; not to be told: {', '.join(open_)}" if open_ else ""
+    return f"{sum(bool(each.ok) for each in found)} hold{told}"
+
+
 THAW_S = {"GLACIER": 13 * 3600.0, "DEEP_ARCHIVE": 49 * 3600.0}
 """The longest that objects of these classes take to be had back, and an hour (S3 User Guide, Archive retrieval)."""
 

@@ -1,0 +1,98 @@
+"""Who is put back to a moment and leads from there, and whether it stands where the copy stood (docs/adr/0037)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from schemas.decisions import Assessment, Choice, Death, Verdict
+from schemas.facts import EpochRecord, MemberFacts
+from schemas.rejoin import Room
+from schemas.restores import CopyFacts, Newest, Proof
+from schemas.topology import DatabaseService, Member
+from workflows.policy.restore import lsn_text
+from workflows.policy.switchover import candidates_of
+
+
+def choose(
+    service: DatabaseService, leader: MemberFacts, facts: Sequence[MemberFacts], requested: str | None
+) -> tuple[str | None, str]:
+    """The candidate and why, or None and why nobody: a standby in reach, of the leader's region if there is one."""
+    found = {each.member: each for each in facts}
+    known = candidates_of(service, leader.member)
+    if requested is not None and requested not in known:
+        return None, f"{requested} is not declared as a candidate; one of: {', '.join(known) or 'nobody'}"
+    passed: list[str] = []
+    for name in [requested] if requested is not None else known:
+        why = unfit(service, service.member(name), found.get(name), leader)
+        if why is None:
+            return name, f"{name} in {service.member(name).region} is put back, {leader.member} keeps what came after"
+        passed.append(f"{name} {why}")
+    return None, "; ".join(passed) or "no member is declared as a candidate"
+
+
+def unfit(service: DatabaseService, member: Member, facts: MemberFacts | None, leader: MemberFacts) -> str | None:
+    """Why a member can't be put back, as text; None where it can."""
+    if member.control is None or member.data is None:
+        return "has no `control` and `data` in the topology"
+    if facts is None or not facts.reachable:
+        return "is not reached"
+    if not facts.in_recovery:
+        return "is not a standby"
+    if facts.system_identifier != leader.system_identifier:
+        return "is of another cluster"
+    return None
+
+
+def assess(record: EpochRecord, leader: MemberFacts, chosen: str, why: str, moment: int) -> Assessment:
+    """What is lost is lost by decision: all that was written after the moment, and more until the leader is fenced."""
+    name = leader.member
+    by_now = f"{max((leader.written or 0) - moment, 0)} bytes by now"
+    return Assessment(
+        suspect=name,
+        death=Death(state="alive", reason=f"{name} answers: this is decided"),
+        choice=Choice(candidate=chosen, reason=why),
+        verdict=Verdict(kind="unknown", reason=f"what {name} wrote after the moment is lost to the service: {by_now}"),
+        w=record.w,
+        voters=record.voters,
+        digest="",
+    )
+
+
+def too_small(member: str, room: Room) -> str | None:
+    """Why the backup would not fit where the member's data is, as text; None where it does."""
+    if room.bytes is None or room.free + room.used >= room.bytes:
+        return None
+    return f"{member} has room for {(room.free + room.used) / 1e9:.1f} GB, the backup takes {room.bytes / 1e9:.1f} GB"
+
+
+def compare(found: CopyFacts, copy: CopyFacts) -> list[Proof]:
+    """Whether the member stands where the copy stood, of the same cluster, on the same branch, at the same byte."""
+    return [
+        Proof(
+            clause="it stands at the copy's own place",
+            ok=found.replayed == copy.replayed,
+            evidence=f"replayed to {lsn_text(found.replayed)}; the copy to {lsn_text(copy.replayed)}",
+        ),
+        Proof(
+            clause="its last commit is the copy's",
+            ok=None if copy.last_commit is None else found.last_commit == copy.last_commit,
+            evidence=f"{found.last_commit or 'none'}; the copy's {copy.last_commit or 'none'}",
+        ),
+        Proof(
+            clause="its heartbeat is the copy's",
+            ok=None if copy.heartbeat is None else found.heartbeat == copy.heartbeat,
+            evidence=f"{found.heartbeat or 'none'}; the copy's {copy.heartbeat or 'not told'}",
+        ),
+    ]
+
+
+def compare_rows(found: Sequence[Newest], copy: Sequence[Newest]) -> list[Proof]:
+    """The newest row of each table, where the copy told it."""
+    at = {each.table: each for each in found}
+    proofs = []
+    for each in copy:
+        here = at.get(each.table)
+        told = None if each.error or here is None or here.error else here.at == each.at
+        evidence = f"{here.at or here.error if here else 'not asked'}; the copy's {each.at or each.error}"
+        proofs.append(Proof(clause=f"the newest row of {each.table} is the copy's", ok=told, evidence=evidence))
+    return proofs
