@@ -34,6 +34,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY schemas schemas
 COPY workflows workflows
 COPY activities activities
+COPY archiver archiver
 COPY workers workers
 COPY cli cli
 COPY lab lab

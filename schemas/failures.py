@@ -244,7 +244,7 @@ class RestoreFailed(LifeboatError):
 
 
 class ManifestMissing(LifeboatError):
-    """The leader has no table for its manifest; a superuser must carry out lifeboat.sql there once more."""
+    """The leader has no table for its manifest; its owner must carry out lifeboat.sql there once more."""
 
     retryable = False
 

@@ -207,6 +207,7 @@ def restored(data: Path, code: int = 0) -> str:
     (data.parent / "keep" / "job").mkdir(exist_ok=True)
     folders = (str(data), str(data.parent / "bin"), str(data.parent / "keep"), "")
     words = ("work", "restore", "20261129F", RECOVERY, str(data.parent / "bin" / "pgbackrest"), "/conf", "main", "2")
+    words += ("pgbackrest", "pgBackRest")
     argv = ["sh", "-c", 'eval "$1"', "lifeboat-data", SCRIPT, *folders, *words]
     return subprocess.run(argv, capture_output=True, text=True, timeout=20, check=False).stdout
 
@@ -242,7 +243,7 @@ def test_a_restore_in_place_that_failed_leaves_nothing_that_could_start(data: Pa
 
 
 def test_a_backup_that_the_node_does_not_list_is_told_before_anything_is_touched(data: Path) -> None:
-    words = (str(data.parent / "bin" / "pgbackrest"), "/conf", "main", "1")
+    words = (str(data.parent / "bin" / "pgbackrest"), "/conf", "main", "1", "pgbackrest", "pgBackRest")
     program(data, "pgbackrest", """echo '[{"backup":[{"label":"20261129F"}]}]'""")
     assert tell(data, "restorable", "20261129F", *words)["done"] == "1"
     assert "lists no backup 20261128F" in tell(data, "restorable", "20261128F", *words)["error"]
