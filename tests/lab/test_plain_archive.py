@@ -18,10 +18,17 @@ from typing import Any
 
 import boto3
 import pytest
+from temporalio.testing import ActivityEnvironment
 
+from activities import backups, copy_checks, restoring
+from activities.restore_host import ask
+from lab.owner import server_ids
+from schemas.failures import BackupsUnreadable
+from schemas.restores import HostOrder, LookOrder, Moment, RecoverOrder, RestoreOrder, ScanOrder
 from tests.standins.bad_store import bad_store
 from tests.standins.plain import Plain, plain
 from tests.standins.storage import KEYS, Storage, storage
+from tests.unit.estates import service
 
 pytestmark = [pytest.mark.lab, pytest.mark.campaign]
 
@@ -471,6 +478,50 @@ def test_a_flipped_byte_that_unpacks_is_named_by_its_file(desk: Desk, label: str
         desk.client.delete_object(Bucket=BUCKET, Key=f"unit/{key}")
     assert done.returncode == 26
     assert f"{name}: {member.name}: its checksum does not match backup_manifest" in done.stderr
+
+
+async def test_lifeboats_own_activities_restore_from_it(desk: Desk, label: str) -> None:
+    """Each twice: the second finds it done. The whole runbooks: tests/faults/test_restore_plain.py."""
+    desk.sql("CREATE TABLE recovered AS SELECT 7 AS n")
+    desk.archived()
+    ids = server_ids()
+    user = [] if ids is None else ["setpriv", f"--reuid={ids[0]}", f"--regid={ids[1]}", "--clear-groups"]
+    host = {"name": "restore", "region": "us-east-1", "directory": f"{desk.folder}/copies", "bin": str(desk.bin)}
+    kept = {"kind": "plain", "stanza": "unit", "program": str(desk.program), "config": str(desk.ini)}
+    declared = {"repository": kept, "host": {**host, "run_as": user, "keep_free_bytes": 1000}}
+    given: dict[str, Any] = {"service": service(backup=declared), "run": "r@1", "copy_name": "c0ffee"}
+    environment = ActivityEnvironment()
+
+    async def twice(activity: Any, order: HostOrder) -> Any:
+        await environment.run(activity, order)
+        return await environment.run(activity, order)
+
+    await twice(backups.open_archive, HostOrder(**given))
+    found = await twice(backups.read_repository, LookOrder(**given, timeline=1))
+    backup = next(each for each in found.backups if each.label == label)
+    (stretch,) = found.stretches
+    assert stretch.first <= backup.wal_start
+    assert backup.storage == "STANDARD"
+    await twice(restoring.restore_backup, RestoreOrder(**given, backup=backup))
+    read = ScanOrder(**given, stretches=[stretch], lsn=backup.lsn_start, what="commits", segment_bytes=16 << 20)
+    newest = await twice(backups.read_wal, read)
+    moment = Moment(kind="lsn", timeline=1, lsn=newest.newest_commit_lsn, reason="a test")
+    copy = await twice(restoring.recover_copy, RecoverOrder(**given, backup=backup, moment=moment))
+    assert (copy.pause, copy.system, copy.timeline) == ("paused", backup.system, 1)
+    rows = await ask(HostOrder(**given), "query", "postgres", "SELECT n FROM recovered")
+    assert rows["row"] == ["7"]
+    assert (await twice(copy_checks.check_pages, HostOrder(**given)))[0].ok
+    # What S3 says it has not is absent; a store that is not there says nothing.
+    assert "none" in await ask(HostOrder(**given), "history", "00000007")
+    nowhere = desk.configure("nowhere.ini", endpoint="http://127.0.0.1:9")
+    kept["config"] = str(nowhere)
+    other = given | {"service": service(backup=declared)}
+    with pytest.raises(BackupsUnreadable, match="lifeboat-archive's archive-get exited 255"):
+        await ask(HostOrder(**other), "history", "00000007")
+    with pytest.raises(BackupsUnreadable, match="lifeboat-archive can't read its repository"):
+        await environment.run(backups.read_repository, LookOrder(**other, timeline=1))
+    await twice(restoring.remove_copy, HostOrder(**given))
+    assert os.listdir(desk.folder / "copies") == []
 
 
 def test_what_pg_basebackup_wrote_by_hand_is_adopted(desk: Desk) -> None:
