@@ -13,6 +13,7 @@ from archiver.errors import ArchiveError
 from archiver.keeping import Plan, plan
 from archiver.manifest import NAME
 from archiver.store import COLD, Store, Stored
+from archiver.wal import SEGMENT
 
 Say = Callable[[str], None]
 LEAST_MOVED = 128 * 1024
@@ -123,6 +124,7 @@ def _told(
     dry_run: bool,
 ) -> dict[str, Any]:
     wal = [each for each in moved if each.key.startswith("wal/")]
+    wal_files = [each for each in wal_going if SEGMENT.fullmatch(each.name)]
     return {
         "dry_run": dry_run,
         "backups": made.why,
@@ -134,7 +136,7 @@ def _told(
         "removed": {
             "backups": made.remove if going else [],
             "left_over": [*made.debris, *(key for key, _ in uploads)] if going or uploads else [],
-            "wal_files": len(wal_going),
+            "wal_files": len(wal_files),
             "bytes": sum(each.bytes for each in [*going, *wal_going]),
         },
         "classes": {name: {"objects": objects, "bytes": bytes_} for name, (objects, bytes_) in classes.items()},

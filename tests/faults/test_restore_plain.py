@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.faults, pyt
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def plain_lab() -> AsyncIterator[Lab]:
-    lab = await labs.up("backup", extras=("plain",), watch=False, make_current=False)
+    lab = await labs.up("backup", extras=("plain",), make_current=False)
     yield lab
     await labs.down(lab)
 
@@ -29,7 +29,7 @@ async def plain_lab() -> AsyncIterator[Lab]:
 async def scene(plain_lab: Lab, request: pytest.FixtureRequest) -> RestoreScene:
     marker = request.node.get_closest_marker("estate")
     options = {"rejoin": {"when": "by-hand"}} | (dict(marker.kwargs) if marker else {})
-    lab = await labs.reset(plain_lab, overrides=options, watch=False)
+    lab = await labs.reset(plain_lab, overrides=options)
     return RestoreScene(lab, await labs.connect(lab))
 
 

@@ -15,7 +15,7 @@ import httpx
 import pytest
 from moto.server import ThreadedMotoServer
 
-from tests.lab.test_plain_archive import BUCKET, Desk
+from tests.lab.plain_desk import BUCKET, Desk
 from tests.standins.plain import plain
 from tests.standins.storage import KEYS
 

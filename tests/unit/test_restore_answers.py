@@ -289,6 +289,17 @@ def test_why_recovery_ended(facts: dict[str, Any], kind: type[LifeboatError], sa
         ("ERROR: [031]: option 'x' not valid for command 'restore'", RestoreFailed, "not valid for command"),
         ("ERROR: [042]: timeout waiting for read", BackupsUnreadable, "timeout"),
         ("the program was killed", BackupsUnreadable, "killed"),
+        # Of a plain archive.
+        (
+            "ERROR: [026]: restore: s3://b/p/base/F1/base.tar.gz: base/5/16384: its checksum does not match"
+            " backup_manifest",
+            RestoreFailed,
+            "base/5/16384",
+        ),
+        ("ERROR: [027]: restore: backup set F1 is not valid: s3://b/p/base/F1 is not there", RestoreFailed, "F1"),
+        ("ERROR: [028]: restore: s3://b/p/base/F1/base.tar.gz is not there", RestoreFailed, "is not there"),
+        ("ERROR: [064]: restore: /c/base: No space left on device", NoRoomToRestore, "restore-east: "),
+        ("ERROR: [103]: restore: GET s3://b/p/base/F1/base.tar.gz: 500 InternalError", BackupsUnreadable, "500"),
     ],
 )
 def test_why_a_restore_failed(text: str, kind: type[LifeboatError], says: str) -> None:
