@@ -161,9 +161,8 @@ def _service(lab: Lab) -> dict[str, Any]:
             "heartbeat": True,
         },
         "approval": {"approvers": ["ana", "ben"], "quorum": 1, "expires_s": 120.0},
-        "corruption": {"hold_s": 3.0},
         "failover": {"candidates": list(shape.candidates), "cross_region": shape.cross_region},
-        **({"backup": backup.declaration(lab)} if "backup" in lab.parts else {}),
+        **({"backup": backup.declaration(lab), "corruption": {"hold_s": 3.0}} if "backup" in lab.parts else {}),
     }
 
 

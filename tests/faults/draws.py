@@ -57,8 +57,10 @@ async def tried(conn: asyncpg.Connection) -> str:
     return "written"
 
 
-async def drawn(scene: RestoreScene, sessions: int, database: str = "counting") -> Counter[str]:
-    """So many new server sessions: a round of clients holds one each until all have theirs, then they are ended."""
+async def drawn(scene: RestoreScene, sessions: int, database: str = "counting", *, anew: bool = True) -> Counter[str]:
+    """So many new server sessions: a round of clients holds one each until all have theirs, then they are ended, or
+    left to the next clients (`anew` False).
+    """
     found: Counter[str] = Counter()
     (route, *_) = poolers(scene)
     while found.total() < sessions:
@@ -73,8 +75,9 @@ async def drawn(scene: RestoreScene, sessions: int, database: str = "counting") 
                 return told
 
         found.update(await asyncio.gather(*(one() for _ in range(AT_ONCE))))
-        async with pooler.console(route) as console:
-            await console.execute(f'RECONNECT "{database}"')
+        if anew:
+            async with pooler.console(route) as console:
+                await console.execute(f'RECONNECT "{database}"')
     return found
 
 
