@@ -49,12 +49,27 @@ async def client(scene: RestoreScene, database: str) -> AsyncIterator[asyncpg.Co
 
 
 async def tried(conn: asyncpg.Connection) -> str:
-    """`written`, or the error's SQLSTATE."""
+    """`written`, or the error's SQLSTATE; `cut` where the session has ended."""
     try:
         await conn.execute(WRITE)
     except asyncpg.PostgresError as error:
         return str(error.sqlstate)
+    except (asyncpg.InterfaceError, OSError):
+        return "cut"
     return "written"
+
+
+@contextlib.asynccontextmanager
+async def writer(scene: RestoreScene) -> AsyncIterator[asyncpg.Connection]:
+    """A client of the session pool, whose session has drawn that it may write, and which stays."""
+    database = "counting_session"
+    while True:
+        async with client(scene, database) as conn:
+            if await tried(conn) == "written":
+                yield conn
+                return
+        async with pooler.console(poolers(scene)[0]) as console:
+            await console.execute(f'RECONNECT "{database}"')
 
 
 async def drawn(scene: RestoreScene, sessions: int, database: str = "counting", *, anew: bool = True) -> Counter[str]:

@@ -240,7 +240,7 @@ def draws_share(scene: RestoreScene, share: float) -> bool:
     return all(f"random() < {share:.4f}" in draws.open_text(route) for route in poolers(scene))
 
 
-@pytest.mark.estate(corruption={"shares": [0.5, 0.7], "hold_s": 6.0})
+@pytest.mark.estate(corruption={"shares": [0.5, 0.7], "hold_s": 8.0})
 async def test_a_query_that_turns_bad_takes_a_share_back(restore_scene: RestoreScene) -> None:
     """With the second share; tried again, the run goes on from there."""
     scene = restore_scene
@@ -250,10 +250,12 @@ async def test_a_query_that_turns_bad_takes_a_share_back(restore_scene: RestoreS
         return draws_share(scene, 0.7)
 
     await scene.until("the second share draws", at_second, 120)
-    found = await draws.drawn(scene, 60)
+    found = await draws.drawn(scene, 30)
     assert set(found) == {"written", READ_ONLY}, found
-    await scene.sql(WRITES, "UPDATE counting_results SET count = -1", "SELECT 1")
-    state = await scene.state_when(run, "it parks", lambda state: state.parked, 60)
+    async with draws.writer(scene) as kept:
+        await scene.sql(WRITES, "UPDATE counting_results SET count = -1", "SELECT 1")
+        state = await scene.state_when(run, "it parks", lambda state: state.parked, 60)
+        assert await draws.tried(kept) != "written", "who had drawn it writes on"
     told = "\n".join(state.journal)
     assert "with 70% of writes: owner's query counted: f; expected t; pg-east-1 is read-only" in told, told
     assert not any("connect_query" in draws.open_text(route) for route in poolers(scene))
