@@ -73,13 +73,15 @@ class Gradual(Restoring):
         told = [await self.set_read_only(each.member, on=False) for each in seen.members if each.reachable]
         return "; ".join(told)
 
-    async def back_to_read_only(self, leader: str) -> None:
-        """The undo of every stage: no new session draws, and those that did are ended."""
+    async def back_to_read_only(self) -> str:
+        """The undo of every stage: no new session draws, and those that did are ended, on whoever leads by then."""
         _, failed = await self.draw(0.0)
+        leader = self.leader_of(await self.observe())
         # Whatever a pooler says: this alone takes from sessions what they have drawn.
-        await self.set_read_only(leader, on=True)
+        told = await self.set_read_only(leader, on=True)
         if failed:
             raise ApplicationError("; ".join(failed))
+        return told
 
     # The stages
 
@@ -117,12 +119,12 @@ class Gradual(Restoring):
         except (ActivityError, ApplicationError) as error:
             told = f"with {share:.0%} of writes: {reason_of(error)}"
             try:
-                await self.back_to_read_only(leader)
+                back = await self.back_to_read_only()
             except (ActivityError, ApplicationError) as failed:
                 raise ApplicationError(
                     f"{told}; and whether clients write is not known: {reason_of(failed)}"
                 ) from error
-            raise ApplicationError(f"{told}; {leader} is read-only for its clients again") from error
+            raise ApplicationError(f"{told}; {back} again") from error
         return f"{share:.0%} of writes: {done}"
 
     async def stay_well(self, leader: str, share: float) -> None:

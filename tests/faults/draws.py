@@ -49,16 +49,33 @@ async def client(scene: RestoreScene, database: str) -> AsyncIterator[asyncpg.Co
 
 
 async def tried(conn: asyncpg.Connection) -> str:
-    """`written`, or the error's SQLSTATE."""
+    """`written`, or the error's SQLSTATE; `cut` where the session has ended."""
     try:
         await conn.execute(WRITE)
     except asyncpg.PostgresError as error:
         return str(error.sqlstate)
+    except (asyncpg.InterfaceError, OSError):
+        return "cut"
     return "written"
 
 
-async def drawn(scene: RestoreScene, sessions: int, database: str = "counting") -> Counter[str]:
-    """So many new server sessions: a round of clients holds one each until all have theirs, then they are ended."""
+@contextlib.asynccontextmanager
+async def writer(scene: RestoreScene) -> AsyncIterator[asyncpg.Connection]:
+    """A client of the session pool, whose session has drawn that it may write, and which stays."""
+    database = "counting_session"
+    while True:
+        async with client(scene, database) as conn:
+            if await tried(conn) == "written":
+                yield conn
+                return
+        async with pooler.console(poolers(scene)[0]) as console:
+            await console.execute(f'RECONNECT "{database}"')
+
+
+async def drawn(scene: RestoreScene, sessions: int, database: str = "counting", *, anew: bool = True) -> Counter[str]:
+    """So many new server sessions: a round of clients holds one each until all have theirs, then they are ended, or
+    left to the next clients (`anew` False).
+    """
     found: Counter[str] = Counter()
     (route, *_) = poolers(scene)
     while found.total() < sessions:
@@ -73,8 +90,9 @@ async def drawn(scene: RestoreScene, sessions: int, database: str = "counting") 
                 return told
 
         found.update(await asyncio.gather(*(one() for _ in range(AT_ONCE))))
-        async with pooler.console(route) as console:
-            await console.execute(f'RECONNECT "{database}"')
+        if anew:
+            async with pooler.console(route) as console:
+                await console.execute(f'RECONNECT "{database}"')
     return found
 
 

@@ -27,11 +27,10 @@ from schemas.reports import Report
 from schemas.requests import Answer
 from schemas.restore_requests import CorruptionRequest
 from tests.faults import draws
-from tests.faults.draws import READ_ONLY, leftovers, poolers
+from tests.faults.draws import AT_ONCE, READ_ONLY, leftovers, poolers
 from tests.faults.restore_scene import TABLE, RestoreScene
 from tests.faults.scene import Run
 from tests.faults.striking import striking_restore
-from workflows.corruption_recovery import SHARE
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.faults, pytest.mark.campaign]
 
@@ -265,6 +264,11 @@ async def test_a_share_of_new_sessions_writes_and_the_others_do_not(restore_scen
         assert abs(found["written"] / found.total() - share) < 4 * (share * (1 - share) / found.total()) ** 0.5, found
     session = await draws.drawn(scene, 60, "counting_session")
     assert set(session) == {"written", READ_ONLY}, session
+    # The next clients of a transaction pool get what was drawn; of a session pool, what DISCARD ALL has left of it.
+    first, second = [await draws.drawn(scene, AT_ONCE, anew=False) for _ in range(2)]
+    assert first == second
+    await draws.drawn(scene, AT_ONCE, "counting_session", anew=False)
+    assert set(await draws.drawn(scene, AT_ONCE, "counting_session", anew=False)) == {READ_ONLY}
     # A session that drew keeps what it drew, one that drew nothing follows the server.
     async with draws.client(scene, "counting_session") as conn:
         await let_share(scene, 0.0)
@@ -280,14 +284,13 @@ async def wrote(conn: asyncpg.Connection) -> bool:
     return await draws.tried(conn) == "written"
 
 
-async def repaired_up_to(scene: RestoreScene, title: str) -> Run:
-    """A recovery, decided, that is at this step."""
+async def decided(scene: RestoreScene) -> Run:
+    """A recovery of a standby, whose clients may not write meanwhile."""
     await draws.table(scene)
     await spoil_standby(scene)
     run = await recover(scene)
     await answer(scene, run, "read-only")
     await answer(scene, run, "Copy pg-east-3 anew")
-    await scene.state_when(run, f"it is at {title}", lambda state: state.step == title, 120.0)
     return run
 
 
@@ -295,20 +298,22 @@ def draws_share(scene: RestoreScene, share: float) -> bool:
     return all(f"random() < {share:.4f}" in draws.open_text(route) for route in poolers(scene))
 
 
-@pytest.mark.estate(corruption={"shares": [0.5, 0.7], "hold_s": 6.0})
+@pytest.mark.estate(corruption={"shares": [0.5, 0.7], "hold_s": 8.0})
 async def test_a_query_that_turns_bad_takes_a_share_back(restore_scene: RestoreScene) -> None:
     """With the second share; tried again, the run goes on from there."""
     scene = restore_scene
-    run = await repaired_up_to(scene, SHARE)
+    run = await decided(scene)
 
     async def at_second() -> bool:
         return draws_share(scene, 0.7)
 
-    await scene.until("the second share draws", at_second, 60)
-    found = await draws.drawn(scene, 60)
+    await scene.until("the second share draws", at_second, 120)
+    found = await draws.drawn(scene, 30)
     assert set(found) == {"written", READ_ONLY}, found
-    await scene.sql(WRITES, "UPDATE counting_results SET count = -1", "SELECT 1")
-    state = await scene.state_when(run, "it parks", lambda state: state.parked, 60)
+    async with draws.writer(scene) as kept:
+        await scene.sql(WRITES, "UPDATE counting_results SET count = -1", "SELECT 1")
+        state = await scene.state_when(run, "it parks", lambda state: state.parked, 60)
+        assert await draws.tried(kept) != "written", "who had drawn it writes on"
     told = "\n".join(state.journal)
     assert "with 70% of writes: owner's query counted: f; expected t; pg-east-1 is read-only" in told, told
     assert not any("connect_query" in draws.open_text(route) for route in poolers(scene))
@@ -339,7 +344,7 @@ async def test_a_query_that_turns_bad_takes_a_share_back(restore_scene: RestoreS
 async def test_a_worker_dies_in_mid_stage(shared_backup_lab: Lab, activity: str, when: str, of: dict[str, Any]) -> None:
     plan = {"activity": activity, "when": when, "of": of, "strike": "kill"}
     async with striking_restore(shared_backup_lab, workflow="CorruptionRecovery", **plan) as (scene, done):
-        run = await repaired_up_to(scene, SHARE)
+        run = await decided(scene)
         await ended(scene, run, "done")
         assert done.exists(), "nothing was killed, so nothing was tried"
         await scene.safe()
