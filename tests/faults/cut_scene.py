@@ -11,8 +11,10 @@ from temporalio.testing import ActivityEnvironment
 
 from activities import data_folder
 from lab import ledger
+from lab.lab import fault
 from lab.layout import HOME, STORAGE
 from lab.owner import write_private
+from lab.postgres import session
 from lab.referee import audit
 from schemas.orders import NodeOrder
 from schemas.rejoin import FolderFacts
@@ -69,6 +71,18 @@ class CutScene:
         row = await self.scene.sql("SELECT array_agg(id::text) AS ids FROM counting_results", member=member)
         return set(row["ids"])
 
+    async def started(self, member: str) -> None:
+        """By hand, whatever keeps it from starting; it takes sessions."""
+        await fault(self.scene.lab, "start", member, force=True)
+
+        async def up() -> bool:
+            conn = await session(self.scene.lab, member, limit=2.0)
+            if conn is not None:
+                conn.terminate()
+            return conn is not None
+
+        await self.scene.until(f"{member} takes sessions", up)
+
     async def folder(self, member: str = HOME) -> FolderFacts:
         order = NodeOrder(service=self.scene.service(), member=member)
         found: FolderFacts = await ActivityEnvironment().run(data_folder.look_at_folder, order)
@@ -79,7 +93,9 @@ class CutScene:
         record = await self.scene.epoch()
         assert record is not None
         assert record.leader == CANDIDATE
-        rows, written = await self.ids(CANDIDATE), self.scene.acknowledged()
+        # In this order: its clients write on.
+        written = self.scene.acknowledged()
+        rows = await self.ids(CANDIDATE)
         before = {each.id for each in written if (each.acked or 0.0) < self.at.timestamp()}
         assert before - rows == set(), f"{len(before - rows)} of {len(before)} of before the moment are missing"
         lost = [each for each in written if each.id not in rows]
