@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import shutil
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lab import lab as labs
 from lab.damage import flip, make_cold
-from lab.layout import HOME
+from lab.layout import HOME, RESTORES
+from lab.owner import give
 from schemas.reports import Report
 from schemas.requests import Answer
 from schemas.restore_requests import CorruptionRequest
@@ -96,7 +102,60 @@ async def test_a_standby_alone_is_copied_anew(restore_scene: RestoreScene) -> No
 
 
 async def test_rows_that_are_wrong_come_back_as_they_were(restore_scene: RestoreScene) -> None:
+    """On a file system that shares no blocks (ext4 here), each bad half is restored anew."""
     scene = restore_scene
+    run = await rows_come_back(scene)
+    assert "roll_back" not in await done(run)
+    assert (await done(run)).count("restore_backup") > 1
+    await scene.record(run, "corruption-copied-back")
+
+
+async def test_a_bad_half_goes_back_by_its_files_where_their_blocks_can_be_shared(
+    restore_scene: RestoreScene, tmp_path: Path
+) -> None:
+    scene = restore_scene
+    async with xfs(scene, tmp_path):
+        run = await rows_come_back(scene)
+    activities = await done(run)
+    assert activities.count("restore_backup") == 1
+    assert activities.count("roll_back") >= 1
+    assert activities.count("keep_good") >= 2
+
+
+@contextlib.asynccontextmanager
+async def xfs(scene: RestoreScene, folder: Path) -> AsyncIterator[None]:
+    """The restore host's copies on a file system of that kind, made for the test."""
+    if os.geteuid() != 0 or shutil.which("mkfs.xfs") is None:
+        pytest.skip("only root mounts, and xfsprogs makes what is mounted")
+    image, at = folder / "xfs", scene.lab.paths.node(RESTORES) / "copies"
+    with image.open("wb") as file:
+        file.truncate(2 << 30)
+    await tool("mkfs.xfs", "-q", str(image))
+    at.mkdir(exist_ok=True)
+    if await asyncio.create_subprocess_exec("mount", "-o", "loop", str(image), str(at)).wait() != 0:
+        pytest.skip("nothing can be mounted here")
+    try:
+        give(at)
+        yield
+    finally:
+        await tool("umount", str(at))
+
+
+async def tool(*argv: str) -> None:
+    process = await asyncio.create_subprocess_exec(*argv)
+    assert await process.wait() == 0, argv
+
+
+async def done(run: Run) -> list[str]:
+    """The activities that the run has asked for, in their order."""
+    return [
+        event.activity_task_scheduled_event_attributes.activity_type.name
+        for event in (await run.fetch_history()).events
+        if event.HasField("activity_task_scheduled_event_attributes")
+    ]
+
+
+async def rows_come_back(scene: RestoreScene) -> Run:
     await scene.traffic()
     await asyncio.wait_for(enough(scene, 150), 60)
     await scene.sql("UPDATE counting_results SET count = -1 WHERE random() < 0.2", "SELECT 1")
@@ -117,7 +176,7 @@ async def test_rows_that_are_wrong_come_back_as_they_were(restore_scene: Restore
     assert kept - set(row["ids"]) == set(), "rows of before the damage are missing"
     left = await scene.sql(f"SELECT count(*) AS n FROM {aside}.counting_results WHERE count < 0")
     assert left["n"] > 0, "what was wrong is kept aside"
-    await scene.record(run, "corruption-copied-back")
+    return run
 
 
 async def enough(scene: RestoreScene, count: int) -> None:

@@ -161,7 +161,8 @@ class TestFetching:
 
     def hold(self, host: Host) -> Callable[[], bool]:
         """pgBackRest, once it is asked, does not answer; whether it was."""
-        host.program("pgbackrest", '#!/bin/sh\necho $$ > "$ROOT/holds" && mv "$ROOT/holds" "$ROOT/held"; exec sleep 60\n')
+        told = 'echo $$ > "$ROOT/holds" && mv "$ROOT/holds" "$ROOT/held"'
+        host.program("pgbackrest", f"#!/bin/sh\n{told}; exec sleep 60\n")
         return lambda: (host.root / "held").exists()
 
     @pytest.mark.parametrize(
