@@ -32,7 +32,8 @@ missing_packages() {
     local pair
     [ -n "$(postgres_bin)" ] || echo postgresql
     for pair in pgbouncer:pgbouncer pgpool:pgpool2 knotd:knot kdig:knot-dnsutils ip:iproute2 iptables:iptables haproxy:haproxy \
-        sshd:openssh-server redis-server:redis-server rabbitmq-server:rabbitmq-server pgbackrest:pgbackrest; do
+        sshd:openssh-server redis-server:redis-server rabbitmq-server:rabbitmq-server pgbackrest:pgbackrest \
+        mkfs.xfs:xfsprogs; do
         command -v "${pair%%:*}" >/dev/null || echo "${pair#*:}"
     done
     [ -n "$(python_for_venv)" ] || echo python3-venv

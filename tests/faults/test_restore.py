@@ -144,7 +144,7 @@ async def test_the_newest_backup_is_verified_with_its_evidence(restore_scene: Re
     report = await scene.ends(run, "done")
     assert report.restore is not None
     assert report.restore.backup is not None
-    assert len(report.restore.proofs) == 7
+    assert len(report.restore.proofs) == 8
     assert report.restore.failed() == []
     assert report.restore.restore_s is not None
     await scene.safe()

@@ -76,6 +76,7 @@ PROOFS = [
         ok=True,
         evidence="7 files from 000000030000000000000004 to 00000003000000000000000A, none refused",
     ),
+    Proof(clause="it reaches nobody", ok=True, evidence="a network of its own: no address, no route"),
 ]
 CHECKS = [
     Proof(clause="owner's query the balances are whole", ok=True, evidence="0; expected 0"),
@@ -110,7 +111,7 @@ UP_TO_PROOF = (
     ("Restore the backup beside the service", "done", 10.2, "20261125-100000F: 3400 MB in 10.2 s"),
     ("Find the moment in the WAL", "done", 2.1, DROP.reason),
     ("Recover to the target", "done", 3.8, "stands at 0/0A000060"),
-    ("Prove the copy", "done", 0.4, "7 hold"),
+    ("Prove the copy", "done", 0.4, "8 hold"),
 )
 
 COPIED_BACK = Report(
@@ -198,7 +199,7 @@ VERIFIED = COPIED_BACK.model_copy(
             ("Make room on the restore host", "done", 0.3, "71.2 GB are free"),
             ("Restore it into a bubble", "done", 10.2, "20261125-100000F: 3400 MB in 10.2 s"),
             ("Recover to the RPO", "done", 3.8, "stands at 0/0C0001F8"),
-            ("Prove the copy", "done", 0.4, "7 hold"),
+            ("Prove the copy", "done", 0.4, "8 hold"),
             ("Validate the data", "done", 2.6, "4 hold"),
             (
                 "Measure it against RTO and RPO",

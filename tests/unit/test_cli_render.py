@@ -274,7 +274,7 @@ def test_a_restore_speaks_of_no_outage_and_of_nobody_who_leads(name: str) -> Non
         ("copied back", "newest row 0.42 s before the target, within the RPO of 1 min 00 s"),
         ("copied back", "copy         removed"),
         ("copied back", "copied back  public.accounts: 12,000 rows"),
-        ("copied back", "Proof: 7 hold\n✓ the backup had ended before the target: 20261125-100000F ended at"),
+        ("copied back", "Proof: 8 hold\n✓ the backup had ended before the target: 20261125-100000F ended at"),
         ("copied back", "Checks: 3 hold, 1 not to be told"),
         ("copied back", "– heaps and indexes agree: counting has no amcheck"),
         ("copied back", "Considered, and not taken\n  0/06000110"),
