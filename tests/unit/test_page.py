@@ -139,10 +139,10 @@ def test_how_good_a_restores_end_was_is_seen_at_once(name, kind):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("copied back", '<b class="">10 hold</b>\n    <span>proofs and checks; 1 not to be told'),
+        ("copied back", '<b class="">11 hold</b>\n    <span>proofs and checks; 1 not to be told'),
         ("copied back", "<dt>copied back</dt><dd>public.accounts: 12,000 rows</dd>"),
         ("copied back", "<li>0/06000110 (2026-11-25 10:20:00+00:00): an earlier one</li>"),
-        ("refused", '<b class="bad">1 of 11 fails</b>'),
+        ("refused", '<b class="bad">1 of 12 fails</b>'),
         ("verified", "restore and recovery; RTO of 5 min 00 s met"),
         ("slow", '<b class="warn">14.0 s</b>\n    <span>restore and recovery; RTO of 10.0 s missed'),
         ("not begun", "nothing restored"),
