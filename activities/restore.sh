@@ -266,12 +266,13 @@ FETCH
 # Longer than pgBackRest waits for anything itself (protocol-timeout).
 ANSWER_S=1860
 
-# By the two pipes that the server was started with. An answer may be that of an earlier one, which was ended before it read it.
+# By the two pipes that the server was started with. An answer may be that of an earlier one, which was ended before it read it:
+# with all that it had begun (--foreground), or two would read.
 by_another() {
   cat <<FETCH
 trap '' PIPE
 printf '%s %s\n' "\$\$" "\$1" >&5
-answer=\$(timeout $ANSWER_S sh -c 'while read -r id rest; do [ "\$id" != "\$0" ] || { echo "\$rest"; break; }; done' "\$\$" <&6 5>&-)
+answer=\$(timeout --foreground $ANSWER_S sh -c 'while read -r id rest; do [ "\$id" != "\$0" ] || { echo "\$rest"; break; }; done' "\$\$" <&6 5>&-)
 [ -n "\$answer" ] || answer="255 what fetches WAL for the copy has ended, or does not answer"
 code=\${answer%% *} said=\${answer#* }
 [ "\$code" != 0 ] || mv "$keep/coming/\$\$" "\$2" || code=255 said="\$1 can't be moved to \$2"
