@@ -286,7 +286,7 @@ serve() {
     case $name in
       '' | *[!0-9A-Za-z._]* | .*) code=255 said="$name is no WAL file's name" ;;
       *)
-        said=$(repository "--pg1-path=$data" "--lock-path=$keep/lock" --log-level-console=error archive-get "$name" "$keep/coming/$id" < /dev/null)
+        said=$(run=exec repository "--pg1-path=$data" "--lock-path=$keep/lock" --log-level-console=error archive-get "$name" "$keep/coming/$id" < /dev/null)
         code=$?
         ;;
     esac
@@ -319,16 +319,18 @@ reach() {
   if [ ! -r "$net/fib_trie" ] || [ ! -r "$net/route" ] || [ ! -e "/proc/$pid/ns/net" ]; then return; fi
   if [ "/proc/$pid/ns/net" -ef /proc/self/ns/net ]; then say network shared; return; fi
   say network own
-  for each in fib_trie route if_inet6 ipv6_route; do
-    [ ! -r "$net/$each" ] || sed "s/^/$each /" "$net/$each"
-  done | awk '
+  set -- "$net/fib_trie" "$net/route"
+  for each in if_inet6 ipv6_route; do [ ! -r "$net/$each" ] || set -- "$@" "$net/$each"; done
+  awk '
+    function tell(what) { if (!told[what]++ && n++ < 6) print "::reaches=has " what }
+    { file = FILENAME; sub(/.*\//, "", file) }
     # A line of an address, then one of what it is to this host.
-    $1 == "fib_trie" && $2 == "|--" { address = $3 }
-    $1 == "fib_trie" && $3 == "host" && $4 == "LOCAL" && !told[address]++ { print "::reaches=has " address }
-    $1 == "route" && $2 != "Iface" && !told["4" $2]++ { print "::reaches=has a route by " $2 }
-    $1 == "if_inet6" && !told[$2]++ { print "::reaches=has " $2 }
+    file == "fib_trie" && $1 == "|--" { address = $2 }
+    file == "fib_trie" && $2 == "host" && $3 == "LOCAL" { tell(address) }
+    file == "route" && FNR > 1 { tell("a route by " $1) }
+    file == "if_inet6" { tell($1) }
     # Those of a loopback that is down lead nowhere.
-    $1 == "ipv6_route" && $NF != "lo" && !told["6" $NF]++ { print "::reaches=has a route by " $NF }' | head -n 6
+    file == "ipv6_route" && $NF != "lo" { tell("a route by " $NF) }' "$@"
 }
 
 # A transaction that was under way at the target keeps its locks for as long as the copy stands there.
