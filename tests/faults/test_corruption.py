@@ -130,20 +130,19 @@ async def xfs(scene: RestoreScene, folder: Path) -> AsyncIterator[None]:
     image, at = folder / "xfs", scene.lab.paths.node(RESTORES) / "copies"
     with image.open("wb") as file:
         file.truncate(2 << 30)
-    await tool("mkfs.xfs", "-q", str(image))
+    assert await exit_code("mkfs.xfs", "-q", str(image)) == 0
     at.mkdir(exist_ok=True)
-    if await asyncio.create_subprocess_exec("mount", "-o", "loop", str(image), str(at)).wait() != 0:
+    if await exit_code("mount", "-o", "loop", str(image), str(at)) != 0:
         pytest.skip("nothing can be mounted here")
     try:
         give(at)
         yield
     finally:
-        await tool("umount", str(at))
+        assert await exit_code("umount", str(at)) == 0
 
 
-async def tool(*argv: str) -> None:
-    process = await asyncio.create_subprocess_exec(*argv)
-    assert await process.wait() == 0, argv
+async def exit_code(*argv: str) -> int:
+    return await (await asyncio.create_subprocess_exec(*argv)).wait()
 
 
 async def done(run: Run) -> list[str]:
