@@ -191,7 +191,7 @@ VERIFIED = COPIED_BACK.model_copy(
         "procedure": "BackupVerify",
         "run": "backup-verify/counting-db/20261125T110000",
         "reason": "every night",
-        "summary": "20261125-100000F restores: 11 proofs and checks, none failed",
+        "summary": "20261125-100000F restores: 12 proofs and checks, none failed",
         "waiting_s": 0.0,
         "restore": _VERIFIED,
         "steps": steps(

@@ -16,17 +16,17 @@ FAILED = f"{BAD_PAGES.clause}: {BAD_PAGES.evidence}"
     [
         (
             "verified",
-            "BackupVerify counting-db: done; 20261125-100000F restored in 14.0 s, 11 proofs and checks hold",
+            "BackupVerify counting-db: done; 20261125-100000F restored in 14.0 s, 12 proofs and checks hold",
         ),
         (
             "copied back",
             "PitrRestore counting-db: done; 20261125-100000F restored in 14.0 s, to just before 0/0A000060 on timeline"
-            " 3, 10 proofs and checks hold, 1 not to be told; copied back: public.accounts (12,000 rows)",
+            " 3, 11 proofs and checks hold, 1 not to be told; copied back: public.accounts (12,000 rows)",
         ),
         (
             "refused",
             "PitrRestore counting-db: refused; 20261125-100000F restored in 14.0 s, to just before 0/0A000060 on"
-            f" timeline 3, 9 proofs and checks hold, 1 not to be told, 1 fails: {FAILED}",
+            f" timeline 3, 10 proofs and checks hold, 1 not to be told, 1 fails: {FAILED}",
         ),
         (
             "not begun",
@@ -64,7 +64,7 @@ def test_a_notice_of_the_end_speaks_of_the_restore() -> None:
         "outcome": "done, unprotected",
         "restored": "in 14.0 s; RTO 10.0 s",
         "newest row": "0.30 s before the target; RPO 1 min 00 s",
-        "proof": "11 proofs and checks hold",
+        "proof": "12 proofs and checks hold",
         "not protected": "the restore took 14 s, and the RTO is 10 s",
         "report": "s3://lifeboat-reports/pitr.html",
     }
