@@ -14,7 +14,7 @@ from lab import compose
 from lab.errors import MissingProgram
 
 ROOT = Path(__file__).parents[2]
-SOURCES = ("schemas", "workflows", "activities", "workers", "cli", "lab", "bench")
+SOURCES = ("schemas", "workflows", "activities", "archiver", "workers", "cli", "lab", "bench")
 FILES = (
     "docker-compose.yml",
     "Dockerfile",
