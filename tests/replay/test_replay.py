@@ -30,7 +30,7 @@ BRANCHES = (
     *("queue-moved", "queue-moved-home", "queue-move-undone", "queue-node-lost", "queue-majority-started"),
     *("queue-cluster-lost", "queue-drained"),
     *("pitr-copied-back", "backup-verified", "corruption-switched", "corruption-rejected"),
-    "corruption-copied-back",
+    *("corruption-copied-back", "pitr-cut-over", "cut-over"),
 )
 
 
