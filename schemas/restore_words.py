@@ -49,7 +49,7 @@ def cut_facts(report: Report) -> Iterator[tuple[str, str]]:
     yield "outage", "not known" if report.outage_s is None else f"{span(report.outage_s)}; RTO {span(report.rto_s)}"
     yield "lost", report.receipt
     if report.cut_over.written is not None:
-        yield "kept", f"{report.cut_over.written.text()}: on {report.old_primary}, stopped"
+        yield "kept", f"what {report.old_primary} wrote {report.cut_over.written.text()}: on it, stopped"
 
 
 def _rto(report: Report, found: RestoreEvidence) -> str:

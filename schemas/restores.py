@@ -315,12 +315,13 @@ class Written(Fact):
     until: datetime
 
     def text(self) -> str:
+        """From where to where: `from 0/04027C48 to 0/060001F0 (33392040 bytes, 14.1 s)`."""
         at = f"{self.first >> 32:X}/{self.first & 0xFFFFFFFF:08X}"
         if self.last is None:
-            return f"what {self.member} wrote after {at}, up to {self.until:%Y-%m-%d %H:%M:%S} UTC"
+            return f"after {at}, up to {self.until:%Y-%m-%d %H:%M:%S} UTC"
         end = f"{self.last >> 32:X}/{self.last & 0xFFFFFFFF:08X}"
         seconds = "" if self.since is None else f", {(self.until - self.since).total_seconds():.1f} s"
-        return f"what {self.member} wrote from {at} to {end} ({max(self.last - self.first, 0)} bytes{seconds})"
+        return f"from {at} to {end} ({max(self.last - self.first, 0)} bytes{seconds})"
 
 
 class CutOverEvidence(Fact):

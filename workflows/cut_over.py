@@ -87,11 +87,12 @@ class CutOver(Reading, Verifying, StartingRejoins, PuttingBack):
         return f"{self.candidate} leads, as of {self.request.moment.text()}; {self.suspect} keeps {self.after()}"
 
     def after(self) -> str:
-        """What was written after the moment."""
-        return self.cut.written.text() if self.cut.written is not None else "what was written after the moment"
+        """What was written after the moment, by whoever led."""
+        written = self.cut.written
+        return f"what it wrote {written.text()}" if written is not None else "what it wrote after the moment"
 
     def lost_text(self) -> str:
-        return f"lost to the service: {self.after()}" if self.leads_now() is not None else ""
+        return f"lost to the service, of {self.suspect}: {self.after()}" if self.leads_now() is not None else ""
 
     async def carry_out(self, request: CutOverRequest) -> None:
         self.request = request

@@ -33,6 +33,7 @@ BRANCHES = (
     *("queue-cluster-lost", "queue-drained"),
     *("pitr-copied-back", "backup-verified", "corruption-switched", "corruption-rejected"),
     *("corruption-copied-back", "corruption-share-taken-back", "backup-taken"),
+    *("pitr-cut-over", "cut-over"),
 )
 
 

@@ -92,5 +92,5 @@ def test_the_newest_rows():
 
 def test_what_was_written_after_the_moment_is_told_by_bytes_and_seconds():
     written = Written(member=E1, first=0x3000148, last=0x3000248, since=NOW, until=NOW + timedelta(seconds=90))
-    assert written.text() == "what pg-east-1 wrote from 0/03000148 to 0/03000248 (256 bytes, 90.0 s)"
+    assert written.text() == "from 0/03000148 to 0/03000248 (256 bytes, 90.0 s)"
     assert "up to 2026-11-29 12:01:30 UTC" in written.model_copy(update={"last": None}).text()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from schemas.restores import RestoreEvidence
-from tests.unit.restored import BAD_PAGES, COPIED_BACK, EVERY, NOT_BEGUN, REFUSED, SLOW, VERIFIED
+from schemas.restore_words import facts
+from schemas.restores import CutOverEvidence, RestoreEvidence, Written
+from tests.unit.restored import BAD_PAGES, COPIED_BACK, EVERY, NOT_BEGUN, REFUSED, SLOW, T0, VERIFIED, at
 from workflows.reporting import report_line, told_at_end
 
 FAILED = f"{BAD_PAGES.clause}: {BAD_PAGES.evidence}"
@@ -89,3 +90,25 @@ def test_other_runs_are_told_as_before() -> None:
         " nothing acknowledged was lost"
     )
     assert list(told_at_end(moved)) == ["outcome", "outage", "loss", "report"]
+
+
+def test_a_cut_over_tells_who_leads_what_is_lost_and_who_keeps_it() -> None:
+    written = Written(member="pg-east-1", first=0xA000060, last=0xA000160, since=T0, until=at(14))
+    report = COPIED_BACK.model_copy(
+        update={
+            "outcome": "done, unprotected",
+            "restore": COPIED_BACK.restore.model_copy(update={"copied": {}}),
+            "cut_over": CutOverEvidence(candidate="pg-east-2", written=written),
+            "old_primary": "pg-east-1",
+            "new_primary": "pg-east-2",
+            "receipt": "acknowledged and lost: at most 5",
+            "outage_s": 8.0,
+        }
+    )
+    told = dict(facts(report))
+    assert told["cut over"] == "pg-east-1 → pg-east-2"
+    assert told["lost"] == "acknowledged and lost: at most 5"
+    assert told["kept"] == "what pg-east-1 wrote from 0/0A000060 to 0/0A000160 (256 bytes, 14.0 s): on it, stopped"
+    assert report_line(report).endswith("; cut over to pg-east-2; acknowledged and lost: at most 5")
+    undone = report.model_copy(update={"new_primary": None, "outcome": "undone"})
+    assert dict(facts(undone))["cut over"] == "no: undone"
