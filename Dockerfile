@@ -39,7 +39,6 @@ COPY workers workers
 COPY cli cli
 COPY lab lab
 COPY bench bench
-COPY archiver archiver
 RUN pip install --no-deps --no-build-isolation . && rm -rf /src
 RUN useradd --uid 10001 --user-group --no-create-home --home-dir /nonexistent lifeboat \
     && install --directory --owner lifeboat --group lifeboat --mode 0755 /configuration /var/lib/lifeboat \
