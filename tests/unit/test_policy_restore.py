@@ -530,6 +530,14 @@ class TestProve:
         )
         assert found[-1].evidence.endswith("its host's network: unshare failed")
 
+    def test_a_heartbeat_that_pauses_while_another_takes_over_proves_nothing(self) -> None:
+        led = {"branches": [Branch(timeline=1, switch=8 * SIZE)], "moment": AT.model_copy(update={"timeline": 2})}
+        told = {"timeline": 2, "heartbeat": after(96), "last_commit": after(99.9)}
+        assert verdicts(**led, **told)[CLOSE] is None
+        for changed in ({"heartbeat": after(39)}, {"last_commit": after(97)}, {"last_commit": None}):
+            assert verdicts(**led, **{**told, **changed})[CLOSE] is False
+        assert verdicts(heartbeat=after(96), last_commit=after(99.9))[CLOSE] is False, "nobody else has ever led"
+
     def test_an_older_timeline_only_up_to_where_it_was_left(self) -> None:
         moment = Moment(kind="time", timeline=2, time=after(100), reason="")
         for switch, ok in ((8 * SIZE, True), (8 * SIZE - 1, False)):

@@ -15,6 +15,8 @@ from schemas.wal import file_of, following, named, number_of, position
 
 HEARTBEAT_S = 2.0
 """A heartbeat is written every second; the one before the target is not older than this."""
+FAILOVER_S = 60.0
+"""But for so long while somebody else comes to lead: clients may commit before the heartbeat is back."""
 
 
 def lsn_text(lsn: int) -> str:
@@ -253,7 +255,7 @@ def prove(
         _ended_before(copy, backup, moment),
         _stands_still(copy),
         _not_after(copy, moment),
-        _close(copy, moment, heartbeat),
+        _close(copy, moment, heartbeat, led_before=bool(repository.branches)),
         _branch(copy, moment, repository),
         Proof(
             clause="it is the same cluster",
@@ -300,7 +302,7 @@ def _not_after(copy: CopyFacts, moment: Moment) -> Proof:
     return Proof(clause=clause, ok=None, evidence="the target is the backup's own end")
 
 
-def _close(copy: CopyFacts, moment: Moment, heartbeat: bool) -> Proof:
+def _close(copy: CopyFacts, moment: Moment, heartbeat: bool, *, led_before: bool) -> Proof:
     clause = "the heartbeat is within a second or two of the target"
     at = moment.time or moment.near or (copy.last_commit if moment.kind == "lsn" else None)
     if not heartbeat or at is None:
@@ -311,6 +313,10 @@ def _close(copy: CopyFacts, moment: Moment, heartbeat: bool) -> Proof:
     if copy.heartbeat is None:
         return Proof(clause=clause, ok=False, evidence="there is no heartbeat row in the copy")
     age = (at - copy.heartbeat).total_seconds()
+    since = (at - copy.last_commit).total_seconds() if copy.last_commit is not None else None
+    if led_before and HEARTBEAT_S < age <= FAILOVER_S and since is not None and 0 <= since <= HEARTBEAT_S:
+        told = f"{age:.2f} s before the target, and the last commit {since:.2f} s: it pauses while another takes over"
+        return Proof(clause=clause, ok=None, evidence=told)
     return Proof(
         clause=clause,
         ok=-HEARTBEAT_S <= age <= HEARTBEAT_S,
