@@ -146,7 +146,7 @@ class DivergenceOrder(FolderOrder):
 
 
 class ReturnOrder(FolderOrder):
-    """`released`: why a folder that is held may be erased after all, in a person's words."""
+    """`released`: why a folder that is held may be erased after all, in a person's words, and in nobody else's."""
 
     method: Literal["follow", "rewind", "rebuild"]
     released: str = ""

@@ -71,6 +71,8 @@ class CutOver(Reading, Verifying, StartingRejoins, PuttingBack):
         self.why = ""
         self.left: list[str] = []
         """What was not done after the promotion, and is a person's."""
+        self.keepers: list[str] = []
+        """Members that are not rebuilt, since an earlier cut-over left what it keeps there."""
 
     @workflow.run
     async def run(self, request: CutOverRequest) -> Report:
@@ -245,12 +247,19 @@ class CutOver(Reading, Verifying, StartingRejoins, PuttingBack):
         return f"{self.loss.text()}; kept on {self.suspect}" + (f" in {self.loss.kept}" if self.loss.kept else "")
 
     async def rebuild(self) -> str:
-        """One after the other, since each loads the leader. They have WAL of after the moment, and must not follow."""
+        """One after the other, since each loads the leader. They have WAL of after the moment, and must not follow.
+        What an earlier cut-over keeps stays: only a person lets that go.
+        """
         told = []
         members = [each for each in self.estate.service.members if each.name not in (self.candidate, self.suspect)]
         for member in sorted(members, key=lambda each: each.follows not in (None, self.suspect)):
             if member.control is None or member.data is None:
                 self.left.append(f"{member.name} has no `control` and `data`: rebuild it by hand, it must not follow")
+                continue
+            if held := await self.why_held(member.name):
+                self.keepers.append(member.name)
+                self.left.append(policy.kept_text(self.service_name, member.name, held))
+                told.append(f"{member.name}: held")
                 continue
             why = f"it has WAL of after {self.request.moment.text()}"
             request = RejoinRequest(
@@ -259,6 +268,13 @@ class CutOver(Reading, Verifying, StartingRejoins, PuttingBack):
             report = await self.child("DatabaseRejoin", request, f"rejoin/{member.name}")
             told.append(f"{member.name}: {report.summary or report.outcome}")
         return "; ".join(told) or "there is no other standby"
+
+    async def why_held(self, member: str) -> str:
+        """Why its folder is held; "" as well where its node does not answer: the rejoin looks too."""
+        order = NodeOrder.model_validate(self.node_of(member))
+        with contextlib.suppress(ActivityError):
+            return (await self.do(data_folder.look_at_folder, order, limit=10, attempts=2)).held
+        return ""
 
     async def take_backup(self) -> str:
         """What was backed up before leads to the new timeline as well, yet by WAL that nobody has replayed but here."""
@@ -274,9 +290,9 @@ class CutOver(Reading, Verifying, StartingRejoins, PuttingBack):
             _, missing = await self.look_at_protection()
         except ActivityError as error:
             missing = [f"nobody could be asked what follows {self.candidate}: {reason_of(error)}"]
-        home = f"lifeboat run database-rejoin {self.service_name} --member {self.suspect} --rebuild WHY"
-        own = f"{self.suspect} is stopped, and keeps {self.after()}: `{home}` brings it home, and erases that"
-        self.unprotected = [own, *self.left, *(each for each in missing if not each.startswith(f"{self.suspect} "))]
+        own = policy.kept_text(self.service_name, self.suspect, self.after())
+        known = tuple(f"{name} " for name in (self.suspect, *self.keepers))
+        self.unprotected = [own, *self.left, *(each for each in missing if not each.startswith(known))]
 
     # The undos, in the order in which they run
 

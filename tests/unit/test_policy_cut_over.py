@@ -90,6 +90,12 @@ def test_the_newest_rows():
     assert [each.ok for each in cut_over.compare_rows([], copy)] == [None, None, None]
 
 
+def test_what_keeps_something_is_told_with_the_word_that_lets_it_go():
+    told = cut_over.kept_text("counting-db", E1, "it has rows")
+    assert "--member pg-east-1 --release WHY" in told
+    assert "keeps it has rows" in told
+
+
 def test_what_was_written_after_the_moment_is_told_by_bytes_and_seconds():
     written = Written(member=E1, first=0x3000148, last=0x3000248, since=NOW, until=NOW + timedelta(seconds=90))
     assert written.text() == "from 0/03000148 to 0/03000248 (256 bytes, 90.0 s)"

@@ -65,6 +65,12 @@ def too_small(member: str, room: Room) -> str | None:
     return f"{member} has room for {(room.free + room.used) / 1e9:.1f} GB, the backup takes {room.bytes / 1e9:.1f} GB"
 
 
+def kept_text(service: str, member: str, what: str) -> str:
+    """What a person does about a member that is stopped, and keeps what is nowhere else."""
+    home = f"lifeboat run database-rejoin {service} --member {member} --release WHY"
+    return f"{member} is stopped, and keeps {what}: `{home}` brings it home, and erases that"
+
+
 def compare(found: CopyFacts, copy: CopyFacts) -> list[Proof]:
     """Whether the member stands where the copy stood, of the same cluster, on the same branch, at the same byte."""
     return [
