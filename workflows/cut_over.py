@@ -148,7 +148,7 @@ class CutOver(Reading, Verifying, StartingRejoins, PuttingBack):
         chosen, self.why = policy.choose(self.estate.service, leader, seen.members, self.request.candidate)
         if chosen is None:
             raise Ended("refused", f"nobody can be put back to the moment: {self.why}")
-        self.candidate, self.record = chosen, seen.record
+        self.candidate, self.record, self.led_on = chosen, seen.record, leader.timeline
         try:
             room = await self.do(in_place.look_before_restore, self.in_place(), limit=60, total=180, heartbeat=10.0)
         except ActivityError as error:
@@ -211,13 +211,16 @@ class CutOver(Reading, Verifying, StartingRejoins, PuttingBack):
         self.open_poolers(self.candidate, ROUTE)
         self.narrow_reads(self.candidate, [], ROUTE)
         try:
-            return await self.do(promotion.promote_candidate, order, limit=30, total=60, heartbeat=2.0)
+            promoted = await self.do(promotion.promote_candidate, order, limit=30, total=60, heartbeat=2.0)
         except ActivityError:
             self.give_up_openings()
             # It asks the archive for timelines first, and ends where that can't be had: it stands again for a retry.
             with contextlib.suppress(ActivityError):
                 await self.start_if_ended()
             raise
+        if (why := policy.not_its_own(promoted, self.suspect, self.led_on)) is not None:
+            self.tasks.append(why)
+        return promoted
 
     async def start_if_ended(self) -> None:
         found = await self.do(data_folder.look_at_folder, NodeOrder.model_validate(self.node_of(self.candidate)))
@@ -240,6 +243,8 @@ class CutOver(Reading, Verifying, StartingRejoins, PuttingBack):
 
     async def count(self) -> str:
         """In the folder of who led before, which is stopped; what is counted is kept apart as well."""
+        if (why := policy.not_its_own(self.promoted, self.suspect, self.led_on)) is not None:
+            return f"what {self.suspect} wrote after the moment can't be told: {why}"
         self.on_folder(self.suspect)
         await self.keep_what_only_it_has()
         if self.loss is None:

@@ -35,6 +35,8 @@ class PuttingBack(Returning):
         super().__init__()
         self.request: CutOverRequest
         self.candidate = ""
+        self.led_on = 0
+        """The timeline of who led."""
         self.touched = False
         """The candidate's folder is not what it was."""
         self.before: EpochRecord
@@ -42,7 +44,9 @@ class PuttingBack(Returning):
         self.cut = CutOverEvidence()
 
     def in_place(self) -> InPlaceOrder:
-        return InPlaceOrder(**self.on_folder(), backup=self.request.backup, moment=self.request.moment)
+        return InPlaceOrder(
+            **self.on_folder(), backup=self.request.backup, moment=self.request.moment, led_on=self.led_on
+        )
 
     def on_folder(self, member: str | None = None) -> dict[str, Any]:
         """What an order on a member's folder says, the candidate's by itself. Its leader is who leads, or led."""

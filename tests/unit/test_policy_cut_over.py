@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from schemas.orders import PromoteResult
 from schemas.rejoin import Room
 from schemas.restores import CopyFacts, Newest, Written
 from tests.unit.estates import E1, E2, E3, W1, gone, leader, service, standby
@@ -88,6 +89,14 @@ def test_the_newest_rows():
     found = [a, b, c]
     assert [each.ok for each in cut_over.compare_rows(found, copy)] == [True, False, None]
     assert [each.ok for each in cut_over.compare_rows([], copy)] == [None, None, None]
+
+
+@pytest.mark.parametrize(("timeline", "led_on", "apart"), [(3, 2, True), (2, 2, False), (2, 3, False), (2, 1, True)])
+def test_two_branches_with_one_number_are_told(timeline, led_on, apart):
+    why = cut_over.not_its_own(PromoteResult(member=E2, timeline=timeline, fork=1), E1, led_on)
+    assert (why is None) == apart, why
+    if why is not None:
+        assert "can't be told apart" in why
 
 
 def test_what_keeps_something_is_told_with_the_word_that_lets_it_go():

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from schemas.decisions import Assessment, Choice, Death, Verdict
 from schemas.facts import EpochRecord, MemberFacts
+from schemas.orders import PromoteResult
 from schemas.rejoin import Room
 from schemas.restores import CopyFacts, Newest, Proof
 from schemas.topology import DatabaseService, Member
@@ -69,6 +70,20 @@ def kept_text(service: str, member: str, what: str) -> str:
     """What a person does about a member that is stopped, and keeps what is nowhere else."""
     home = f"lifeboat run database-rejoin {service} --member {member} --release WHY"
     return f"{member} is stopped, and keeps {what}: `{home}` brings it home, and erases that"
+
+
+def not_its_own(promoted: PromoteResult, suspect: str, led_on: int) -> str | None:
+    """Why the new leader's timeline is no later than that of who led before, as text; None where it is.
+
+    Two branches have one number then: neither the archive nor a rejoin can tell their WAL apart.
+    """
+    if promoted.timeline > led_on:
+        return None
+    return (
+        f"{promoted.member} leads on timeline {promoted.timeline}, and {suspect} led on {led_on}: two branches have one"
+        f" number, and their WAL can't be told apart by it; see whose files of timeline {promoted.timeline} the archive"
+        f" has before anything is restored from them, and bring {suspect} home by a copy alone"
+    )
 
 
 def compare(found: CopyFacts, copy: CopyFacts) -> list[Proof]:
