@@ -56,6 +56,7 @@ look() {
   say newest_wal "$newest"
   sed -n '/^[0-9]/s/^/::ancestor=/p' "$data/pg_wal/${newest%????????????????}.history" 2>/dev/null
   if [ -e "$data/standby.signal" ]; then say standby 1; else say standby 0; fi
+  say stamp "$(sed -n "s/^lifeboat\.epoch *= *'\([0-9]*\)'.*/\1/p" "$data/postgresql.auto.conf" 2>/dev/null | tail -n 1)"
   say begun "$(cat "$keep/begun" 2>/dev/null)"
   say held "$(cat "$keep/held" 2>/dev/null)"
   free

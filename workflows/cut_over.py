@@ -12,8 +12,9 @@ from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
-    from activities import data_folder, dns, in_place, promotion
+    from activities import data_folder, dns, in_place, node, promotion
     from schemas.cut_over import CutOverRequest
+    from schemas.decisions import Fence
     from schemas.facts import EpochRecord
     from schemas.failures import NotYet
     from schemas.orders import (
@@ -36,7 +37,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows.policy import restore
     from workflows.policy.voters import render_names
     from workflows.putting_back import TRIES, PuttingBack
-    from workflows.reasons import reason_of
+    from workflows.reasons import kind_of, reason_of
     from workflows.runbook import Ended
 
 CHOOSE = "Choose who is put back to the moment"
@@ -118,7 +119,7 @@ class CutOver(Reading, Verifying, StartingRejoins, PuttingBack):
         self.promoted = await self.step(
             PROMOTE, self.promote, told=lambda p: f"{p.member} leads on timeline {p.timeline}"
         )
-        await self.step_or_skip(ROUTE, lambda: self.move_routes(self.candidate), told="; ".join)
+        await self.step_or_skip(ROUTE, self.route, told="; ".join)
         self.calm()
         await self.step_or_skip(VERIFY, self.verify, told=lambda f: f.evidence)
         await self.step(SETTLE, self.settle, told=lambda text: text)
@@ -212,32 +213,73 @@ class CutOver(Reading, Verifying, StartingRejoins, PuttingBack):
         self.narrow_reads(self.candidate, [], ROUTE)
         try:
             promoted = await self.do(promotion.promote_candidate, order, limit=30, total=60, heartbeat=2.0)
-        except ActivityError:
+        except ActivityError as error:
             self.give_up_openings()
             # It asks the archive for timelines first, and ends where that can't be had: it stands again for a retry.
-            with contextlib.suppress(ActivityError):
-                await self.start_if_ended()
-            raise
+            raise await self.started_for_a_retry(error) from error
         if (why := policy.not_its_own(promoted, self.suspect, self.led_on)) is not None:
             self.tasks.append(why)
         return promoted
 
-    async def start_if_ended(self) -> None:
-        found = await self.do(data_folder.look_at_folder, NodeOrder.model_validate(self.node_of(self.candidate)))
-        if not found.running:
-            folder = FolderOrder.model_validate(self.on_folder())
-            await self.do(data_folder.start_standby, folder, limit=300, total=300, heartbeat=10.0, attempts=1)
+    async def started_for_a_retry(self, error: ActivityError | ApplicationError) -> ApplicationError:
+        """A candidate that has ended is started again. What failed, with what a person does before a `retry`."""
+        told = ""
+        try:
+            told = await self.start_if_ended()
+        except ActivityError as failed:
+            told = f"{self.candidate} may have ended ({reason_of(failed)}): see that it runs, then `retry`"
+        return ApplicationError("; ".join(filter(None, (reason_of(error), told))), type=kind_of(error))
+
+    async def start_if_ended(self) -> str:
+        """As what it was when it ended; "" where it runs. Nothing but this run starts it while its autostart is off."""
+        order = NodeOrder.model_validate(self.node_of(self.candidate))
+        found = await self.do(data_folder.look_at_folder, order)
+        how, why = policy.how_to_start(found, self.record.epoch)
+        match how:
+            case "runs":
+                return ""
+            case "standby":
+                folder = FolderOrder.model_validate(self.on_folder())
+                await self.do(data_folder.start_standby, folder, limit=300, total=300, heartbeat=10.0, attempts=1)
+            case "leader":
+                await self.do(node.start_node, order, limit=60, total=120)
+            case "person":
+                return f"{why}: start it by hand, then `retry`"
+        return f"{why}: it was started again, `retry` goes on"
+
+    async def route(self) -> list[str]:
+        """Beside it, the candidate may start by itself again: should it end from here on, nobody else would do it."""
+        order = FolderOrder.model_validate(self.on_folder())
+        told, _ = await self.together(self.move_routes(self.candidate), self.may_start(order))
+        return told
+
+    async def may_start(self, order: FolderOrder) -> None:
+        """What fails is ordered once more, and told, when it leads on record."""
+        try:
+            await self.do(data_folder.let_it_start, order, limit=10, total=20)
+        except ActivityError as error:
+            self.note(f"{self.candidate} does not start by itself yet: {reason_of(error)}")
+
+    async def verify(self) -> Fence:
+        """One that has ended since it was promoted serves nobody, and is started again for a retry."""
+        try:
+            return await super().verify()
+        except (ActivityError, ApplicationError) as error:
+            raise await self.started_for_a_retry(error) from error
 
     async def settle(self) -> str:
         """The record names it; its settings are those of a leader; it may start by itself; reads know of it."""
         at = {"service": self.estate.service, "leader": self.candidate, "names": "", "epoch": self.record.epoch}
         order = FolderOrder.model_validate(self.on_folder())
-        _, _, told, _ = await self.together(
-            self.write_final_record(),
-            self.do(promotion.checkpoint, NamesOrder.model_validate(at), limit=120, total=180),
-            self.do(in_place.settle_in_place, order, limit=30, total=120),
-            self.do(data_folder.let_it_start, order, limit=30, total=120),
-        )
+        try:
+            _, _, told, _ = await self.together(
+                self.write_final_record(),
+                self.do(promotion.checkpoint, NamesOrder.model_validate(at), limit=120, total=180),
+                self.do(in_place.settle_in_place, order, limit=30, total=120),
+                self.do(data_folder.let_it_start, order, limit=30, total=120),
+            )
+        except (ActivityError, ApplicationError) as error:
+            raise await self.started_for_a_retry(error) from error
         await self.update_reads(self.candidate)
         return f"{told.evidence}; epoch {self.record.epoch} names it"
 

@@ -85,6 +85,13 @@ def test_a_standby_is_made_of_the_nodes_own_files(data: Path) -> None:
     assert sorted(each.name for each in kept.iterdir()) == ["postgresql.auto.conf", "postgresql.conf"]
 
 
+def test_the_epoch_that_was_stamped_last_is_told(data: Path) -> None:
+    assert tell(data, "look")["stamp"] == ""
+    auto = data / "postgresql.auto.conf"
+    auto.write_text("lifeboat.epoch = '6'\nwork_mem = '1MB'\nlifeboat.epoch = '12'\n", encoding="ascii")
+    assert tell(data, "look")["stamp"] == "12"
+
+
 def test_what_has_begun_is_not_taken_for_good(data: Path) -> None:
     (data.parent / "keep" / "begun").write_text("rewind\n", encoding="ascii")
     assert "has begun and not ended" in tell(data, "follow", "x")["error"]
