@@ -110,8 +110,7 @@ class CutOver(Reading, Verifying, StartingRejoins, PuttingBack):
         await self.step(HOLD, self.hold_poolers, undo=resume, told="; ".join, parks=False)
         unfence = ("Unfence the leader of before", self.unfence)
         await self.step(FENCE, self.fence_leader, undo=unfence, told=self.fence_text, parks=False)
-        stop = ("Stop the candidate", self.stop_candidate)
-        facts = await self.step(RESTORE, self.put_back, undo=stop, told=self.stands_text, parks=False)
+        facts = await self.step(RESTORE, self.put_back, told=self.stands_text, parks=False)
         await self.step(PROVE, lambda: self.prove(facts), told=lambda text: text, parks=False)
         self.record = await self.step(RECORD, self.record_choice, told=lambda r: f"{r.candidate}", parks=False)
 
@@ -364,6 +363,11 @@ class CutOver(Reading, Verifying, StartingRejoins, PuttingBack):
             await self.restore_set()
         except (ActivityError, ApplicationError) as error:
             self.unprotected.append(f"the synchronous set is left to the watch: {reason_of(error)}")
+        # Not among the undos: clients would wait for its node, which may be dead. It follows nobody, and harms nobody.
+        try:
+            await self.stop_candidate()
+        except (ActivityError, ApplicationError) as error:
+            self.note(f"{self.candidate} is not known to be stopped, its rejoin sees to that: {reason_of(error)}")
         run = await self.start_rejoin(self.candidate, rebuild="it was put back to a moment, and that was undone")
         self.followed_by.append(run)
         self.unprotected.append(f"{self.candidate} is no standby any more: {run} rebuilds it")
