@@ -244,6 +244,7 @@ must_have_histories() {
 restorable() {
   backup=$1 first=$2 last=$3
   shift 3
+  must_be_free
   reaching "$@"
   [ ! -L "$data/pg_wal" ] || die "pg_wal lies outside of $data, which pgBackRest would put inside"
   said=$(pgbackrest --log-level-console=error --output=json "--set=$backup" info 2>&1)
@@ -258,12 +259,14 @@ restore() {
   shift 2
   must_be_stopped
   must_be_free
+  # Of a server that was killed: pgBackRest restores nothing beside it.
+  rm -f "$data/postmaster.pid"
   reaching "$@"
   save_config
   begin_with restore
   # Files that are as the backup has them stay; what it has not goes, WAL of after the moment included.
   pgbackrest --log-level-console=detail "--pg1-path=$data" "--set=$backup" --type=none --delta restore || die "$keeper's restore exited $?"
-  rm -f "$data/postmaster.pid" "$keep/fetched" "$keep/refused"
+  rm -f "$keep/fetched" "$keep/refused"
   itself | fetcher > "$keep/fetch" || die "$keep/fetch not written"
   as_standby "$settings"
   end_it

@@ -91,3 +91,5 @@ class TakeRequest(RunRequest):
     """The start form of BackupTake. `kind`: policy's own choice where it is left out."""
 
     kind: BackupKind | None = None
+    expire: bool = True
+    """Remove what is kept no longer, once it is good."""

@@ -37,6 +37,8 @@ EXPIRE = "Remove what is kept no longer"
 NOTIFY = "Notify"
 END = "End the backup"
 
+KEPT_ALL = "nothing is removed: the next backup does it"
+
 ROUNDS = 4
 """Backups that are begun at most: a failover, or a passing failure, comes in between."""
 LEADER_S = 600.0
@@ -97,7 +99,7 @@ class BackupTake(Looking):
     async def take(self, request: TakeRequest) -> None:
         self.seen = await self.step(LOOK, lambda: self.look(request), parks=False, told=self.seen_text)
         if request.dry_run:
-            await self.plan_rest(self.would())
+            await self.plan_rest(self.would(request))
             return
         await self.step(MANIFEST, self.count, parks=False, told=lambda text: text)
         taken = await self.step(
@@ -105,17 +107,17 @@ class BackupTake(Looking):
         )
         await self.step(CONFIRM, lambda: self.see_it_good(taken), parks=False, told=lambda text: text)
         self.point_of_no_return()
-        await self.step(EXPIRE, self.expire, parks=False, told=lambda text: text)
+        await self.step(EXPIRE, lambda: self.expire(request), parks=False, told=lambda text: text)
         await self.step_or_skip(NOTIFY, self.notify, told=lambda names: f"told: {names}")
 
-    def would(self) -> dict[str, str]:
+    def would(self, request: TakeRequest) -> dict[str, str]:
         """What each step of a real run would do."""
         expected = self.seen.bytes / self.backups.rate_bytes_s
         return {
             MANIFEST: f"about how many rows each table of {self.seen.member} has, into lifeboat.manifest",
             TAKE: f"{self.due}, from {self.seen.member}, since {self.taken.reason}; in about {expected:.0f} s at most",
             CONFIRM: "as the repository lists it, and its WAL in the archive",
-            EXPIRE: policy.retention_text(self.backups),
+            EXPIRE: policy.retention_text(self.backups) if request.expire else KEPT_ALL,
             NOTIFY: f"told: {', '.join(target.name for target in self.estate.service.notify) or 'nobody'}",
         }
 
@@ -259,8 +261,10 @@ class BackupTake(Looking):
             f" {_bytes(found.wal.kept_bytes)}"
         )
 
-    async def expire(self) -> str:
+    async def expire(self, request: TakeRequest) -> str:
         """A removal that doesn't work costs room, and no backup."""
+        if not request.expire:
+            return KEPT_ALL
         assert self.taken.backup is not None
         try:
             order = NodeBackupOrder(**self.order())

@@ -324,7 +324,8 @@ class CutOver(Reading, Verifying, StartingRejoins, PuttingBack):
 
     async def take_backup(self) -> str:
         """What was backed up before leads to the new timeline as well, yet by WAL that nobody has replayed but here."""
-        request = TakeRequest(service=self.service_name, reason=self.reason, kind="full")
+        # Nothing is removed: the moment may have to be chosen anew, from a backup that retention lets go by now.
+        request = TakeRequest(service=self.service_name, reason=self.reason, kind="full", expire=False)
         report = await self.child("BackupTake", request, "backup-take")
         if EXIT_CODES[report.outcome]:
             self.left.append(f"no backup is of the new timeline yet: {report.run} ended {report.outcome}")
@@ -343,8 +344,9 @@ class CutOver(Reading, Verifying, StartingRejoins, PuttingBack):
     # The undos, in the order in which they run
 
     async def let_back(self) -> None:
-        await self.do(in_place.hold_folder, HoldOrder(**self.node_of(self.suspect), why=""), limit=30, total=300)
-        await super().let_back()
+        """Its start does not wait for its folder to be let go, and neither one's failure keeps the other back."""
+        free = HoldOrder(**self.node_of(self.suspect), why="")
+        await self.together(super().let_back(), self.do(in_place.hold_folder, free, limit=30, total=300))
 
     async def unstall(self) -> None:
         """Those who are left acknowledge; who was put back does not."""

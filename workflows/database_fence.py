@@ -222,14 +222,14 @@ class Fencing(DatabaseRunbook):
     async def claim_for_undo(self) -> None:
         """The next epoch, in the store where it answers, else on the nodes as the fence was."""
         if self.recorded:
-            self.record = await self.claim_after(self.record, " (undo)")
+            self.record = await self.claim_after(self.record, " (undo)", total=300)
             return
         seen = await self.observe()
         if seen.record is None:
             self.record = self.claim_unrecorded(seen, self.record.epoch)
             return
         self.must_be_free(seen.record)
-        self.record = await self.claim_after(seen.record, " (undo)", at_least=self.record.epoch)
+        self.record = await self.claim_after(seen.record, " (undo)", at_least=self.record.epoch, total=300)
         self.recorded = True
 
     async def prove_fence(self) -> Fence:

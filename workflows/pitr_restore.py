@@ -39,6 +39,8 @@ HAND_OVER = "Hand the copy over for reading"
 CUT_OVER = "Cut the service over"
 NOTIFY = "Notify"
 
+AGAIN = timedelta(seconds=1)
+"""After which an abort that did not arrive is sent once more."""
 READ = timedelta(days=1)
 """How long a copy may be read."""
 
@@ -305,10 +307,13 @@ class PitrRestore(Restoring):
         )
         cutting = asyncio.ensure_future(self.child("CutOver", order, "cut-over"))
         await workflow.wait_condition(lambda: cutting.done() or self._abort is not None)
-        if self._abort is not None and not cutting.done():
-            # It undoes what it did, or says that it is too late for that.
+        while self._abort is not None and not cutting.done():
+            # It undoes what it did, or says that it is too late for that. Before it has begun there is nobody to tell.
             with contextlib.suppress(FailureError):
                 await workflow.get_external_workflow_handle(self.followed_by[-1]).signal("abort", self._abort)
+                break
+            with contextlib.suppress(TimeoutError):
+                await workflow.wait_condition(cutting.done, timeout=AGAIN)
         report = await cutting
         if report.new_primary is None:
             self.unprotected += report.unprotected

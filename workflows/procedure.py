@@ -290,11 +290,13 @@ class Procedure(Runbook):
 
     # The epoch
 
-    async def claim_after(self, seen: EpochRecord, note: str = "", *, at_least: int = 0) -> EpochRecord:
+    async def claim_after(
+        self, seen: EpochRecord, note: str = "", *, at_least: int = 0, total: float = 30
+    ) -> EpochRecord:
         """The next epoch, for this run."""
         run = workflow.info().workflow_id + note
         order = ClaimOrder(zone=self.estate.zone, service=self.service_name, run=run, seen=seen, at_least=at_least)
-        record = await self.do(epoch.claim_epoch, order, limit=5, total=30)
+        record = await self.do(epoch.claim_epoch, order, limit=5, total=total)
         self._take_epoch(record)
         return record
 

@@ -209,8 +209,9 @@ RECOVERY = "primary_conninfo = ''\nprimary_slot_name = ''\nrestore_command = 'x'
 
 
 def restored(data: Path, code: int = 0) -> str:
-    """A restore in place by a pgBackRest that only says how it was called."""
-    program(data, "pgbackrest", f'echo "args $*"; rm -f {data}/postgresql.conf; exit {code}')
+    """A restore in place by a pgBackRest that only says how it was called, and does nothing where a server may run."""
+    refuses = f"[ ! -e {data}/postmaster.pid ] || exit 38"
+    program(data, "pgbackrest", f'echo "args $*"; {refuses}; rm -f {data}/postgresql.conf; exit {code}')
     (data.parent / "keep" / "job").mkdir(exist_ok=True)
     folders = (str(data), str(data.parent / "bin"), str(data.parent / "keep"), "")
     words = ("work", "restore", "20261129F", RECOVERY, str(data.parent / "bin" / "pgbackrest"), "/conf", "main", "2")
@@ -242,6 +243,7 @@ def test_a_restore_in_place_keeps_the_nodes_own_files_and_is_undone_by_settling(
 
 def test_a_restore_in_place_that_failed_leaves_nothing_that_could_start(data: Path) -> None:
     (data / "PG_VERSION").write_text("15\n", encoding="ascii")
+    (data / "postmaster.pid").write_text("999999999\n", encoding="ascii")
     assert "pgBackRest's restore exited 39" in restored(data, 39)
     assert tell(data, "look")["begun"] == "restore"
     assert "has begun and not ended" in tell(data, "follow", "x")["error"]
@@ -258,6 +260,13 @@ def test_a_backup_that_the_node_does_not_list_is_told_before_anything_is_touched
     (data.parent / "wal").mkdir()
     (data / "pg_wal").symlink_to(data.parent / "wal")
     assert "lies outside" in tell(data, "restorable", "20261129F", *words)["error"]
+
+
+def test_a_folder_that_is_held_is_told_before_anything_is_touched(data: Path) -> None:
+    words = ("2", "1", str(data.parent / "bin" / "pgbackrest"), "/conf", "main", "1", "pgbackrest", "pgBackRest")
+    program(data, "pgbackrest", """echo '[{"backup":[{"label":"20261129F"}]}]'""")
+    tell(data, "hold", "it has rows")
+    assert "the folder is held: it has rows" in tell(data, "restorable", "20261129F", *words)["error"]
 
 
 def test_a_timeline_that_the_archive_does_not_know_is_told_before_anything_is_touched(data: Path) -> None:
