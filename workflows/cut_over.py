@@ -249,7 +249,8 @@ class CutOver(Reading, Verifying, StartingRejoins, PuttingBack):
     async def route(self) -> list[str]:
         """Beside it, the candidate may start by itself again: should it end from here on, nobody else would do it."""
         order = FolderOrder.model_validate(self.on_folder())
-        told, _ = await self.together(self.move_routes(self.candidate), self.may_start(order))
+        moved, _ = await self.together(self.move_routes(self.candidate), self.may_start(order))
+        told: list[str] = moved
         return told
 
     async def may_start(self, order: FolderOrder) -> None:
