@@ -135,6 +135,9 @@ class CutOver(Reading, Verifying, StartingRejoins, PuttingBack):
         if seen.record is None:
             raise Ended("refused", seen.epoch_error or "there is no epoch record: start the watch first")
         self.suspect = seen.record.leader
+        if self.request.leader not in ("", self.suspect):
+            told = f"{self.suspect} leads, and {self.request.leader} did when it was decided whose writes are given up"
+            raise Ended("refused", f"{told}: decide again, by another run")
         leader = next((each for each in seen.members if each.member == self.suspect), None)
         if leader is None or not leader.reachable or leader.in_recovery:
             raise Ended("refused", f"{self.suspect} should lead, and does not answer as a primary: fail over first")

@@ -21,6 +21,8 @@ INDEX = Damaged(kind="index", relation="counting.public.archived_pkey", told="ba
     [
         (Pulse(commits=100), 0.1, ""),
         (Pulse(commits=100), 1.0, ""),
+        (Pulse(commits=100, read_only=True), 1.0, "it is read-only still"),
+        (Pulse(commits=100, read_only=True), 0.1, ""),
         # Who may not write rolls back: of a share it says nothing.
         (Pulse(commits=10, rollbacks=90), 0.1, ""),
         (Pulse(commits=10, rollbacks=90), 1.0, "90 of 100 transactions were rolled back"),
