@@ -120,6 +120,7 @@ def _facts(member: str, found: Answers) -> FolderFacts:
         segment_bytes=number(found, "segment_bytes"),
         hints=one(found, "hints") == "on" or number(found, "checksums") > 0,
         standby=one(found, "standby") == "1",
+        stamp=number(found, "stamp"),
         begun=one(found, "begun"),
         held=one(found, "held"),
         ancestors=branches_of(found.get("ancestor", [])),

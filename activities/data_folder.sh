@@ -56,6 +56,7 @@ look() {
   say newest_wal "$newest"
   sed -n '/^[0-9]/s/^/::ancestor=/p' "$data/pg_wal/${newest%????????????????}.history" 2>/dev/null
   if [ -e "$data/standby.signal" ]; then say standby 1; else say standby 0; fi
+  say stamp "$(sed -n "s/^lifeboat\.epoch *= *'\([0-9]*\)'.*/\1/p" "$data/postgresql.auto.conf" 2>/dev/null | tail -n 1)"
   say begun "$(cat "$keep/begun" 2>/dev/null)"
   say held "$(cat "$keep/held" 2>/dev/null)"
   free
@@ -224,14 +225,30 @@ pgbackrest() {
     "--lock-path=$keep/lock" --log-level-file=off --log-level-stderr=off "$@"
 }
 
-# Whether a backup could be restored in place, before anything is touched: LABEL, and how the repository is reached.
+# The histories of these timelines, by the way on which this node's recovery will ask for them: FIRST LAST. One that the
+# archive has not is a timeline that nobody has yet, for a server that is promoted, though the leader is on it.
+must_have_histories() {
+  next=$1
+  { itself; printf '%s\n' 'printf "%s" "$said"' 'exit $code'; } > "$keep/ask" || die "$keep/ask not written"
+  while [ "$next" -le "$2" ]; do
+    file=$(printf '%08X.history' "$next")
+    said=$(sh "$keep/ask" "$file" "$keep/history") ||
+      die "$keeper here does not give $file (exit $?), and the service is on timeline $2: who is put back would take $next as its own; see that the leader's archiving works: $(printf '%s' "$said" | tr '\n' ' ' | tail -c 300)"
+    next=$((next + 1))
+  done
+  rm -f "$keep/history" "$keep/ask"
+}
+
+# Whether a backup could be restored in place, before anything is touched: LABEL, the timelines FIRST to LAST on the way to
+# that of whoever leads, and how the repository is reached.
 restorable() {
-  backup=$1
-  shift
+  backup=$1 first=$2 last=$3
+  shift 3
   reaching "$@"
   [ ! -L "$data/pg_wal" ] || die "pg_wal lies outside of $data, which pgBackRest would put inside"
   said=$(pgbackrest --log-level-console=error --output=json "--set=$backup" info 2>&1)
   case $said in *"\"label\":\"$backup\""*) ;; *) die "$keeper here lists no backup $backup: $(printf '%s' "$said" | tr '\n' ' ' | tail -c 400)" ;; esac
+  must_have_histories "$first" "$last"
   room
 }
 

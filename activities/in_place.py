@@ -50,9 +50,13 @@ def _reaching(order: InPlaceOrder) -> tuple[str, ...]:
 
 @activity.defn
 async def look_before_restore(order: InPlaceOrder) -> Room:
-    """Whether the member's node has the backup in reach, and the room. Nothing is changed. DataFolderFailed."""
+    """Whether the member's node has the backup in reach, the histories up to the leader's timeline, by which it will
+    choose its own, and the room. Nothing is changed. DataFolderFailed.
+    """
+    # The first timeline has none.
+    timelines = (str(max(order.moment.timeline, 2)), str(order.led_on))
     async with beating(f"whether {order.backup.label} can be restored on {order.member}"):
-        found = await ask(order, "restorable", order.backup.label, *_reaching(order))
+        found = await ask(order, "restorable", order.backup.label, *timelines, *_reaching(order))
     return Room(bytes=order.backup.bytes, free=number(found, "room_kb") * 1024, used=number(found, "used_kb") * 1024)
 
 

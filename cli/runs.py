@@ -72,6 +72,10 @@ def run(
     rebuild: Annotated[
         str | None, typer.Option("--rebuild", metavar="WHY", help="Of a rejoin: copy it anew in any case.")
     ] = None,
+    release: Annotated[
+        str | None,
+        typer.Option("--release", metavar="WHY", help="Of a rejoin: nobody needs what a held folder keeps; erase it."),
+    ] = None,
     to: To = None,
     until: Until = None,
     exclusive: Exclusive = False,
@@ -98,7 +102,7 @@ def run(
     if procedure not in PROCEDURES:
         raise Problem(f"there is no procedure {procedure}; one of: {', '.join(PROCEDURES)}", Exit.USAGE)
     options = restore_options(to, until, exclusive, timeline, then, tables, backup)
-    given = {"candidate": candidate, "member": member, "rebuild": rebuild, "kind": kind} | options
+    given = {"candidate": candidate, "member": member, "rebuild": rebuild, "release": release, "kind": kind} | options
     request = _request(procedure, service, reason or f"asked for by {whoami()}", approval, given)
 
     async def work(client: Client) -> tuple[str, Ending | None]:

@@ -26,3 +26,5 @@ class InPlaceOrder(FolderOrder):
 
     backup: Backup
     moment: Moment
+    led_on: int = 0
+    """The timeline that it leads, or led, on."""

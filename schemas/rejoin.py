@@ -30,6 +30,8 @@ class FolderFacts(Fact):
     hints: bool = False
     """wal_log_hints or checksums: without either, pg_rewind can't tell which pages differ."""
     standby: bool = False
+    stamp: int = 0
+    """The epoch that was last stamped on it, 0 for none."""
     begun: str = ""
     """`rewind`, `rebuild` or `restore`, when one has begun on it and not ended."""
     held: str = ""
@@ -146,7 +148,7 @@ class DivergenceOrder(FolderOrder):
 
 
 class ReturnOrder(FolderOrder):
-    """`released`: why a folder that is held may be erased after all, in a person's words."""
+    """`released`: why a folder that is held may be erased after all, in a person's words, and in nobody else's."""
 
     method: Literal["follow", "rewind", "rebuild"]
     released: str = ""

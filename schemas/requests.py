@@ -71,6 +71,8 @@ class RejoinRequest(RunRequest):
     """The verdict of the failover that it follows; what the epoch's record says when it is left out."""
     rebuild: str = Field(default="", max_length=200)
     """Why it is to be copied anew whatever else would do: pages of it are damaged, for instance."""
+    release: str = Field(default="", max_length=200)
+    """Why nobody needs what a held folder keeps, in a person's words: it is copied anew then. No run says that."""
     wait_s: float = Field(default=0.0, ge=0)
     """How long the node is waited for when it is out of reach; 0: not at all."""
 

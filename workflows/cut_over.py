@@ -12,8 +12,9 @@ from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
-    from activities import data_folder, dns, in_place, promotion
+    from activities import data_folder, dns, in_place, node, promotion
     from schemas.cut_over import CutOverRequest
+    from schemas.decisions import Fence
     from schemas.facts import EpochRecord
     from schemas.failures import NotYet
     from schemas.orders import (
@@ -36,7 +37,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows.policy import restore
     from workflows.policy.voters import render_names
     from workflows.putting_back import TRIES, PuttingBack
-    from workflows.reasons import reason_of
+    from workflows.reasons import kind_of, reason_of
     from workflows.runbook import Ended
 
 CHOOSE = "Choose who is put back to the moment"
@@ -71,6 +72,8 @@ class CutOver(Reading, Verifying, StartingRejoins, PuttingBack):
         self.why = ""
         self.left: list[str] = []
         """What was not done after the promotion, and is a person's."""
+        self.keepers: list[str] = []
+        """Members that are not rebuilt, since an earlier cut-over left what it keeps there."""
 
     @workflow.run
     async def run(self, request: CutOverRequest) -> Report:
@@ -107,8 +110,7 @@ class CutOver(Reading, Verifying, StartingRejoins, PuttingBack):
         await self.step(HOLD, self.hold_poolers, undo=resume, told="; ".join, parks=False)
         unfence = ("Unfence the leader of before", self.unfence)
         await self.step(FENCE, self.fence_leader, undo=unfence, told=self.fence_text, parks=False)
-        stop = ("Stop the candidate", self.stop_candidate)
-        facts = await self.step(RESTORE, self.put_back, undo=stop, told=self.stands_text, parks=False)
+        facts = await self.step(RESTORE, self.put_back, told=self.stands_text, parks=False)
         await self.step(PROVE, lambda: self.prove(facts), told=lambda text: text, parks=False)
         self.record = await self.step(RECORD, self.record_choice, told=lambda r: f"{r.candidate}", parks=False)
 
@@ -116,7 +118,7 @@ class CutOver(Reading, Verifying, StartingRejoins, PuttingBack):
         self.promoted = await self.step(
             PROMOTE, self.promote, told=lambda p: f"{p.member} leads on timeline {p.timeline}"
         )
-        await self.step_or_skip(ROUTE, lambda: self.move_routes(self.candidate), told="; ".join)
+        await self.step_or_skip(ROUTE, self.route, told="; ".join)
         self.calm()
         await self.step_or_skip(VERIFY, self.verify, told=lambda f: f.evidence)
         await self.step(SETTLE, self.settle, told=lambda text: text)
@@ -149,7 +151,7 @@ class CutOver(Reading, Verifying, StartingRejoins, PuttingBack):
         chosen, self.why = policy.choose(self.estate.service, leader, seen.members, self.request.candidate)
         if chosen is None:
             raise Ended("refused", f"nobody can be put back to the moment: {self.why}")
-        self.candidate, self.record = chosen, seen.record
+        self.candidate, self.record, self.led_on = chosen, seen.record, leader.timeline
         try:
             room = await self.do(in_place.look_before_restore, self.in_place(), limit=60, total=180, heartbeat=10.0)
         except ActivityError as error:
@@ -212,35 +214,81 @@ class CutOver(Reading, Verifying, StartingRejoins, PuttingBack):
         self.open_poolers(self.candidate, ROUTE)
         self.narrow_reads(self.candidate, [], ROUTE)
         try:
-            return await self.do(promotion.promote_candidate, order, limit=30, total=60, heartbeat=2.0)
-        except ActivityError:
+            promoted = await self.do(promotion.promote_candidate, order, limit=30, total=60, heartbeat=2.0)
+        except ActivityError as error:
             self.give_up_openings()
             # It asks the archive for timelines first, and ends where that can't be had: it stands again for a retry.
-            with contextlib.suppress(ActivityError):
-                await self.start_if_ended()
-            raise
+            raise await self.started_for_a_retry(error) from error
+        if (why := policy.not_its_own(promoted, self.suspect, self.led_on)) is not None:
+            self.tasks.append(why)
+        return promoted
 
-    async def start_if_ended(self) -> None:
-        found = await self.do(data_folder.look_at_folder, NodeOrder.model_validate(self.node_of(self.candidate)))
-        if not found.running:
-            folder = FolderOrder.model_validate(self.on_folder())
-            await self.do(data_folder.start_standby, folder, limit=300, total=300, heartbeat=10.0, attempts=1)
+    async def started_for_a_retry(self, error: ActivityError | ApplicationError) -> ApplicationError:
+        """A candidate that has ended is started again. What failed, with what a person does before a `retry`."""
+        told = ""
+        try:
+            told = await self.start_if_ended()
+        except ActivityError as failed:
+            told = f"{self.candidate} may have ended ({reason_of(failed)}): see that it runs, then `retry`"
+        return ApplicationError("; ".join(filter(None, (reason_of(error), told))), type=kind_of(error))
+
+    async def start_if_ended(self) -> str:
+        """As what it was when it ended; "" where it runs. Nothing but this run starts it while its autostart is off."""
+        order = NodeOrder.model_validate(self.node_of(self.candidate))
+        found = await self.do(data_folder.look_at_folder, order)
+        how, why = policy.how_to_start(found, self.record.epoch)
+        match how:
+            case "runs":
+                return ""
+            case "standby":
+                folder = FolderOrder.model_validate(self.on_folder())
+                await self.do(data_folder.start_standby, folder, limit=300, total=300, heartbeat=10.0, attempts=1)
+            case "leader":
+                await self.do(node.start_node, order, limit=60, total=120)
+            case "person":
+                return f"{why}: start it by hand, then `retry`"
+        return f"{why}: it was started again, `retry` goes on"
+
+    async def route(self) -> list[str]:
+        """Beside it, the candidate may start by itself again: should it end from here on, nobody else would do it."""
+        order = FolderOrder.model_validate(self.on_folder())
+        told, _ = await self.together(self.move_routes(self.candidate), self.may_start(order))
+        return told
+
+    async def may_start(self, order: FolderOrder) -> None:
+        """What fails is ordered once more, and told, when it leads on record."""
+        try:
+            await self.do(data_folder.let_it_start, order, limit=10, total=20)
+        except ActivityError as error:
+            self.note(f"{self.candidate} does not start by itself yet: {reason_of(error)}")
+
+    async def verify(self) -> Fence:
+        """One that has ended since it was promoted serves nobody, and is started again for a retry."""
+        try:
+            return await super().verify()
+        except (ActivityError, ApplicationError) as error:
+            raise await self.started_for_a_retry(error) from error
 
     async def settle(self) -> str:
         """The record names it; its settings are those of a leader; it may start by itself; reads know of it."""
         at = {"service": self.estate.service, "leader": self.candidate, "names": "", "epoch": self.record.epoch}
         order = FolderOrder.model_validate(self.on_folder())
-        _, _, told, _ = await self.together(
-            self.write_final_record(),
-            self.do(promotion.checkpoint, NamesOrder.model_validate(at), limit=120, total=180),
-            self.do(in_place.settle_in_place, order, limit=30, total=120),
-            self.do(data_folder.let_it_start, order, limit=30, total=120),
-        )
+        try:
+            _, _, told, _ = await self.together(
+                self.write_final_record(),
+                self.do(promotion.checkpoint, NamesOrder.model_validate(at), limit=120, total=180),
+                self.do(in_place.settle_in_place, order, limit=30, total=120),
+                self.do(data_folder.let_it_start, order, limit=30, total=120),
+            )
+        except (ActivityError, ApplicationError) as error:
+            raise await self.started_for_a_retry(error) from error
         await self.update_reads(self.candidate)
         return f"{told.evidence}; epoch {self.record.epoch} names it"
 
     async def count(self) -> str:
         """In the folder of who led before, which is stopped; what is counted is kept apart as well."""
+        if (why := policy.not_its_own(self.promoted, self.suspect, self.led_on)) is not None:
+            return f"what {self.suspect} wrote after the moment can't be told: {why}"
         self.on_folder(self.suspect)
         await self.keep_what_only_it_has()
         if self.loss is None:
@@ -248,12 +296,19 @@ class CutOver(Reading, Verifying, StartingRejoins, PuttingBack):
         return f"{self.loss.text()}; kept on {self.suspect}" + (f" in {self.loss.kept}" if self.loss.kept else "")
 
     async def rebuild(self) -> str:
-        """One after the other, since each loads the leader. They have WAL of after the moment, and must not follow."""
+        """One after the other, since each loads the leader. They have WAL of after the moment, and must not follow.
+        What an earlier cut-over keeps stays: only a person lets that go.
+        """
         told = []
         members = [each for each in self.estate.service.members if each.name not in (self.candidate, self.suspect)]
         for member in sorted(members, key=lambda each: each.follows not in (None, self.suspect)):
             if member.control is None or member.data is None:
                 self.left.append(f"{member.name} has no `control` and `data`: rebuild it by hand, it must not follow")
+                continue
+            if held := await self.why_held(member.name):
+                self.keepers.append(member.name)
+                self.left.append(policy.kept_text(self.service_name, member.name, held))
+                told.append(f"{member.name}: held")
                 continue
             why = f"it has WAL of after {self.request.moment.text()}"
             request = RejoinRequest(
@@ -262,6 +317,13 @@ class CutOver(Reading, Verifying, StartingRejoins, PuttingBack):
             report = await self.child("DatabaseRejoin", request, f"rejoin/{member.name}")
             told.append(f"{member.name}: {report.summary or report.outcome}")
         return "; ".join(told) or "there is no other standby"
+
+    async def why_held(self, member: str) -> str:
+        """Why its folder is held; "" as well where its node does not answer: the rejoin looks too."""
+        order = NodeOrder.model_validate(self.node_of(member))
+        with contextlib.suppress(ActivityError):
+            return (await self.do(data_folder.look_at_folder, order, limit=10, attempts=2)).held
+        return ""
 
     async def take_backup(self) -> str:
         """What was backed up before leads to the new timeline as well, yet by WAL that nobody has replayed but here."""
@@ -277,9 +339,9 @@ class CutOver(Reading, Verifying, StartingRejoins, PuttingBack):
             _, missing = await self.look_at_protection()
         except ActivityError as error:
             missing = [f"nobody could be asked what follows {self.candidate}: {reason_of(error)}"]
-        home = f"lifeboat run database-rejoin {self.service_name} --member {self.suspect} --rebuild WHY"
-        own = f"{self.suspect} is stopped, and keeps {self.after()}: `{home}` brings it home, and erases that"
-        self.unprotected = [own, *self.left, *(each for each in missing if not each.startswith(f"{self.suspect} "))]
+        own = policy.kept_text(self.service_name, self.suspect, self.after())
+        known = tuple(f"{name} " for name in (self.suspect, *self.keepers))
+        self.unprotected = [own, *self.left, *(each for each in missing if not each.startswith(known))]
 
     # The undos, in the order in which they run
 
@@ -304,6 +366,11 @@ class CutOver(Reading, Verifying, StartingRejoins, PuttingBack):
             await self.restore_set()
         except (ActivityError, ApplicationError) as error:
             self.unprotected.append(f"the synchronous set is left to the watch: {reason_of(error)}")
+        # Not among the undos: clients would wait for its node, which may be dead. It follows nobody, and harms nobody.
+        try:
+            await self.stop_candidate()
+        except (ActivityError, ApplicationError) as error:
+            self.note(f"{self.candidate} is not known to be stopped, its rejoin sees to that: {reason_of(error)}")
         run = await self.start_rejoin(self.candidate, rebuild="it was put back to a moment, and that was undone")
         self.followed_by.append(run)
         self.unprotected.append(f"{self.candidate} is no standby any more: {run} rebuilds it")

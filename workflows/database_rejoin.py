@@ -62,7 +62,8 @@ class DatabaseRejoin(Planning, Reading, Returning):
         return "done, unprotected" if self.unprotected else "done"
 
     async def carry_out(self, request: RejoinRequest) -> None:
-        self.member, self.predicted, self.anew = request.member, request.predicted, request.rebuild
+        self.member, self.predicted = request.member, request.predicted
+        self.anew, self.released = request.release or request.rebuild, request.release
         if request.dry_run:
             await self.plan(request)
             return
@@ -119,7 +120,7 @@ class DatabaseRejoin(Planning, Reading, Returning):
             # A copy takes hours: meanwhile the watch keeps the synchronous set, and a failover may come.
             await self.unlock()
             await self.step(RETURN, lambda: self.while_led(self.return_member), told=lambda result: result.evidence)
-            self.anew = ""
+            self.anew = self.released = ""
             await self.wait_for_lock()
             await self.step(START, lambda: self.while_led(self.start_it), told=lambda result: result.evidence)
         await self.step(FOLLOW, lambda: self.while_led(self.until_it_streams), told=lambda text: text)
@@ -155,7 +156,7 @@ class DatabaseRejoin(Planning, Reading, Returning):
             raise Ended("refused", other_cluster(folder.member, folder.system, leader.member, leader.system_identifier))
         if (unknown := unreadable(folder)) is not None:
             raise Ended("refused", unknown)
-        if folder.held and not self.anew:
+        if folder.held and not self.released:
             raise Ended("refused", held_text(folder))
         self.on_record = record.verdict
         return record, seen

@@ -43,6 +43,8 @@ class Returning(Protecting):
         self.loss: Receipt | None = None
         self.anew = ""
         """Why it is copied in any case,"""
+        self.released = ""
+        """and why that may erase a folder that is held, in a person's words."""
         self.in_vain = False
         """It was started as it is, and did not come up, or did not stream."""
 
@@ -89,7 +91,7 @@ class Returning(Protecting):
         # A folder whose rewind has begun says nothing any more: what was counted before stands.
         predicted = verdict_on(found, self.predicted, self.on_record)
         self.loss = newest(self.loss, make_receipt(found, divergence, predicted))
-        self.how = how_to_return(found, divergence, in_vain=self.in_vain, anew=self.anew)
+        self.how = how_to_return(found, divergence, in_vain=self.in_vain, anew=self.anew, released=self.released)
         return self.how
 
     async def return_member(self) -> FolderResult:
@@ -99,7 +101,7 @@ class Returning(Protecting):
             if self.how.method == "rebuild":
                 await self.must_have_room()
             order = ReturnOrder.model_validate(
-                {**self.folder_order(), "method": self.how.method, "released": self.anew}
+                {**self.folder_order(), "method": self.how.method, "released": self.released}
             )
             try:
                 return await self.do(data_folder.return_member, order, limit=WAIT_S, total=None, heartbeat=6.0)

@@ -26,6 +26,8 @@ T = TypeVar("T")
 
 TRIES = 4
 AGAIN = timedelta(seconds=1)
+CHECKS_S = 600.0
+"""How long the newest rows may take, and the owner's queries: what takes longer is undone."""
 
 
 class PuttingBack(Returning):
@@ -35,6 +37,8 @@ class PuttingBack(Returning):
         super().__init__()
         self.request: CutOverRequest
         self.candidate = ""
+        self.led_on = 0
+        """The timeline of who led."""
         self.touched = False
         """The candidate's folder is not what it was."""
         self.before: EpochRecord
@@ -42,7 +46,9 @@ class PuttingBack(Returning):
         self.cut = CutOverEvidence()
 
     def in_place(self) -> InPlaceOrder:
-        return InPlaceOrder(**self.on_folder(), backup=self.request.backup, moment=self.request.moment)
+        return InPlaceOrder(
+            **self.on_folder(), backup=self.request.backup, moment=self.request.moment, led_on=self.led_on
+        )
 
     def on_folder(self, member: str | None = None) -> dict[str, Any]:
         """What an order on a member's folder says, the candidate's by itself. Its leader is who leads, or led."""
@@ -116,18 +122,21 @@ class PuttingBack(Returning):
         return restore.hold_text(proofs)
 
     async def ask_rows(self) -> list[Proof]:
-        """The newest rows and the owner's queries; where the member's own socket is not declared, nobody can ask."""
+        """The newest rows and the owner's queries; where the member's own socket is not declared, nobody can ask.
+
+        Clients wait, so that an abort is obeyed at once, and they may not take as long as on the copy.
+        """
         data = self.estate.service.member(self.candidate).data
         if data is None or data.socket is None:
             why = f"{self.candidate} has no `data.socket` in the topology"
             return [Proof(clause="the owner's queries", ok=None, evidence=why)]
         order = CheckOrder(**self.node_of(self.candidate))
-        newest = await self.do(damage.look_at_newest_rows, order, limit=3600, total=3600, heartbeat=10.0)
-        answers = await self.do(damage.ask_leader, order, limit=3600, total=3600, heartbeat=10.0)
+        long: dict[str, Any] = {"limit": CHECKS_S, "total": CHECKS_S, "heartbeat": 10.0}
+        newest = await self.unless_aborted(self.do(damage.look_at_newest_rows, order, **long))
+        answers = await self.unless_aborted(self.do(damage.ask_leader, order, **long))
         return [*policy.compare_rows(newest, self.request.newest), *answers]
 
     async def stop_candidate(self) -> None:
         """Nobody starts it before it is rebuilt."""
-        if self.touched:
-            self.member = self.candidate
-            await self.stop_member()
+        self.member = self.candidate
+        await self.stop_member()

@@ -24,7 +24,7 @@ from tests.faults.scene import Run
 from tests.standins.bad_store import BadStore, bad_store
 
 LIMIT_S = 200.0
-CANDIDATE = "pg-east-2"
+CANDIDATE, THIRD = "pg-east-2", "pg-east-3"
 
 
 class CutScene:
@@ -35,12 +35,16 @@ class CutScene:
         self.at: datetime
 
     async def damaged(self) -> None:
-        scene = self.scene
-        await scene.traffic()
+        await self.scene.traffic()
         await self.until_written(200)
-        self.at = (await scene.sql("SELECT clock_timestamp() AS at"))["at"]
+        await self.damage(HOME)
+
+    async def damage(self, leader: str) -> None:
+        scene = self.scene
         await self.until_written(50)
-        await scene.sql("UPDATE counting_results SET count = -count - 1", "SELECT 1")
+        self.at = (await scene.sql("SELECT clock_timestamp() AS at", member=leader))["at"]
+        await self.until_written(50)
+        await scene.sql("UPDATE counting_results SET count = -count - 1", "SELECT 1", member=leader)
         await self.until_written(50)
 
     async def until_written(self, more: int) -> None:
@@ -133,7 +137,7 @@ class CutScene:
         unknown = sum(each.outcome != "acknowledged" for each in ledger.read(self.scene.lab.ledger))
         assert len(lost) <= counted.inserted <= len(lost) + unknown, (counted, len(lost), unknown)
         assert counted.updated > 0, counted
-        assert any("--rebuild WHY" in each for each in report.unprotected), report.unprotected
+        assert any("--release WHY" in each for each in report.unprotected), report.unprotected
 
 
 @contextlib.asynccontextmanager

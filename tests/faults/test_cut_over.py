@@ -19,7 +19,7 @@ from schemas.orders import NodeOrder, ProofOrder
 from schemas.rejoin import FolderOrder, HoldOrder
 from schemas.reports import Report
 from schemas.restores import Moment
-from tests.faults.cut_scene import CANDIDATE, LIMIT_S, CutScene, through_bad_store
+from tests.faults.cut_scene import CANDIDATE, LIMIT_S, THIRD, CutScene, through_bad_store
 from tests.faults.restore_scene import ByHand, RestoreScene
 from tests.faults.striking import striking_restore
 from tests.standins.bad_store import Kind
@@ -52,10 +52,32 @@ async def test_the_service_is_cut_over_to_the_moment_before_an_update(cut_scene:
     proof = await ActivityEnvironment().run(fencing.prove_fence, ProofOrder(service=scene.service(), member=HOME))
     assert not proof.acknowledged, proof
     await fault(scene.lab, "stop", HOME)
-    home = await scene.report(await scene.rejoin(HOME, rebuild="nobody needs it any more"))
+    home = await scene.report(await scene.rejoin(HOME, release="nobody needs it any more"))
     assert home.outcome.startswith("done"), home
     await scene.is_back(HOME)
     assert (await cut_scene.folder()).held == ""
+
+
+async def test_a_second_cut_over_leaves_what_the_first_one_keeps(cut_scene: CutScene) -> None:
+    scene = cut_scene.scene
+    await cut_scene.damaged()
+    await cut_scene.led_by_the_candidate(await cut_scene.ends(await cut_scene.cut(), "done, unprotected"))
+    lost, held = await cut_scene.gone(), (await cut_scene.folder()).held
+
+    await cut_scene.damage(CANDIDATE)
+    run = await cut_scene.cut(candidate=THIRD)
+    report = await cut_scene.ends(run, "done, unprotected")
+    assert (report.new_primary, report.old_primary) == (THIRD, CANDIDATE)
+    for name in (HOME, CANDIDATE):
+        assert any(each.startswith(name) and "--release WHY" in each for each in report.unprotected), report.unprotected
+        assert not (await cut_scene.folder(name)).running
+    assert (await cut_scene.folder(CANDIDATE)).held
+    assert (await cut_scene.folder()).held == held
+    # A reason to copy it anew, whoever has it, is none to erase what it keeps.
+    rejoin = await scene.rejoin(HOME, rebuild="pages of it are damaged")
+    assert "held" in (await scene.report(rejoin)).summary
+    await cut_scene.started(HOME)
+    assert lost <= await cut_scene.ids(HOME)
 
 
 @pytest.mark.parametrize(("kind", "outcome"), [("500", "undone"), ("held", "aborted")])

@@ -85,6 +85,13 @@ def test_a_standby_is_made_of_the_nodes_own_files(data: Path) -> None:
     assert sorted(each.name for each in kept.iterdir()) == ["postgresql.auto.conf", "postgresql.conf"]
 
 
+def test_the_epoch_that_was_stamped_last_is_told(data: Path) -> None:
+    assert tell(data, "look")["stamp"] == ""
+    auto = data / "postgresql.auto.conf"
+    auto.write_text("lifeboat.epoch = '6'\nwork_mem = '1MB'\nlifeboat.epoch = '12'\n", encoding="ascii")
+    assert tell(data, "look")["stamp"] == "12"
+
+
 def test_what_has_begun_is_not_taken_for_good(data: Path) -> None:
     (data.parent / "keep" / "begun").write_text("rewind\n", encoding="ascii")
     assert "has begun and not ended" in tell(data, "follow", "x")["error"]
@@ -245,8 +252,23 @@ def test_a_restore_in_place_that_failed_leaves_nothing_that_could_start(data: Pa
 def test_a_backup_that_the_node_does_not_list_is_told_before_anything_is_touched(data: Path) -> None:
     words = (str(data.parent / "bin" / "pgbackrest"), "/conf", "main", "1", "pgbackrest", "pgBackRest")
     program(data, "pgbackrest", """echo '[{"backup":[{"label":"20261129F"}]}]'""")
+    words = ("2", "1", *words)
     assert tell(data, "restorable", "20261129F", *words)["done"] == "1"
     assert "lists no backup 20261128F" in tell(data, "restorable", "20261128F", *words)["error"]
     (data.parent / "wal").mkdir()
     (data / "pg_wal").symlink_to(data.parent / "wal")
     assert "lies outside" in tell(data, "restorable", "20261129F", *words)["error"]
+
+
+def test_a_timeline_that_the_archive_does_not_know_is_told_before_anything_is_touched(data: Path) -> None:
+    """The leader's own: who is promoted without its history takes its number for free."""
+    words = (str(data.parent / "bin" / "pgbackrest"), "/conf", "main", "1", "pgbackrest", "pgBackRest")
+    answer = """echo '[{"backup":[{"label":"20261129F"}]}]'"""
+    gone = """case "$*" in *archive-get*00000003.history*) echo "unable to find 00000003.history"; exit 1 ;; esac"""
+    program(data, "pgbackrest", f"{gone}; {answer}")
+    for first, last in (("2", "1"), ("2", "2"), ("4", "4")):
+        assert tell(data, "restorable", "20261129F", first, last, *words)["done"] == "1"
+    for first, last in (("3", "3"), ("2", "4")):
+        error = tell(data, "restorable", "20261129F", first, last, *words)["error"]
+        assert "does not give 00000003.history (exit 1)" in error
+        assert "unable to find" in error

@@ -6,7 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from schemas.rejoin import Room
+from schemas.orders import PromoteResult
+from schemas.rejoin import FolderFacts, Room
 from schemas.restores import CopyFacts, Newest, Written
 from tests.unit.estates import E1, E2, E3, W1, gone, leader, service, standby
 from workflows.policy import cut_over
@@ -88,6 +89,40 @@ def test_the_newest_rows():
     found = [a, b, c]
     assert [each.ok for each in cut_over.compare_rows(found, copy)] == [True, False, None]
     assert [each.ok for each in cut_over.compare_rows([], copy)] == [None, None, None]
+
+
+@pytest.mark.parametrize(
+    ("found", "how"),
+    [
+        ({"running": True}, "runs"),
+        ({"standby": True, "stamp": 7}, "standby"),
+        ({"standby": False, "stamp": 7, "state": "in production"}, "leader"),
+        ({"standby": False, "stamp": 7, "state": "shut down"}, "leader"),
+        # A primary that this run did not promote would be a second one.
+        ({"standby": False, "stamp": 6, "state": "in production"}, "person"),
+        ({"standby": False, "stamp": 7, "state": "in archive recovery"}, "person"),
+        ({"standby": False, "stamp": 7, "begun": "restore"}, "person"),
+    ],
+)
+def test_a_candidate_that_has_ended_is_started_as_what_it_was(found, how):
+    given = {"member": E2, "running": False} | found
+    said, why = cut_over.how_to_start(FolderFacts(**given), 7)
+    assert said == how
+    assert E2 in why
+
+
+@pytest.mark.parametrize(("timeline", "led_on", "apart"), [(3, 2, True), (2, 2, False), (2, 3, False), (2, 1, True)])
+def test_two_branches_with_one_number_are_told(timeline, led_on, apart):
+    why = cut_over.not_its_own(PromoteResult(member=E2, timeline=timeline, fork=1), E1, led_on)
+    assert (why is None) == apart, why
+    if why is not None:
+        assert "can't be told apart" in why
+
+
+def test_what_keeps_something_is_told_with_the_word_that_lets_it_go():
+    told = cut_over.kept_text("counting-db", E1, "it has rows")
+    assert "--member pg-east-1 --release WHY" in told
+    assert "keeps it has rows" in told
 
 
 def test_what_was_written_after_the_moment_is_told_by_bytes_and_seconds():

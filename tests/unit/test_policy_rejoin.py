@@ -77,7 +77,7 @@ class TestHowToReturn:
             (examined(begun="rebuild"), None, "rebuild", "a rebuild has begun"),
             (examined(begun="restore"), None, "rebuild", "a restore has begun"),
             (examined(held="it has rows"), past(), "refuse", "it has rows"),
-            (examined(held="it has rows"), NOTHING_PAST, "refuse", "--rebuild WHY"),
+            (examined(held="it has rows"), NOTHING_PAST, "refuse", "--release WHY"),
             (examined(timeline=1, branches=[], standby=True), None, "follow", "on pg-east-2's timeline 1"),
             (examined(timeline=1, branches=[]), None, "rebuild", "can't be told apart"),
             (examined(branches=[Branch(timeline=7, switch=1)]), None, "rewind", "none that pg-east-2 ever was on"),
@@ -88,6 +88,14 @@ class TestHowToReturn:
         how = how_to_return(found, divergence)
         assert how.method == method, how
         assert reason in how.reason
+
+    def test_what_is_held_goes_by_a_persons_word_alone(self):
+        """A run has reasons of its own to copy a member anew: none of them releases it."""
+        held = examined(held="it has rows")
+        for reason in ("it has WAL of after the moment", "pages of it are damaged"):
+            assert how_to_return(held, past(), anew=reason).method == "refuse"
+            assert how_to_return(examined(), past(), anew=reason).method == "rebuild"
+        assert how_to_return(held, past(), anew="nobody needs it", released="nobody needs it").method == "rebuild"
 
     def test_whose_data_it_is_comes_first(self):
         for found in (examined(system="8"), examined(system="8", begun="rebuild"), examined(programs=16)):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from schemas.decisions import Assessment, Choice, Death, Verdict
 from schemas.facts import EpochRecord, MemberFacts
-from schemas.rejoin import Room
+from schemas.orders import PromoteResult
+from schemas.rejoin import FolderFacts, Room
 from schemas.restores import CopyFacts, Newest, Proof
 from schemas.topology import DatabaseService, Member
 from workflows.policy.restore import lsn_text
@@ -63,6 +65,45 @@ def too_small(member: str, room: Room) -> str | None:
     if room.bytes is None or room.free + room.used >= room.bytes:
         return None
     return f"{member} has room for {(room.free + room.used) / 1e9:.1f} GB, the backup takes {room.bytes / 1e9:.1f} GB"
+
+
+def kept_text(service: str, member: str, what: str) -> str:
+    """What a person does about a member that is stopped, and keeps what is nowhere else."""
+    home = f"lifeboat run database-rejoin {service} --member {member} --release WHY"
+    return f"{member} is stopped, and keeps {what}: `{home}` brings it home, and erases that"
+
+
+def how_to_start(folder: FolderFacts, epoch: int) -> tuple[Literal["runs", "standby", "leader", "person"], str]:
+    """How the candidate is started again once its promotion was ordered in this epoch, and why.
+
+    The stamp is written after standby.signal, and the promotion takes that away: without it, and with this epoch's
+    stamp, the folder was promoted by this run, unless its control file says that recovery had not ended.
+    """
+    if folder.running:
+        return "runs", f"{folder.member} runs"
+    if folder.begun:
+        return "person", f"a {folder.begun} of {folder.member} has begun and not ended"
+    if folder.standby:
+        return "standby", f"{folder.member} ended before it was promoted"
+    if folder.stamp != epoch:
+        return "person", f"{folder.member} is no standby, on the stamp of epoch {folder.stamp}; this run has {epoch}"
+    if folder.state == "in archive recovery":
+        return "person", f"{folder.member} ended in the midst of its promotion"
+    return "leader", f"{folder.member} was promoted in epoch {epoch}, and ended"
+
+
+def not_its_own(promoted: PromoteResult, suspect: str, led_on: int) -> str | None:
+    """Why the new leader's timeline is no later than that of who led before, as text; None where it is.
+
+    Two branches have one number then: neither the archive nor a rejoin can tell their WAL apart.
+    """
+    if promoted.timeline > led_on:
+        return None
+    return (
+        f"{promoted.member} leads on timeline {promoted.timeline}, and {suspect} led on {led_on}: two branches have one"
+        f" number, and their WAL can't be told apart by it; see whose files of timeline {promoted.timeline} the archive"
+        f" has before anything is restored from them, and bring {suspect} home by a copy alone"
+    )
 
 
 def compare(found: CopyFacts, copy: CopyFacts) -> list[Proof]:

@@ -55,7 +55,7 @@ def other_cluster(member: str, system: str, leader: str, leader_system: str) -> 
 def held_text(folder: FolderFacts) -> str:
     return (
         f"the folder of {folder.member} is held: {folder.held}; a rewind or a copy would destroy that: whoever needs"
-        " it no more says `--rebuild WHY`"
+        " it no more says `--release WHY`"
     )
 
 
@@ -65,13 +65,18 @@ def is_apart(found: Examination) -> bool:
 
 
 def how_to_return(
-    found: Examination, divergence: Divergence | None, *, in_vain: bool = False, anew: str = ""
+    found: Examination,
+    divergence: Divergence | None,
+    *,
+    in_vain: bool = False,
+    anew: str = "",
+    released: str = "",
 ) -> Return:
     """Follow where nothing diverged, rewind where it is right, else rebuild. `divergence`: what lies past the fork;
     `in_vain`: it was started as a standby as it is, and did not come up, or did not stream; `anew`: why it is to be
-    copied in any case.
+    copied in any case; `released`: why one that is held may be erased, by a person's word, which no other reason is.
     """
-    if found.folder.held and not anew:
+    if found.folder.held and not released:
         return Return(method="refuse", reason=held_text(found.folder))
     way = _way_back(found, divergence)
     if anew and way.method != "refuse":
