@@ -252,6 +252,7 @@ class CutOver(Reading, Verifying, StartingRejoins, PuttingBack):
     async def route(self) -> list[str]:
         """Beside it, the candidate may start by itself again: should it end from here on, nobody else would do it."""
         order = FolderOrder.model_validate(self.on_folder())
+        told: list[str]
         told, _ = await self.together(self.move_routes(self.candidate), self.may_start(order))
         return told
 
