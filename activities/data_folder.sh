@@ -113,7 +113,7 @@ as_standby() {
   : > "$data/standby.signal" || die "standby.signal not written"
   rm -f "$data/recovery.signal"
   {
-    grep -Ev '^(#|(primary_conninfo|synchronous_standby_names|lifeboat\.epoch|recovery_target[a-z_]*) *=)' \
+    grep -Ev '^(#|(primary_conninfo|synchronous_standby_names|lifeboat\.epoch|default_transaction_read_only|recovery_target[a-z_]*) *=)' \
       "$keep/config/postgresql.auto.conf" 2>/dev/null
     printf '%s\n' "$1"
   } > "$data/postgresql.auto.conf.lifeboat" || die "postgresql.auto.conf not written"

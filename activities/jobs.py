@@ -24,11 +24,16 @@ Progress = Callable[[Answers], Awaitable[Mapping[str, object]]]
 """What a job's last lines tell of how far it is."""
 
 
+PARTS = {"restore.sh": ("bubble.sh", "wal.sh")}
+"""What else a script is made of."""
+
+
 @functools.cache
 def script(name: str) -> str:
     """The text that a node is sent: what all scripts share, then this one's own."""
     files = resources.files("activities")
-    return "".join((files / each).read_text(encoding="utf-8") for each in ("jobs.sh", "fetch.sh", name))
+    parts = ("jobs.sh", "fetch.sh", *PARTS.get(name, ()), name)
+    return "".join((files / each).read_text(encoding="utf-8") for each in parts)
 
 
 def parse(output: str) -> Answers:

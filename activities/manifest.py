@@ -16,6 +16,7 @@ import asyncpg
 from temporalio import activity
 
 from activities.beating import beating
+from activities.commands import TIMED_OUT
 from activities.restore_host import COMMAND_S, ask
 from activities.sessions import BROKEN, session
 from schemas.failures import ManifestMissing, MemberUnreachable, RestoreHostFailed
@@ -115,9 +116,13 @@ async def count_rows(order: CountOrder) -> Counted:
             try:
                 quoted = name.replace("'", "''")
                 if await rows(_STILL.format(quoted)) != ["p"]:
-                    continue  # dropped, and made anew since
+                    short.append(f"{name} is not in it, and was there before and after")
+                    continue
                 (count,) = await rows(f"SELECT count(*) FROM {name}", left)
             except RestoreHostFailed as error:
+                if f"exited {TIMED_OUT}" in error.detail:
+                    uncounted.append(name)
+                    continue
                 short.append(f"{name} can't be counted: {error.detail}")
                 continue
             counted[name] = int(count)

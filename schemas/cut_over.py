@@ -17,6 +17,8 @@ class CutOverRequest(CandidateRequest):
     newest: list[Newest] = []
     """The newest rows of the copy."""
     rate_bytes_s: float = 50e6
+    leader: str = ""
+    """Whose writes since the moment were given up: another one's are not."""
 
 
 class InPlaceOrder(FolderOrder):

@@ -189,7 +189,8 @@ class BackupVerify(Restoring):
             ("UNLOGGED, so in no backup", self.manifest.unlogged),
         ]
         told += "".join(f"; {what}: {', '.join(names)}" for what, names in left if names)
-        return Proof(clause=clause, ok=None if found.why or found.short else True, evidence=told)
+        unsure = found.why or found.short or found.uncounted or not found.counted
+        return Proof(clause=clause, ok=None if unsure else True, evidence=told)
 
     async def measure(self) -> str:
         """Whether a real restore would keep the service's RTO, and how much it would lose."""

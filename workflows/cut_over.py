@@ -137,6 +137,9 @@ class CutOver(Reading, Verifying, StartingRejoins, PuttingBack):
         if seen.record is None:
             raise Ended("refused", seen.epoch_error or "there is no epoch record: start the watch first")
         self.suspect = seen.record.leader
+        if self.request.leader not in ("", self.suspect):
+            told = f"{self.suspect} leads, and {self.request.leader} did when it was decided whose writes are given up"
+            raise Ended("refused", f"{told}: decide again, by another run")
         leader = next((each for each in seen.members if each.member == self.suspect), None)
         if leader is None or not leader.reachable or leader.in_recovery:
             raise Ended("refused", f"{self.suspect} should lead, and does not answer as a primary: fail over first")
@@ -249,8 +252,8 @@ class CutOver(Reading, Verifying, StartingRejoins, PuttingBack):
     async def route(self) -> list[str]:
         """Beside it, the candidate may start by itself again: should it end from here on, nobody else would do it."""
         order = FolderOrder.model_validate(self.on_folder())
-        moved, _ = await self.together(self.move_routes(self.candidate), self.may_start(order))
-        told: list[str] = moved
+        told: list[str]
+        told, _ = await self.together(self.move_routes(self.candidate), self.may_start(order))
         return told
 
     async def may_start(self, order: FolderOrder) -> None:

@@ -66,11 +66,24 @@ class Gradual(Restoring):
         return "; ".join(done)
 
     async def let_write(self) -> str:
-        """Every member, since one that led may follow by now."""
+        """Whoever leads, and then every other, since one that led may follow by now: nobody waits for those."""
         if not self.isolated:
             return "clients write as before"
         seen = await self.observe()
-        told = [await self.set_read_only(each.member, on=False) for each in seen.members if each.reachable]
+        leader = self.leader_of(seen)
+        told = [await self.set_read_only(leader, on=False)]
+        for each in seen.members:
+            if each.member == leader:
+                continue
+            try:
+                if not each.reachable:
+                    raise ApplicationError(each.error or "it is out of reach")
+                told.append(await self.set_read_only(each.member, on=False))
+            except (ActivityError, ApplicationError) as error:
+                self.unprotected.append(
+                    f"{each.member} may be read-only once it leads: {reason_of(error)}; its owner must"
+                    " ALTER SYSTEM RESET default_transaction_read_only there, and reload"
+                )
         return "; ".join(told)
 
     async def back_to_read_only(self) -> str:

@@ -247,8 +247,8 @@ class PitrRestore(Restoring):
         return Moment(kind="immediate", timeline=self.repository.timeline, reason="the backup as it was taken")
 
     async def decide(self, request: PitrRequest) -> str:
-        """What was said at the start, or a person."""
-        if request.then != "ask" and request.approval == "policy":
+        """What was said at the start, or a person; who gives up what was written since is asked in any case."""
+        if request.then not in ("ask", "cut-over") and request.approval == "policy":
             return request.then.replace("-", " ")
         offered = [request.then] if request.then != "ask" else ["hand-over", "cut-over"]
         if request.then == "ask" and request.wanted_tables():
@@ -273,7 +273,7 @@ class PitrRestore(Restoring):
     async def cut_text(self, request: PitrRequest) -> str:
         """What a cut-over would do and undo, for whoever decides on it."""
         seen = await self.observe()
-        leader = self.leader_of(seen)
+        leader = self.suspect = self.leader_of(seen)
         written = next((each.written for each in seen.members if each.member == leader), None)
         at = self.moment.time or self.moment.near or self.proved.last_commit
         since = f" in {(workflow.now() - at).total_seconds():.0f} s" if at is not None else ""
@@ -304,6 +304,7 @@ class PitrRestore(Restoring):
             copy_facts=self.proved,
             newest=self.newest_rows,
             rate_bytes_s=self.backups.rate_bytes_s,
+            leader=self.suspect,
         )
         cutting = asyncio.ensure_future(self.child("CutOver", order, "cut-over"))
         await workflow.wait_condition(lambda: cutting.done() or self._abort is not None)
@@ -339,7 +340,8 @@ class PitrRestore(Restoring):
         self.followed_by += report.followed_by
 
     def digest(self) -> str:
-        return f"{self.order()['copy_name']}"
+        """The copy, and whose writes a cut-over gives up."""
+        return f"{self.order()['copy_name']}" + (f"/{self.suspect}" if self.suspect else "")
 
     async def copy_back(self, request: PitrRequest) -> dict[str, int]:
         order = TableOrder(**self.order(), tables=request.wanted_tables())

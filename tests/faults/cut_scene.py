@@ -55,9 +55,14 @@ class CutScene:
 
         await self.scene.until(f"{more} more rows are acknowledged", enough, 60.0)
 
-    async def cut(self, **more: Any) -> Run:
+    async def cut(self, *, decided: bool = True, **more: Any) -> Run:
+        """Begun and, unless a scenario does so itself, approved."""
         form = {"then": "cut-over", "candidate": CANDIDATE} | more
-        return await self.scene.pitr({"time": self.at.isoformat()}, **form)
+        run = await self.scene.pitr({"time": self.at.isoformat()}, **form)
+        if decided:
+            await self.scene.question(run, limit=LIMIT_S)
+            await self.scene.approve(run)
+        return run
 
     async def ends(self, run: Run, outcome: str, *said: str) -> Report:
         """With the journal of the cut-over, where it is not as it should be."""

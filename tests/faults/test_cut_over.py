@@ -114,7 +114,7 @@ async def test_a_worker_that_dies_on_the_way_to_the_moment_before_is_not_missed(
     async with striking_restore(shared_backup_lab, workflow="CutOver", **plan) as (scene, done):
         cut_scene = CutScene(scene)
         await cut_scene.damaged()
-        run = await cut_scene.cut(then="ask")
+        run = await cut_scene.cut(then="ask", decided=False)
         state = await scene.question(run, limit=LIMIT_S)
         assert state.question is not None
         assert state.question.choices == ["hand-over", "cut-over"]
@@ -128,7 +128,7 @@ async def test_nothing_is_touched_where_a_person_rejects_it(cut_scene: CutScene)
     scene = cut_scene.scene
     await cut_scene.damaged()
     before = await scene.epoch()
-    run = await cut_scene.cut(approval="always")
+    run = await cut_scene.cut(decided=False)
     state = await scene.question(run, limit=LIMIT_S)
     assert state.question is not None
     assert "written since" in state.question.text

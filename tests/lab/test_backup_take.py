@@ -148,7 +148,7 @@ async def test_a_run_takes_what_is_due_and_tells_what_it_costs(desk: Desk) -> No
     assert found.wal_files >= 2
     assert 0 < found.wal_kept_bytes < found.wal_bytes == found.wal_files * 16 * 1024 * 1024
     assert report.restore is None
-    assert [each.outcome for each in report.steps] == ["done"] * 5
+    assert [each.outcome for each in report.steps] == ["done"] * 6
 
 
 @pytest.mark.parametrize("kind", ["diff", "full"])

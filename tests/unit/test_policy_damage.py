@@ -20,12 +20,14 @@ INDEX = Damaged(kind="index", relation="counting.public.archived_pkey", told="ba
     ("pulse", "share", "why"),
     [
         (Pulse(commits=100), 0.1, ""),
-        (Pulse(commits=100), 1.0, ""),
+        (Pulse(commits=100, read_only=False), 1.0, ""),
+        (Pulse(commits=100, read_only=True), 1.0, "it is read-only still"),
+        (Pulse(commits=100, read_only=True), 0.1, ""),
         # Who may not write rolls back: of a share it says nothing.
         (Pulse(commits=10, rollbacks=90), 0.1, ""),
-        (Pulse(commits=10, rollbacks=90), 1.0, "90 of 100 transactions were rolled back"),
-        (Pulse(commits=80, rollbacks=20), 1.0, ""),
-        (Pulse(commits=1, rollbacks=9), 1.0, ""),
+        (Pulse(commits=10, rollbacks=90, read_only=False), 1.0, "90 of 100 transactions were rolled back"),
+        (Pulse(commits=80, rollbacks=20, read_only=False), 1.0, ""),
+        (Pulse(commits=1, rollbacks=9, read_only=False), 1.0, ""),
         (Pulse(commits=100, failures=1), 0.1, "1 pages failed their checksum"),
         (Pulse(broke="it was restarted"), 0.1, "it was restarted"),
     ],

@@ -83,6 +83,8 @@ def unwell(pulse: Pulse, share: float, max_rollbacks: float) -> str:
         return pulse.broke
     if pulse.failures:
         return f"{pulse.failures} pages failed their checksum when they were read"
+    if share == 1 and pulse.read_only:
+        return "it is read-only still, or again"
     ended = pulse.commits + pulse.rollbacks
     if share == 1 and ended >= FEW and pulse.rollbacks > max_rollbacks * ended:
         return (
