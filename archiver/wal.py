@@ -62,7 +62,7 @@ def push(store: Store, path: str) -> str:
             digest = hashlib.file_digest(file, "sha256").digest()
             # Asked first, for a store that does not know the condition, and to send nothing that is there.
             if store.head(key) is None:
-                must_be_of(store, system_of(name, head, path), path)
+                must_be_of(store, system_of(name, head, path), path, begin=True)
                 file.seek(0)
                 try:
                     put = store.put(key, file, digest)
@@ -102,11 +102,14 @@ def cluster(store: Store, *, writing: bool = False) -> str:
     return told[0] if told else ""
 
 
-def must_be_of(store: Store, system: str, what: str) -> None:
-    """Differs where this is another cluster's archive. It becomes that of the first one that asks."""
+def must_be_of(store: Store, system: str, what: str, *, begin: bool = False) -> None:
+    """Differs where this is another cluster's archive. With `begin` it becomes that of the first that comes."""
     if not system:
         return
-    held = cluster(store, writing=True) or _begun_by(store)
+    held = cluster(store, writing=begin)
+    if not held and not begin:
+        return
+    held = held or _begun_by(store)
     if not held:
         body = f"{system}\n".encode()
         if store.put(CLUSTER, body, hashlib.sha256(body).digest()) and store.config.conditional:
