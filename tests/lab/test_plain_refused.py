@@ -56,6 +56,18 @@ def test_nothing_is_restored_where_a_server_runs(desk: Desk, label: str, words: 
     assert desk.sql("SELECT 1") == "1"
 
 
+def test_a_backup_of_another_cluster_than_the_archives_is_not_restored(desk: Desk, label: str) -> None:
+    own, copy = desk.key("wal/system"), desk.folder / "strange"
+    desk.put("wal/system", b"1\n")
+    try:
+        done = desk.run("restore", f"--set={label}", f"--pg1-path={copy}")
+    finally:
+        desk.put("wal/system", own)
+    assert done.returncode == 45
+    assert "is the archive of the cluster 1, and" in done.stderr
+    assert not copy.exists()
+
+
 def test_a_link_is_not_followed_and_does_not_stay(desk: Desk, label: str) -> None:
     copy, other, wal = (desk.folder / name for name in ("linked", "other-space", "other-wal"))
     desk.well("restore", f"--set={label}", f"--pg1-path={copy}")
