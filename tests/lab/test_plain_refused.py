@@ -258,7 +258,9 @@ def test_no_backup_is_taken_from_a_standby(desk: Desk) -> None:
     desk.start(copy)
     before = desk.keys("base/")
     try:
-        done = desk.run("backup", ini=desk.configure("standby.ini", more={"port": str(port)}))
+        ini = desk.configure("standby.ini")
+        ini.write_text(ini.read_text().replace(f"port = {desk.port}", f"port = {port}"))
+        done = desk.run("backup", ini=ini)
         assert done.returncode == 82, done.stderr
         assert "this server is a standby" in done.stderr
         assert desk.keys("base/") == before
