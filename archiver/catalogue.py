@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from archiver.errors import NotThere
+from archiver.errors import Damaged, Frozen, NotThere, Unfinished
 from archiver.manifest import NAME, read_manifest
 from archiver.store import COLD, Store, Stored
-from archiver.wal import SEGMENT
+from archiver.wal import NAMES, SEGMENT
+from schemas.wal import position
 
 ID = "plain"
 """What a listing calls the archive's only part: pgBackRest has one a cluster."""
@@ -40,6 +41,27 @@ class Record:
     error: bool = False
     """PostgreSQL found bad pages while it was taken."""
 
+    @property
+    def place(self) -> tuple[int, str, int]:
+        """Where it ends in the WAL, which is what later and earlier mean: a copy has its own times."""
+        return int(self.wal_stop[:8], 16), self.wal_stop[8:], position(self.lsn_stop)
+
+
+def read_record(text: bytes, where: str) -> Record:
+    """Damaged where it is none. What a later version says besides is left out."""
+    known = {each.name for each in fields(Record)}
+    try:
+        record = Record(**{name: value for name, value in json.loads(text).items() if name in known})
+        if not (
+            all(SEGMENT.fullmatch(each) for each in (record.wal_start, record.wal_stop))
+            and record.place[0]
+            and int(record.system)
+        ):
+            raise ValueError("it names no WAL")
+    except (ValueError, TypeError, AttributeError) as error:
+        raise Damaged(f"{where} is no record of a backup: {error}") from error
+    return record
+
 
 @dataclass
 class Held:
@@ -50,6 +72,8 @@ class Held:
     record: Record | None = None
     wal_start: str = ""
     """Of what has no record, by its manifest; "" where it has none either."""
+    unreadable: str = ""
+    """Why neither says anything."""
 
     def has(self, name: str) -> bool:
         return any(each.name == name for each in self.objects)
@@ -70,8 +94,13 @@ class Held:
 
 
 def write_record(store: Store, record: Record) -> None:
+    """Unfinished where somebody removed what it is of."""
     import hashlib
 
+    for name in record.tars:
+        if store.head(f"base/{record.label}/{name}") is None:
+            where = store.config.where(f"base/{record.label}/{name}")
+            raise Unfinished(f"{where} was stored, and is not there; whoever removes objects there must stop")
     body = json.dumps(asdict(record), indent=1).encode()
     key = f"base/{record.label}/{RECORD}"
     # An earlier attempt's own is of the same backup.
@@ -79,7 +108,7 @@ def write_record(store: Store, record: Record) -> None:
 
 
 def held(store: Store) -> list[Held]:
-    """Every folder of base/, oldest name first."""
+    """Every folder of base/, oldest name first. What can't be read of one says nothing of the others."""
     found: dict[str, Held] = {}
     for each in store.objects("base/"):
         label = each.key.split("/")[1]
@@ -88,7 +117,8 @@ def held(store: Store) -> list[Held]:
     def learn(each: Held) -> None:
         try:
             if each.has(RECORD):
-                each.record = Record(**json.loads(store.read(f"base/{each.label}/{RECORD}")))
+                key = f"base/{each.label}/{RECORD}"
+                each.record = read_record(store.read(key), store.config.where(key))
             elif each.has(NAME):
                 key = f"base/{each.label}/{NAME}"
                 manifest = read_manifest(store.read(key), store.config.where(key))
@@ -97,14 +127,16 @@ def held(store: Store) -> list[Held]:
                 each.wal_start = f"{manifest.timelines[0]:08X}{high:08X}{low >> 24:08X}"
         except NotThere:
             pass  # removed meanwhile
+        except (Damaged, Frozen, ValueError) as error:
+            each.unreadable = str(error)
 
     store.side_by_side(learn, found.values())
     return list(found.values())
 
 
 def backups(found: list[Held]) -> list[Held]:
-    """Those that are whole, oldest first."""
-    return sorted((each for each in found if each.record), key=lambda each: each.record.stop if each.record else 0)
+    """Those that are whole, oldest first, by where they end in the WAL."""
+    return sorted((each for each in found if each.record), key=lambda each: each.record.place if each.record else ())
 
 
 def info(store: Store, stanza: str, *, under_way: bool) -> list[dict[str, Any]]:
@@ -132,7 +164,8 @@ def info(store: Store, stanza: str, *, under_way: bool) -> list[dict[str, Any]]:
             ],
             "backup": [_told(each, each.record, ids) for each in whole if each.record],
             # pg_basebackup's own that nobody adopted: what is needed to restore one is not known.
-            "not-adopted": [each.label for each in found if not each.record and each.has(NAME)],
+            "not-adopted": [each.label for each in found if not each.record and each.has(NAME) and not each.unreadable],
+            "unreadable": {each.label: each.unreadable for each in found if each.unreadable},
             "repo": [{"key": 1, "cipher": "none", "status": status}],
             "status": status | {"lock": lock},
         }
@@ -200,6 +233,8 @@ def listing(store: Store, path: str, pattern: str | None, *, recurse: bool) -> d
     # What the pattern begins with says which names to ask for.
     begins = re.match(r"\^([0-9A-F]+)", pattern or "")
     for each in store.objects(f"wal/{begins[1] if begins else ''}"):
+        if not NAMES.fullmatch(each.name):
+            continue
         name = each.name if each.name.endswith(".history") else each.name[:16]
         if recurse and name != each.name:
             found[f"{name}/{each.name}"] = {"type": "file", "size": each.bytes}

@@ -11,9 +11,9 @@ from archiver.errors import Unusable
 KNOWN = {
     "archive": {
         *("stanza", "bucket", "prefix", "region", "endpoint", "ca", "credentials", "profile", "addressing"),
-        *("timeout", "lock_path", "processes", "compress_level"),
+        *("conditional", "timeout", "lock_path", "processes", "compress_level"),
     },
-    "server": {"bin", "socket", "port", "user"},
+    "server": {"bin", "socket", "port", "user", "wal_timeout"},
     "retention": {"keep_fulls", "keep_days", "archive_class", "keep_archived_days"},
     "thaw": {"tier", "days", "poll"},
 }
@@ -30,6 +30,8 @@ class Server:
     socket: str = "/var/run/postgresql"
     port: int = 5432
     user: str = "postgres"
+    wal_timeout_s: float = 120.0
+    """For how long a backup waits for its WAL while none is archived."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Limits:
     keep_fulls: int = 0
     """The newest so many, 0: all of them;"""
     keep_days: float = 0.0
-    """and those that are younger."""
+    """and those that are younger, with the newest that is not: a moment is recovered from a backup before it."""
     archive_class: str = ""
     keep_archived_days: float = 0.0
     """What is older goes from there as well; 0: never."""
@@ -68,7 +70,10 @@ class Config:
     credentials: str | None = None
     """A file as AWS's own tools have it; without it, their usual chain (environment, profile, the instance's role)."""
     profile: str = "default"
+    """Of that file; or where none is named, of AWS's own."""
     addressing: str = "auto"
+    conditional: bool = True
+    """Whether the store knows `If-None-Match`, by which nothing is overwritten."""
     timeout_s: float = 60.0
     """Of archive-push and archive-get, each as a whole."""
     lock_path: str = "/tmp/lifeboat-archive"
@@ -118,6 +123,7 @@ class _Reader:
             credentials=self.text("archive", "credentials") or None,
             profile=self.text("archive", "profile", "default"),
             addressing=self.chosen("archive", "addressing", ("auto", "path", "virtual"), "auto"),
+            conditional=self.chosen("archive", "conditional", ("yes", "no"), "yes") == "yes",
             timeout_s=self.number("archive", "timeout", 60.0, least=1.0),
             lock_path=self.text("archive", "lock_path", "/tmp/lifeboat-archive"),
             processes=int(self.number("archive", "processes", 2, least=1)),
@@ -127,6 +133,7 @@ class _Reader:
                 socket=self.text("server", "socket", "/var/run/postgresql"),
                 port=int(self.number("server", "port", 5432)),
                 user=self.text("server", "user", "postgres"),
+                wal_timeout_s=self.number("server", "wal_timeout", 120.0, least=1.0),
             ),
             limits=Limits(
                 keep_fulls=int(self.number("retention", "keep_fulls", 0)),

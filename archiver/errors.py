@@ -30,6 +30,12 @@ class NotThere(ArchiveError):
     code = 28
 
 
+class Running(ArchiveError):
+    """A server runs on the folder that was to be restored into, or may."""
+
+    code = 38
+
+
 class Differs(ArchiveError):
     """Another content is stored under this name, and is never overwritten."""
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from archiver.catalogue import OURS, Held
+from archiver.catalogue import OURS, Held, backups
 from archiver.config import Limits
 from archiver.errors import Unusable
-from archiver.manifest import NAME
 from archiver.store import COLD, Stored
 from archiver.wal import SEGMENT
 
 DAY_S = 86400.0
+LEFT_OVER_S = 7 * DAY_S
+"""What nobody has ended for so long was killed: no backup takes a week. An object's time is when its upload began."""
 LEAST_DAYS = {"GLACIER": 90, "DEEP_ARCHIVE": 180}
 """For which an object there is paid, however soon it goes."""
 
@@ -40,12 +41,19 @@ def plan(found: Sequence[Held], wal: Sequence[Stored], limits: Limits, now: floa
         made.warnings.append("no retention is declared: all is kept, for ever")
         return made
     _must_fit(limits, made)
-    whole = sorted((each for each in found if each.record), key=lambda each: each.record.stop if each.record else 0)
+    whole = backups(list(found))
     good = [each for each in whole if each.record and not each.record.error]
     if not good:
         made.warnings.append("there is no good backup: nothing is removed")
         return made
-    counted = {each.label for each in good[-max(limits.keep_fulls, 1) :]}
+    counted = {
+        each.label: f"kept: one of the newest {limits.keep_fulls}" for each in good[-max(limits.keep_fulls, 1) :]
+    }
+    older = [each for each in good if each.record and now - each.record.stop > limits.keep_days * DAY_S]
+    if limits.keep_days and older:
+        # The moments of keep_days ago on are recovered from this one.
+        counted.setdefault(older[-1].label, f"kept: what was {limits.keep_days:g} days ago is recovered from it")
+    counted[good[-1].label] = "kept: the newest good one"
     for each in whole:
         _judge(each, counted, good[-1], limits, now, made)
     _wal(found, whole, wal, now, made)
@@ -67,14 +75,14 @@ def _must_fit(limits: Limits, made: Plan) -> None:
         )
 
 
-def _judge(each: Held, counted: set[str], newest: Held, limits: Limits, now: float, made: Plan) -> None:
+def _judge(each: Held, counted: dict[str, str], newest: Held, limits: Limits, now: float, made: Plan) -> None:
     record = each.record
     assert record is not None
     assert newest.record is not None
     days = (now - record.stop) / DAY_S
     if each.label in counted:
-        told = "kept: the newest good one" if each is newest else f"kept: one of the newest {limits.keep_fulls}"
-    elif record.stop > newest.record.stop:
+        told = counted[each.label]
+    elif record.place > newest.record.place:
         told = "kept: no good one is newer"
     elif limits.keep_days and days <= limits.keep_days:
         told = f"kept: {days:.1f} days old, of {limits.keep_days:g}"
@@ -101,16 +109,22 @@ def _wal(found: Sequence[Held], whole: Sequence[Held], wal: Sequence[Stored], no
         if each.record is not None:
             continue
         age = now - max(stored.at.timestamp() for stored in each.objects)
-        if each.wal_start:
+        if each.unreadable:
+            stays.append("")
+            made.warnings.append(f"{each.label} can't be read, and all WAL is kept: {each.unreadable}")
+        elif OURS.fullmatch(each.label):
+            # One that is under way needs it.
+            if age > LEFT_OVER_S:
+                made.debris.append(each.label)
+            elif each.wal_start:
+                stays.append(each.wal_start[8:])
+        elif each.wal_start:
             # Somebody's own. It is not ours to remove, and its WAL neither.
             stays.append(each.wal_start[8:])
             made.warnings.append(
                 f"{each.label} is no backup of this program's: its WAL is kept; adopt it, or remove it"
             )
-        elif OURS.fullmatch(each.label) and not each.has(NAME):
-            if age > DAY_S:
-                made.debris.append(each.label)
-        elif age > DAY_S:
+        else:
             stays.append("")
             made.warnings.append(
                 f"{each.label} has no backup_manifest: which WAL it needs is not known, and all is kept"

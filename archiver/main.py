@@ -29,6 +29,8 @@ DEFAULT = "/etc/lifeboat/archive.ini"
 ABSENT, FAILED = 1, 255
 """archive-get's. PostgreSQL takes 1 to 125 for "there is no such file", and ends recovery there."""
 LEVELS = ("off", "error", "warn", "info", "detail")
+LOCK_S = 1.0
+"""Whoever asks whether it is held, holds it for a moment."""
 LOCKING = ("backup", "adopt", "expire", "tier")
 
 
@@ -191,7 +193,8 @@ class Command:
         if label:
             told[0]["backup"] = [each for each in told[0]["backup"] if each["label"] == label]
         if self.given.output == "json":
-            print(json.dumps(told))
+            # As pgBackRest writes it, which is looked at in sh.
+            print(json.dumps(told, separators=(",", ":")))
             return
         for each in told[0]["backup"]:
             kept, wal = each["info"]["repository"], each["archive"]
@@ -202,6 +205,8 @@ class Command:
             )
         for each in told[0].get("not-adopted", []):
             print(f"{each}  not adopted (lifeboat-archive adopt {each})")
+        for each, why in told[0].get("unreadable", {}).items():
+            print(f"{each}  can't be read: {why}")
         print(f"{self.stanza}: {told[0]['status']['message']}")
 
     def repo_ls(self) -> None:
@@ -268,11 +273,18 @@ def locked(folder: str, stanza: str) -> Iterator[None]:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o660)
     except OSError as error:
         raise NotWritten(f"{path}: {error.strerror}; name a folder of the servers' user in `lock_path`") from error
+    end = time.monotonic() + LOCK_S
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() > end:
+                    told = f"{path}: another backup or removal of {stanza} is under way on this machine"
+                    raise Locked(told) from error
+            time.sleep(0.02)
         yield
-    except BlockingIOError as error:
-        raise Locked(f"{path}: another backup or removal of {stanza} is under way on this machine") from error
     finally:
         os.close(handle)
 

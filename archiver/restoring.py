@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import subprocess
 import threading
 from collections.abc import Callable
@@ -13,18 +12,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from archiver.catalogue import INDEX, RECORD, Record
-from archiver.errors import Damaged, NotThere, NotWritten, Unreachable, Unusable
+from archiver.catalogue import INDEX, RECORD, Record, read_record
+from archiver.errors import Damaged, Differs, NotThere, NotWritten, Running, Unreachable, Unusable
 from archiver.manifest import NAME, OURS, Entry, Manifest, must_match, read_manifest
 from archiver.store import Store
-from archiver.taking import progress
+from archiver.taking import CONTROL, progress
 from archiver.tar import READ, Chunk, Read, Unpacker, members
 from archiver.thawing import thaw_backup
+from archiver.wal import cluster, must_be_begun
 
 Say = Callable[[str], None]
 ATTEMPTS = 3
 """At a part of a tar that did not come whole."""
 MAP = "tablespace_map"
+MARK = "lifeboat-archive.restore"
+"""In a folder that is being restored into, and for good in that of the tablespaces: what lies there is a restore's."""
+ASIDE = f"{CONTROL}.lifeboat"
+"""No server starts on a folder without its pg_control: so that nobody takes half a restore for a whole one."""
+BESIDE = (CONTROL, ASIDE, MARK)
+KNOWN = ("PG_VERSION", NAME, MARK)
+"""One of these says that a folder is a cluster's, or was to become one."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +65,19 @@ class Restore:
     def carry_out(self, *, delta: bool) -> None:
         """Damaged names the file that is not what was backed up; what is whole stays for the next attempt (`delta`)."""
         try:
-            self.record = Record(**json.loads(self.store.read(self.key(RECORD))))
+            text = self.store.read(self.key(RECORD))
+            self.record = read_record(text, self.store.config.where(self.key(RECORD)))
             text = self.store.read(self.key(NAME))
         except NotThere as error:
+            must_be_begun(self.store)
             raise Unusable(f"backup set {self.label} is not valid: {error}") from error
         self.manifest = read_manifest(text, self.store.config.where(self.key(NAME)))
+        system = cluster(self.store)
+        if system not in ("", self.record.system):
+            raise Differs(
+                f"{self.store.config.where('wal/')} is the archive of the cluster {system}, and {self.label} is of"
+                f" {self.record.system}: it can't be recovered from there; the archive's owner must look"
+            )
         parts = self.parts()
         thaw_backup(self.store, self.record, self.say)
         try:
@@ -77,6 +92,7 @@ class Restore:
             self.write(self.data / NAME, text)
             self.verify()
             self.lead_spaces()
+            self.end()
         except OSError as error:
             raise NotWritten(
                 f"{error.filename or self.data}: {error.strerror}; the machine's owner must look"
@@ -100,30 +116,70 @@ class Restore:
         return self.data / found
 
     def prepare(self, parts: list[Part], *, delta: bool) -> None:
-        """Nothing is there that the backup has not, and what is there and whole is known."""
+        """Nothing is there that the backup has not, and what is there and whole is known. The first that writes."""
+        spaces = sorted({part.under.rstrip("/") for part in parts if part.under})
+        if spaces and self.spaces is None:
+            raise Unusable(f"{self.label} has tablespaces: say where they go (--tablespace-map-all)")
         self.data.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for each in {part.tar: part for part in parts}.values():
-            if each.under:
-                self.link(each.under.rstrip("/"))
-        if not delta:
-            if [name for name in os.listdir(self.data) if name != "pg_tblspc"]:
-                raise Unusable(f"{self.data} is not empty; empty it, or restore with --delta what differs")
-        else:
-            self.sweep(parts)
-            if self.manifest.ours:
-                self.store.side_by_side(self.look, self.manifest.files.values(), self.store.config.processes)
+        self.may_be_written(delta=delta)
+        for path in spaces:
+            self.space_may_be_written(path)
+        self.write(self.data / MARK, f"{self.label}\n".encode())
+        (self.data / CONTROL).unlink(missing_ok=True)
+        for path in spaces:
+            self.link(path)
+        self.sweep(parts, spaces, delta=delta)
+        if delta and self.manifest.ours:
+            self.store.side_by_side(self.look, self.manifest.files.values(), self.store.config.processes)
         for part in parts:
             for path in part.chunk.folders if part.chunk else ():
                 self.folder(part.under + path)
 
-    def link(self, path: str) -> None:
-        if self.spaces is None:
-            raise Unusable(f"{self.label} has tablespaces: say where they go (--tablespace-map-all)")
-        to = self.spaces / Path(path).name
-        to.mkdir(mode=0o700, parents=True, exist_ok=True)
+    def may_be_written(self, *, delta: bool) -> None:
+        """What is in the folder may go: no server runs on it, and it is empty or a cluster's."""
+        there = os.listdir(self.data)
+        if "postmaster.pid" in there:
+            raise Running(
+                f"{self.data / 'postmaster.pid'}: a server runs there, maybe on another machine or in a container; stop"
+                " it, and remove the file where none runs"
+            )
+        if there and not delta:
+            raise Unusable(f"{self.data} is not empty; empty it, or restore with --delta what differs")
+        if there and not any(name in there for name in KNOWN):
+            raise Unusable(
+                f"{self.data} is not empty, and is no cluster's ({', '.join(KNOWN)}): --delta would remove all that is"
+                " there; name the cluster's folder, or empty it"
+            )
+
+    def space(self, path: str) -> Path:
+        """Where a tablespace goes."""
+        assert self.spaces is not None
+        return self.spaces / Path(path).name
+
+    def leads(self, path: str) -> bool:
+        """Whether the cluster's link leads there."""
         at = self.data / path
+        return at.is_symlink() and os.readlink(at) == str(self.space(path))
+
+    def space_may_be_written(self, path: str) -> None:
+        to = self.space(path)
+        if to.is_symlink() or (to.exists() and not to.is_dir()):
+            raise Unusable(f"{to} is no folder: name another one, or remove it")
+        if not to.exists() or not os.listdir(to) or self.leads(path) or (to.parent / MARK).exists():
+            return
+        raise Unusable(f"{to} is not empty, and no restore made it: name another folder (--tablespace-map-all)")
+
+    def link(self, path: str) -> None:
+        to, at = self.space(path), self.data / path
+        to.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not os.listdir(to.parent):
+            self.write(to.parent / MARK, b"")
+        to.mkdir(mode=0o700, exist_ok=True)
+        if at.parent.is_symlink():
+            at.parent.unlink()
         at.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not at.is_symlink():
+        if not self.leads(path):
+            _remove(at)
             at.symlink_to(to)
 
     def folder(self, path: str) -> None:
@@ -131,22 +187,24 @@ class Restore:
         if not at.is_symlink():
             at.mkdir(mode=0o700, parents=True, exist_ok=True)
 
-    def sweep(self, parts: list[Part]) -> None:
-        """A server that ran here since made files, and folders, of its own."""
+    def sweep(self, parts: list[Part], spaces: list[str], *, delta: bool) -> None:
+        """A server that ran here since made files, and folders, of its own. No link is followed but to `spaces`, nor
+        stays: what it leads to is not this restore's.
+        """
         folders = {str(each) for path in self.manifest.files for each in Path(path).parents}
         for part in parts:
             folders |= {(part.under + path).rstrip("/") for path in (part.chunk.folders if part.chunk else ())}
-        roots = [self.data, *(each for each in (self.data / "pg_tblspc").glob("*") if each.is_symlink())]
-        for root in roots:
+        for root in ([self.data] if delta else []) + [self.data / path for path in spaces]:
             for at, inner, names in os.walk(root, topdown=False):
                 under = Path(at).relative_to(self.data)
                 for name in names:
-                    if str(under / name) not in self.manifest.files:
+                    path = str(under / name)
+                    if path != MARK and (path not in self.manifest.files or (Path(at) / name).is_symlink()):
                         (Path(at) / name).unlink()
                 for name in inner:
-                    found = Path(at) / name
-                    if not found.is_symlink() and str(under / name) not in folders:
-                        shutil.rmtree(found, ignore_errors=True)
+                    found, path = Path(at) / name, str(under / name)
+                    if path not in spaces and (found.is_symlink() or path not in folders):
+                        _remove(found)
 
     def look(self, entry: Entry) -> None:
         """Whether a file is there, and whole."""
@@ -210,7 +268,7 @@ class Restore:
     def keep(self, path: str, mode: int, content: Read, where: str) -> None:
         entry = self.manifest.files[path]
         digest = hashlib.new(OURS.get(entry.algorithm, "sha256"))
-        at, size = self.place(path), 0
+        at, size = self.place(ASIDE if path == CONTROL else path), 0
         at.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with at.open("wb") as file:
             while block := content(READ):
@@ -238,7 +296,14 @@ class Restore:
         program = f"{server.rstrip('/')}/pg_verifybackup" if server else "pg_verifybackup"
         try:
             done = subprocess.run(
-                [program, "--no-parse-wal", "--exit-on-error", str(self.data)],
+                # What is not the cluster's yet, or never; a server compares pg_control with its own checksum.
+                [
+                    program,
+                    "--no-parse-wal",
+                    "--exit-on-error",
+                    *(f"--ignore={each}" for each in BESIDE),
+                    str(self.data),
+                ],
                 capture_output=True,
                 text=True,
                 check=False,
@@ -256,3 +321,22 @@ class Restore:
         lines = at.read_text(encoding="utf-8").splitlines()
         oids = [line.split(" ", 1)[0] for line in lines if line.strip()]
         self.write(at, "".join(f"{oid} {self.spaces / oid}\n" for oid in oids).encode())
+
+    def end(self) -> None:
+        """Now it is a cluster's folder, on which a server may start."""
+        (self.data / ASIDE).replace(self.data / CONTROL)
+        (self.data / MARK).unlink()
+        for folder in (self.data / "global", self.data):
+            handle = os.open(folder, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+
+
+def _remove(at: Path) -> None:
+    """A link, a file, or an empty folder: whoever walks comes from below."""
+    if at.is_symlink() or at.is_file():
+        at.unlink()
+    elif at.is_dir():
+        at.rmdir()

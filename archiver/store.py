@@ -60,6 +60,12 @@ class Store:
     def __init__(self, config: Config) -> None:
         self.config = config
 
+    @property
+    def profile(self) -> str | None:
+        """Of AWS's own files, where one is asked for: "default" need not be there."""
+        config = self.config
+        return None if config.credentials is not None or config.profile == "default" else config.profile
+
     @functools.cached_property
     def client(self) -> Any:
         """A client of botocore, which is half of what importing boto3 costs: a WAL file each time."""
@@ -69,7 +75,7 @@ class Store:
 
         config = self.config
         try:
-            return botocore.session.Session().create_client(
+            return botocore.session.Session(profile=self.profile).create_client(
                 "s3",
                 region_name=config.region,
                 endpoint_url=config.endpoint,
@@ -96,7 +102,7 @@ class Store:
         from botocore.config import Config as Settings
 
         config = self.config
-        return boto3.session.Session(**keys_of(config)).client(
+        return boto3.session.Session(profile_name=self.profile, **keys_of(config)).client(
             "s3",
             region_name=config.region,
             endpoint_url=config.endpoint,
@@ -166,11 +172,12 @@ class Store:
     def put(self, key: str, body: IO[bytes] | bytes, sha256: bytes, *, once: bool = True) -> bool:
         """False: something is there, and stays. S3 itself compares what arrives with the checksum.
 
-        `once` is a condition of the request; a store that does not know it must be asked before (`head`).
+        `once` is a condition of the request; a store that does not know it (`conditional = no`) must be asked before
+        (`head`).
         """
         import base64
 
-        more = {"IfNoneMatch": "*"} if once else {}
+        more = self.once if once else {}
         try:
             with self.asking("PUT", key):
                 self.client.put_object(
@@ -184,12 +191,24 @@ class Store:
             code = _code_of(error)
             if code in ("PreconditionFailed", "ConditionalRequestConflict"):
                 return False
-            if once and code == "NotImplemented":
-                if not isinstance(body, bytes):
-                    body.seek(0)
-                return self.put(key, body, sha256, once=False)
+            if more and code == "NotImplemented":
+                raise Unusable(f"{error}: {self.unconditional}") from error
             raise
         return True
+
+    @property
+    def once(self) -> dict[str, str]:
+        """The condition that nothing is there, which the request itself carries."""
+        return {"IfNoneMatch": "*"} if self.config.conditional else {}
+
+    @property
+    def unconditional(self) -> str:
+        """Who must act on a store that does not know the condition."""
+        return (
+            "the store does not know If-None-Match, by which nothing is overwritten; its owner must look for another,"
+            f" or {self.config.path}'s write `conditional = no`: then of two servers that archive to one place at once"
+            " the later overwrites"
+        )
 
     def get(self, key: str, *, first: int = 0, count: int | None = None) -> tuple[Any, Head]:
         """A stream of the object, or of `count` bytes of it, and what it is."""

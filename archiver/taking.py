@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import base64
+import calendar
+import contextlib
 import hashlib
 import json
 import os
 import re
+import select
 import struct
 import subprocess
 import threading
@@ -15,17 +18,16 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from archiver.catalogue import INDEX, Record, write_record
-from archiver.errors import Damaged, Unfinished, Unusable
+from archiver.catalogue import INDEX, RECORD, Record, segments, write_record
+from archiver.errors import ArchiveError, Damaged, Unfinished, Unusable
 from archiver.manifest import NAME, OURS, Manifest, must_match, read_manifest
 from archiver.store import Store
 from archiver.tar import READ, Read, Unpacker, Writer, members
+from archiver.wal import must_be_of
 from schemas.wal import file_of, position
 
 PART = 16 << 20
 """Bytes of a part of an upload; after each thousand of the ten thousand that there may be, as many more."""
-WAL_S = 120.0
-"""How long the backup's last WAL file is waited for: pg_basebackup has waited until it was archived."""
 CONTROL = "global/pg_control"
 Say = Callable[[str], None]
 
@@ -77,7 +79,7 @@ class Upload:
         self._pool.shutdown()
         with self.store.asking("PUT", self.key):
             self.store.client.complete_multipart_upload(
-                **self.store.at(self.key), UploadId=self._id, IfNoneMatch="*", MultipartUpload={"Parts": parts}
+                **self.store.at(self.key), UploadId=self._id, **self.store.once, MultipartUpload={"Parts": parts}
             )
 
     def abort(self) -> None:
@@ -136,15 +138,24 @@ def take(store: Store, say: Say) -> Record:
     if store.head(where) is not None:
         raise Unfinished(f"{store.config.where(where)} is there already; begin it again")
     try:
-        process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        process = subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            # Its words are looked at.
+            env={**os.environ, "LC_ALL": "C"},
+        )
     except OSError as error:
         raise Unusable(f"{program}: {error.strerror}; {store.config.path}'s owner must name its folder") from error
-    told = _Told(process)
+    told = _Told(process, say)
     upload = Upload(store, where, store.config.processes)
     seen = Seen()
     try:
         writer = _pass_on(process, upload, seen, store, told, say)
         code = process.wait()
+        told.thread.join(5)
         # It ends with an error as well where it read bad pages, and has written all the same.
         bad = "checksum error occurred" in told.text
         if code != 0 and not bad:
@@ -156,13 +167,35 @@ def take(store: Store, say: Say) -> Record:
         process.kill()
         process.wait()
         told.thread.join(5)
-        upload.abort()
+        # Why it failed is what is to be told.
+        with contextlib.suppress(ArchiveError):
+            upload.abort()
         # Its own words before those of a tar that ended early.
         if isinstance(error, Damaged) and process.returncode not in (0, -9):
             raise Unfinished(_failure(told.text, process.returncode, store)) from error
         raise
     finally:
         told.thread.join(5)
+    try:
+        return _record(store, label, where, manifest, seen, writer, began, say, bad=bad)
+    except BaseException:
+        _forget(store, label)
+        raise
+
+
+def _record(
+    store: Store,
+    label: str,
+    where: str,
+    manifest: Manifest,
+    seen: Seen,
+    writer: Writer,
+    began: int,
+    say: Say,
+    *,
+    bad: bool,
+) -> Record:
+    """What makes a backup of a tar that is stored."""
     index = json.dumps({"tars": {where.rpartition("/")[2]: [each.as_json() for each in writer.chunks]}}).encode()
     for name, body in ((INDEX, index), (NAME, seen.manifest)):
         store.put(f"base/{label}/{name}", body, hashlib.sha256(body).digest(), once=False)
@@ -171,6 +204,46 @@ def take(store: Store, say: Say) -> Record:
     write_record(store, record)
     say(f"INFO: new backup label = {label}")
     return record
+
+
+def _forget(store: Store, label: str) -> None:
+    """Nothing of it stays to be kept WAL for. Where the store can't be reached, `expire` finds it in a week."""
+    with contextlib.suppress(ArchiveError):
+        keys = [each.key for each in store.objects(f"base/{label}/")]
+        store.remove([each for each in keys if each.endswith(f"/{RECORD}")])
+        store.remove([each for each in keys if not each.endswith(f"/{RECORD}")])
+
+
+def _patient(process: Any, seen: Seen, store: Store) -> Read:
+    """Reads pg_basebackup's tar. It stops before the end until its WAL is archived, which may never be: Unfinished
+    once none was for `wal_timeout`.
+    """
+    handle, limit = process.stdout.fileno(), store.config.server.wal_timeout_s
+    begun = False
+
+    def newest() -> str:
+        found = re.search(r"file ([0-9A-F]{24})", seen.label)
+        return max((each.name for each in segments(store, after=found[1])), default="") if found else ""
+
+    def read(count: int) -> bytes:
+        nonlocal begun
+        since, last = time.monotonic(), None
+        # A checkpoint comes first, which takes as long as it takes.
+        while begun and not select.select([handle], [], [], limit / 4)[0]:
+            now = newest()
+            if last is not None and now != last:
+                since = time.monotonic()
+            last = now
+            if time.monotonic() - since >= limit:
+                raise Unfinished(
+                    f"pg_basebackup has sent nothing for {limit:g} s, and no WAL came to {store.config.where('wal/')}:"
+                    " it waits until its own is archived; the server's owner must look at archive_mode,"
+                    " archive_command and its log"
+                )
+        begun = True
+        return os.read(handle, count)
+
+    return read
 
 
 def _pass_on(process: Any, upload: Upload, seen: Seen, store: Store, told: _Told, say: Say) -> Writer:
@@ -185,7 +258,7 @@ def _pass_on(process: Any, upload: Upload, seen: Seen, store: Store, told: _Told
 
     last = 0
     tar = members(
-        process.stdout.read1 if hasattr(process.stdout, "read1") else process.stdout.read,
+        _patient(process, seen, store),
         "pg_basebackup's tar",
         passed,
         lambda info: writer.cut_before(info.name, folder=not info.isreg()),
@@ -193,6 +266,10 @@ def _pass_on(process: Any, upload: Upload, seen: Seen, store: Store, told: _Told
     for info, read in tar:
         if info.isreg():
             seen.take(info.name, read)
+        if info.name == "backup_label" and re.search("^BACKUP FROM: standby", seen.label, re.M):
+            raise Unfinished(
+                "this server is a standby, which does not archive the WAL that a backup needs: take it from the leader"
+            )
         if done - last >= PART:
             say(progress("backup file", info.name, done - last, done, told.total))
             last = done
@@ -208,10 +285,10 @@ def progress(what: str, name: str, part: int, done: int, whole: int) -> str:
 
 
 class _Told:
-    """pg_basebackup's words, read as they come; `total` are the bytes that it means to send."""
+    """pg_basebackup's words, read as they come, and passed on; `total` are the bytes that it means to send."""
 
-    def __init__(self, process: Any) -> None:
-        self.text, self.total = "", 0
+    def __init__(self, process: Any, say: Say) -> None:
+        self.text, self.total, self.say = "", 0, say
         self.thread = threading.Thread(target=self._read, args=(process.stderr,), daemon=True)
         self.thread.start()
 
@@ -222,6 +299,7 @@ class _Told:
                     self.total = int(found[1]) * 1024
                 elif line.strip():
                     self.text = (self.text + line.strip() + "\n")[-4000:]
+                    self.say(f"{'WARN' if 'WARNING:' in line else 'DETAIL'}: {line.strip()}")
 
 
 def _failure(text: str, code: int, store: Store) -> str:
@@ -240,7 +318,8 @@ def record_of(store: Store, label: str, manifest: Manifest, seen: Seen, *, start
     found = re.search(r"START WAL LOCATION: (\S+) \(file ([0-9A-F]{24})\)", seen.label)
     if found is None or not seen.system:
         raise Damaged(f"base/{label} has no backup_label, or no {CONTROL}: it is no base backup")
-    first, end = found[2], time.monotonic() + WAL_S
+    must_be_of(store, seen.system, f"base/{label}")
+    first, end = found[2], time.monotonic() + store.config.server.wal_timeout_s
     while (start := store.head(f"wal/{first}")) is None:
         _wait(store, first, end)
     # A place at a file's very end belongs to it.
@@ -299,9 +378,24 @@ def adopt(store: Store, label: str, say: Say) -> Record:
                 seen.take(under + info.name, content)
         say(f"INFO: {where} is read")
     seen.must_be(manifest, store.config.where(f"base/{label}/"))
-    started = int(min(each.at for each in tars).timestamp())
+    there = list(store.objects(f"base/{label}/"))
+    began = _start_time(seen.label)
+    started = int(began or min(each.at for each in tars).timestamp())
     record = record_of(store, label, manifest, seen, started=started, tars=[each.name for each in tars])
-    record.stop = int(max(each.at for each in tars).timestamp())
+    # A copy that was begun before the backup had ended has the time of its begin.
+    record.stop = int(max(began, *(each.at.timestamp() for each in there)))
     record.kept = sum(each.bytes for each in tars)
     write_record(store, record)
     return record
+
+
+def _start_time(label: str) -> float:
+    """Of backup_label; 0 where it has none. It is in the server's log_timezone, as a rule its machine's."""
+    found = re.search(r"^START TIME: (\S+ \S+) (\S+)", label, re.M)
+    if found is None:
+        return 0.0
+    try:
+        told = time.strptime(found[1], "%Y-%m-%d %H:%M:%S")
+    except ValueError:
+        return 0.0
+    return float(calendar.timegm(told)) if found[2] in ("UTC", "GMT") else time.mktime(told)

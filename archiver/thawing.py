@@ -23,7 +23,7 @@ def thaw_backup(store: Store, record: Record, say: Say) -> None:
     """Have the backup readable, and the WAL up to the end of the one after it, which is for later targets."""
     found = held(store)
     keys = [each.key for label in found if label.label == record.label for each in label.tars if each.storage in COLD]
-    later = [each.record for each in backups(found) if each.record and each.record.stop > record.stop]
+    later = [each.record for each in backups(found) if each.record and each.record.place > record.place]
     last = min((each.wal_stop for each in later), key=lambda name: name[8:], default="")
     for each in segments(store):
         if each.storage in COLD and each.name[8:] >= record.wal_start[8:] and (not last or each.name[8:] <= last[8:]):

@@ -10,7 +10,7 @@ from typing import Any
 from archiver.catalogue import RECORD, held
 from archiver.config import Limits
 from archiver.errors import ArchiveError
-from archiver.keeping import Plan, plan
+from archiver.keeping import LEFT_OVER_S, Plan, plan
 from archiver.manifest import NAME
 from archiver.store import COLD, Store, Stored
 from archiver.wal import SEGMENT
@@ -18,8 +18,6 @@ from archiver.wal import SEGMENT
 Say = Callable[[str], None]
 LEAST_MOVED = 128 * 1024
 """Smaller objects cost more to move than they ever save: 40 kB are paid for beside each that is archived."""
-LEFT_OVER = timedelta(days=7)
-"""An upload that nobody has ended for so long was killed: no backup takes a week."""
 
 
 def retain(store: Store, limits: Limits, say: Say, *, remove: bool, dry_run: bool = False) -> dict[str, Any]:
@@ -71,15 +69,17 @@ def move(store: Store, each: Stored, to: str) -> None:
 
 def unended(store: Store) -> list[tuple[str, str]]:
     """Uploads that were begun and never ended: they are paid for, and no listing of objects has them."""
-    found, oldest = [], datetime.now(UTC) - LEFT_OVER
-    with store.asking("LIST", "base/"):
-        pages = store.client.get_paginator("list_multipart_uploads").paginate(
-            Bucket=store.config.bucket, Prefix=f"{store.config.prefix}base/"
-        )
-        for page in pages:
-            for each in page.get("Uploads", []):
-                if each["Initiated"] < oldest:
-                    found.append((each["Key"][len(store.config.prefix) :], each["UploadId"]))
+    found, oldest = [], datetime.now(UTC) - timedelta(seconds=LEFT_OVER_S)
+    # Backups, and what was being moved to another class.
+    for under in ("base/", "wal/"):
+        with store.asking("LIST", under):
+            pages = store.client.get_paginator("list_multipart_uploads").paginate(
+                Bucket=store.config.bucket, Prefix=f"{store.config.prefix}{under}"
+            )
+            for page in pages:
+                for each in page.get("Uploads", []):
+                    if each["Initiated"] < oldest:
+                        found.append((each["Key"][len(store.config.prefix) :], each["UploadId"]))
     return found
 
 

@@ -8,8 +8,8 @@ import re
 import struct
 from pathlib import Path
 
-from archiver.errors import Damaged, Differs, Frozen, NotWritten, Unreachable, Unusable
-from archiver.store import Store
+from archiver.errors import Damaged, Differs, Frozen, NotThere, NotWritten, Unreachable, Unusable
+from archiver.store import COLD, Store
 from schemas.wal import number_of
 
 SEGMENT = re.compile(r"[0-9A-F]{24}")
@@ -21,6 +21,10 @@ BLOCK = 1 << 20
 _HEADER = struct.Struct("<HHIQI4xQII")
 """Of a segment's first page: magic, info, timeline, address, remaining bytes; system, segment's size, page's size."""
 _LONG = 0x0002
+CLUSTER = "wal/system"
+"""An object that says which cluster's WAL this is, by its system identifier."""
+OVERWRITTEN = "overwritten"
+"""And this, where the store overwrote it against the condition."""
 
 
 def trouble(name: str, head: bytes, size: int) -> str:
@@ -58,6 +62,7 @@ def push(store: Store, path: str) -> str:
             digest = hashlib.file_digest(file, "sha256").digest()
             # Asked first, for a store that does not know the condition, and to send nothing that is there.
             if store.head(key) is None:
+                must_be_of(store, system_of(name, head, path), path, begin=True)
                 file.seek(0)
                 try:
                     put = store.put(key, file, digest)
@@ -71,6 +76,77 @@ def push(store: Store, path: str) -> str:
     except OSError as error:
         raise Unusable(f"{path} can't be read: {error.strerror}; the server's owner must look") from error
     return _compare(store, name, size, digest)
+
+
+def system_of(name: str, head: bytes, path: str) -> str:
+    """The system identifier of the cluster that a file is of; "" where nothing tells."""
+    if SEGMENT.fullmatch(name.removesuffix(".partial")):
+        return str(_HEADER.unpack(head[: _HEADER.size])[5])
+    # Histories and backups' marks have none in them, but their server's folder has.
+    control = os.path.join(os.path.dirname(os.path.dirname(path)), "global", "pg_control")
+    try:
+        with open(control, "rb") as file:
+            return str(struct.unpack("<Q", file.read(8))[0])
+    except (OSError, struct.error):
+        return ""
+
+
+def cluster(store: Store, *, writing: bool = False) -> str:
+    """The system identifier of the cluster whose archive this is; "" where none has archived here."""
+    try:
+        told = store.read(CLUSTER).decode("utf-8", "replace").split()
+    except NotThere:
+        return ""
+    if writing and OVERWRITTEN in told and store.config.conditional:
+        raise Unusable(f"{store.config.where(CLUSTER)} was overwritten as it was made: {store.unconditional}")
+    return told[0] if told else ""
+
+
+def must_be_of(store: Store, system: str, what: str, *, begin: bool = False) -> None:
+    """Differs where this is another cluster's archive. With `begin` it becomes that of the first that comes."""
+    if not system:
+        return
+    held = cluster(store, writing=begin)
+    if not held and not begin:
+        return
+    held = held or _begun_by(store)
+    if not held:
+        body = f"{system}\n".encode()
+        if store.put(CLUSTER, body, hashlib.sha256(body).digest()) and store.config.conditional:
+            # Nobody would hear of a store that overwrites in spite of the condition.
+            body = f"{system} {OVERWRITTEN}\n".encode()
+            store.put(CLUSTER, body, hashlib.sha256(body).digest())
+        held = cluster(store, writing=True)
+    if held != system:
+        raise Differs(
+            f"{store.config.where('wal/')} is the archive of the cluster {held}, and {what} is of {system}: two servers"
+            " archive to one place, or one was begun anew (initdb, pg_upgrade). The archive's owner must give one of"
+            " them another prefix"
+        )
+
+
+def _begun_by(store: Store) -> str:
+    """By the first WAL file, of an archive that others began (aws s3 cp) and that says nothing itself."""
+    for each in store.objects("wal/", most=AHEAD):
+        if SEGMENT.fullmatch(each.name) and each.storage not in COLD and each.bytes >= _HEADER.size:
+            body, _ = store.get(each.key, count=_HEADER.size)
+            with store.asking("GET", each.key):
+                head = bytes(body.read())
+            if not trouble(each.name, head, each.bytes):
+                system = system_of(each.name, head, each.name)
+                told = f"{system}\n".encode()
+                store.put(CLUSTER, told, hashlib.sha256(told).digest())
+                return system
+    return ""
+
+
+def must_be_begun(store: Store) -> None:
+    """Unusable where nothing at all is archived: what is not there says nothing then."""
+    if not cluster(store) and not any(store.objects("wal/", most=1)):
+        raise Unusable(
+            f"nothing is archived at {store.config.where('wal/')}; {store.config.path}'s owner must look at `bucket`"
+            " and `prefix`"
+        )
 
 
 def _confirm(store: Store, name: str, size: int, digest: bytes) -> str:
@@ -117,6 +193,9 @@ def get(store: Store, name: str, to: str) -> str:
                 break
             except Frozen as error:
                 raise Frozen(f"{error}; {thaw_from(store, name)}") from error
+            except NotThere:
+                must_be_begun(store)
+                raise
             except (Unreachable, Damaged):
                 if not left:
                     raise

@@ -57,7 +57,7 @@ class Retention(Declared):
     keep_fulls: PositiveInt | None = None
     """The newest so many,"""
     keep_days: PositiveFloat | None = None
-    """and those that are younger."""
+    """and those that are younger, with the newest that is not: every moment of so many days stays recoverable."""
     archive_class: ColdClass | None = None
     keep_archived_days: PositiveFloat | None = None
     """What is older goes from there too; never where it is left out."""

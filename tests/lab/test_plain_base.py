@@ -98,7 +98,8 @@ async def test_a_restore_that_was_killed_goes_on_with_what_is_there(desk: Desk, 
     assert len(chunks) > 1
     words = ("restore", "--delta", f"--set={label}", f"--pg1-path={copy}")
     async with unlucky(desk, tmp_path) as (store, ini):
-        # The first part comes, and no other.
+        # In their order: the first part comes, and no other.
+        ini.write_text(ini.read_text().replace("[archive]\n", "[archive]\nprocesses = 1\n"))
         store.has("held", "base.tar.gz", since=lambda: any("base.tar.gz" in each for each in store.asked[:-1]))
         restoring = desk.begin(*desk.argv(*words, ini=ini))
         whole = copy / chunks[0]["files"][-1]
@@ -116,9 +117,13 @@ async def test_a_restore_that_was_killed_goes_on_with_what_is_there(desk: Desk, 
 
 
 def test_without_delta_nothing_is_written_over(desk: Desk, label: str) -> None:
-    done = desk.run("restore", f"--set={label}", f"--pg1-path={desk.data}")
+    other = desk.folder / "another"
+    desk.execute("sh", "-c", f"mkdir {other} && echo 15 > {other}/PG_VERSION")
+    done = desk.run("restore", f"--set={label}", f"--pg1-path={other}")
     assert done.returncode == 27
     assert "is not empty" in done.stderr
+    assert os.listdir(other) == ["PG_VERSION"]
+    shutil.rmtree(other)
 
 
 @pytest.mark.parametrize("what", ["flipped", "truncated", "manifest", "gone"])
@@ -283,22 +288,25 @@ def test_a_backup_that_is_killed_is_no_backup_and_another_is_locked_out(desk: De
     assert not desk.stanza()["status"]["lock"]["backup"]["held"]
 
 
-def test_a_backup_without_its_wal_is_none(desk: Desk) -> None:
+@pytest.mark.parametrize("ended", ["in-time", "by-a-signal"])
+def test_a_backup_without_its_wal_is_none_and_nothing_of_it_stays(desk: Desk, ended: str) -> None:
     """pg_basebackup waits for what is archived, by the server's own word; the store is asked as well."""
-    ini = desk.configure("elsewhere.ini", more={"prefix": "unit/elsewhere"})
+    prefix, limit = f"elsewhere-{ended}", "8" if ended == "in-time" else "120"
+    ini = desk.configure("elsewhere.ini", more={"prefix": f"unit/{prefix}"})
+    ini.write_text(ini.read_text().replace("[server]\n", f"[server]\nwal_timeout = {limit}\n"))
     running = desk.begin(*desk.argv("backup", ini=ini), stderr=-1)
-    end = time.monotonic() + 30
-    while not any(key.endswith("backup_manifest") for key in desk.keys("elsewhere/")):
+    if ended == "by-a-signal":
+        end = time.monotonic() + 30
+        while not any(key.endswith("backup_manifest") for key in desk.keys(f"{prefix}/")):
+            assert running.poll() is None
+            assert time.monotonic() < end
+        time.sleep(1)
         assert running.poll() is None
-        assert time.monotonic() < end
-    time.sleep(1)
-    assert running.poll() is None
-    running.send_signal(signal.SIGTERM)
-    running.communicate(timeout=20)
-    left = desk.keys("elsewhere/")
-    for key in left:
-        desk.client.delete_object(Bucket=BUCKET, Key=f"unit/{key}")
-    assert not any(key.endswith("backup.json") for key in left)
+        running.send_signal(signal.SIGTERM)
+    _, said = running.communicate(timeout=40)
+    assert running.returncode == (82 if ended == "in-time" else 63), said
+    assert ended != "in-time" or "is not there, and the backup is nothing without it" in said
+    assert desk.keys(f"{prefix}/") == []
 
 
 def test_retention_removes_what_is_kept_no_longer_and_no_upload_that_is_under_way(desk: Desk, label: str) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
 import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import boto3
@@ -15,7 +17,7 @@ import httpx
 import pytest
 from moto.server import ThreadedMotoServer
 
-from tests.lab.plain_desk import BUCKET, Desk
+from tests.lab.plain_desk import BUCKET, Desk, unlucky
 from tests.standins.plain import plain
 from tests.standins.storage import KEYS
 
@@ -174,7 +176,9 @@ def test_wal_that_is_frozen_is_asked_for_and_is_not_absent(desk: Tiers) -> None:
 def test_what_is_older_than_the_second_limit_goes_and_what_is_kept_restores(desk: Tiers) -> None:
     """The last one: two backups are gone afterwards."""
     first, second, third = desk.labels()
-    desk.client.create_multipart_upload(Bucket=BUCKET, Key="unit/base/20200101-000000F/base.tar.gz")
+    left = ["base/20200101-000000F/base.tar.gz", "wal/000000010000000000000001"]
+    for key in left:
+        desk.client.create_multipart_upload(Bucket=BUCKET, Key=f"unit/{key}")
     words = ("--keep-fulls=1", "--archive-class=GLACIER", "--keep-archived-days=0.000001")
     found = told(desk, "expire", *words)
     assert found["removed"]["backups"] == [first, second]
@@ -182,13 +186,30 @@ def test_what_is_older_than_the_second_limit_goes_and_what_is_kept_restores(desk
     assert {key.split("/")[1] for key in desk.keys("base/")} == {third}
     assert desk.stanza()["archive"][0]["min"] == desk.stanza()["backup"][0]["archive"]["start"]
     # moto says of each upload that it began in 2010.
-    assert found["removed"]["left_over"] == ["base/20200101-000000F/base.tar.gz"]
+    assert found["removed"]["left_over"] == left
     assert not desk.client.list_multipart_uploads(Bucket=BUCKET).get("Uploads")
     again = told(desk, "expire", *words)
     assert (again["removed"]["backups"], again["removed"]["bytes"]) == ([], 0)
     copy = desk.folder / "copy"
     desk.well("restore", f"--set={third}", f"--pg1-path={copy}")
     shutil.rmtree(copy)
+
+
+async def test_a_store_that_overwrites_in_spite_of_the_condition_is_seen(desk: Tiers, tmp_path: Path) -> None:
+    """At the first file of an archive, by writing its mark twice."""
+    name = desk.archived()
+    async with unlucky(desk, tmp_path) as (store, ini):
+        luck = store.has("overwrites", "/wal/", method="PUT")
+        text = ini.read_text().replace("prefix = unit", "prefix = silent")
+        ini.write_text(text)
+        for _ in range(2):
+            done = await asyncio.to_thread(desk.run, "archive-push", str(desk.wal(name)), ini=ini)
+            assert done.returncode == 27, done.stdout + done.stderr
+            assert "does not know If-None-Match" in done.stderr
+        assert luck.hits == 2
+        ini.write_text(text.replace("[archive]", "[archive]\nconditional = no"))
+        done = await asyncio.to_thread(desk.run, "archive-push", str(desk.wal(name)), ini=ini)
+        assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_a_bucket_that_keeps_versions_is_warned_of(desk: Tiers) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from lab.owner import server_name
 from tests.lab.plain_desk import BUCKET, Desk, desk_of, unlucky
 from tests.standins.plain import plain
 
@@ -71,6 +72,65 @@ def test_a_second_server_that_archives_to_one_place_keeps_its_wal(desk: Desk) ->
         assert (other.data / "pg_wal" / "archive_status" / f"{name}.ready").exists()
         assert "holds other content than this server's" in (other.folder / "log").read_text()
     assert desk.key(f"wal/{name}") == before
+
+
+@pytest.mark.parametrize("marked", [True, False], ids=["marked", "begun-by-others"])
+def test_another_clusters_files_are_refused_under_free_names(desk: Desk, tmp_path: Path, marked: bool) -> None:
+    """After retention the first names of every cluster are free again."""
+    desk.archived()
+    other, name = desk.folder / f"other-{marked}", "000000010000000000000001"
+    made = desk.execute(str(desk.bin / "initdb"), "-D", str(other), "-A", "trust", "--no-sync")
+    assert made.returncode == 0, made.stderr
+    system = desk.sql("SELECT system_identifier FROM pg_control_system()")
+    assert desk.key("wal/system").decode().split() == [system]
+    (other / "pg_wal" / "0000000A.history").write_bytes(b"1\t0/3000000\tno recovery target specified\n")
+    os.chmod(other / "pg_wal" / "0000000A.history", 0o644)
+    own = desk.key(f"wal/{name}")
+    desk.client.delete_object(Bucket=BUCKET, Key=f"unit/wal/{name}")
+    if not marked:
+        desk.client.delete_object(Bucket=BUCKET, Key="unit/wal/system")
+    try:
+        for file in (name, "0000000A.history"):
+            done = desk.run("archive-push", str(other / "pg_wal" / file))
+            assert done.returncode == 45, done.stdout + done.stderr
+            assert f"is the archive of the cluster {system}, and" in done.stderr
+            assert f"wal/{file}" not in desk.keys("wal/")
+        assert desk.key("wal/system").decode().split() == [system]
+    finally:
+        desk.put(f"wal/{name}", own)
+    desk.archived()
+
+
+def test_where_nothing_is_archived_nothing_is_absent(desk: Desk) -> None:
+    """A wrong prefix is not the archive's end."""
+    name = desk.archived()
+    wrong = desk.configure("wrong.ini", more={"prefix": "typo"})
+    done = desk.run("archive-get", name, str(desk.folder / "x"), ini=wrong)
+    assert done.returncode == 255
+    assert "nothing is archived at s3://archive/typo/wal/" in done.stderr
+    assert "must look at `bucket` and `prefix`" in done.stderr
+    # Which others began says nothing itself.
+    desk.client.put_object(Bucket=BUCKET, Key=f"typo/wal/{name}", Body=desk.key(f"wal/{name}"))
+    try:
+        assert desk.run("archive-get", "0000000100000000000000FF", "x", ini=wrong).returncode == 1
+    finally:
+        desk.client.delete_object(Bucket=BUCKET, Key=f"typo/wal/{name}")
+
+
+async def test_a_store_without_the_condition_is_used_only_where_its_owner_says_so(desk: Desk, tmp_path: Path) -> None:
+    name = desk.archived()
+    desk.client.delete_object(Bucket=BUCKET, Key=f"unit/wal/{name}")
+    async with unlucky(desk, tmp_path) as (store, ini):
+        luck = store.has("501", f"wal/{name}", method="PUT")
+        done = await asyncio.to_thread(desk.run, "archive-push", str(desk.wal(name)), ini=ini)
+        assert done.returncode == 27, done.stderr
+        assert "does not know If-None-Match" in done.stderr
+        assert "`conditional = no`" in done.stderr
+        assert f"wal/{name}" not in desk.keys("wal/")
+        luck.over.set()
+    unconditional = desk.configure("unconditional.ini", more={"conditional": "no"})
+    desk.well("archive-push", str(desk.wal(name)), ini=unconditional)
+    assert desk.key(f"wal/{name}") == desk.wal(name).read_bytes()
 
 
 def test_of_two_that_push_at_once_one_wins(desk: Desk) -> None:
@@ -276,7 +336,8 @@ def test_what_was_asked_wrongly_is_no_end_of_the_archive(desk: Desk, words: tupl
 def test_a_program_that_can_not_start_is_not_believed(desk: Desk, tmp_path: Path) -> None:
     """Python exits 1 where an import fails. The line for restore_command in docs/adopting.md asks for the words."""
     guide = (Path(__file__).parents[2] / "docs" / "adopting.md").read_text(encoding="utf-8")
-    (line,) = [each.strip() for each in guide.splitlines() if each.strip().startswith("restore_command = ")]
+    line, standbys = [each.strip() for each in guide.splitlines() if each.strip().startswith("restore_command = ")]
+    assert standbys == "restore_command = 'lifeboat-archive archive-get %f %p || exit 1'"
     command = line.removeprefix("restore_command = '").removesuffix("'").replace("''", "'")
     command = command.replace("lifeboat-archive", f"{desk.program} --config={desk.ini}")
 
@@ -300,3 +361,45 @@ def test_a_program_that_can_not_start_is_not_believed(desk: Desk, tmp_path: Path
         assert restored("0000000100000000000000FF") == 255
     finally:
         desk.program.write_text(launcher)
+
+
+@pytest.mark.parametrize("then", ["promoted", "alone"])
+def test_a_standby_outlives_its_store(desk: Desk, then: str) -> None:
+    """It asks the archive as well, again and again; what ends with 255 would end the server."""
+    copy, port = desk.folder / f"standby-{then}", desk.port + 1
+    ini = desk.configure(f"{then}.ini")
+    desk.well("backup")
+    desk.well("restore", f"--set={desk.labels()[-1]}", f"--pg1-path={copy}")
+    command = " ".join(desk.argv("archive-get", "%f", "%p", ini=ini)) + " || exit 1"
+    with (copy / "postgresql.auto.conf").open("a") as file:
+        file.write(f"port = {port}\narchive_mode = off\nrestore_command = '{command}'\n")
+        file.write(f"primary_conninfo = 'host={desk.folder} port={desk.port} user={server_name()}'\n")
+        file.write("wal_retrieve_retry_interval = 100ms\n")
+    (copy / "standby.signal").touch()
+    desk.start(copy)
+    try:
+        end = time.monotonic() + 30
+        while desk.sql("SELECT status FROM pg_stat_wal_receiver", port=port) != "streaming":
+            assert time.monotonic() < end, (desk.folder / "log").read_text()[-2000:]
+            time.sleep(0.1)
+        desk.configure(f"{then}.ini", endpoint="http://127.0.0.1:9")
+        if then == "promoted":
+            done = desk.execute("pg_ctl", "-D", str(copy), "-w", "-t", "30", "promote")
+            assert done.returncode == 0, (desk.folder / "log").read_text()[-2000:]
+            assert desk.sql("SELECT pg_is_in_recovery()", port=port) == "f"
+        else:
+            desk.stop()
+            while asked(desk) < 3:
+                assert time.monotonic() < end
+                time.sleep(0.1)
+            assert desk.sql("SELECT pg_is_in_recovery()", port=port) == "t"
+    finally:
+        desk.stop(copy)
+        if then == "alone":
+            desk.start()
+        shutil.rmtree(copy)
+
+
+def asked(desk: Desk) -> int:
+    """How often a store that is away was."""
+    return (desk.folder / "log").read_text().count("127.0.0.1:9/")

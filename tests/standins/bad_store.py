@@ -13,11 +13,11 @@ from typing import Any, Literal
 
 from lab.authority import certificates
 
-Kind = Literal["500", "503", "403", "slow", "cut", "changed", "held", "lost"]
+Kind = Literal["500", "501", "503", "403", "slow", "cut", "changed", "held", "lost", "overwrites"]
 SLOW_S = 3.0
 _CALL_S = 60.0
 _BODY = b'<?xml version="1.0" encoding="UTF-8"?><Error><Code>%b</Code><Message>bad luck</Message></Error>'
-_CODES = {"500": b"InternalError", "503": b"SlowDown", "403": b"InvalidAccessKeyId"}
+_CODES = {"500": b"InternalError", "503": b"SlowDown", "403": b"InvalidAccessKeyId", "501": b"NotImplemented"}
 
 
 @dataclass
@@ -25,7 +25,8 @@ class Luck:
     """What comes of requests for objects whose path has `part`: of `times` of them, or of all until `over`.
 
     `since`: not before this holds. `slow`: seconds late. `cut`: half of the body. `changed`: one byte of it is another.
-    `held`: until `over`. `lost`: it is done, and the answer is that it was not.
+    `held`: until `over`. `lost`: it is done, and the answer is that it was not. `overwrites`: whatever the
+    condition, on a store that compares no signatures.
     """
 
     kind: Kind
@@ -86,6 +87,8 @@ class BadStore:
                         await luck.over.wait()
                     elif luck.kind == "slow":
                         await asyncio.sleep(SLOW_S)
+                    elif luck.kind == "overwrites":
+                        head = re.sub(rb"(?i)\r\nif-none-match: [^\r]*", b"", head)
                 if server is None:
                     from_server, server = await asyncio.open_connection(*self.real, ssl=self.asking)
                 server.write(head + body)

@@ -9,6 +9,7 @@ import pytest
 
 from archiver.config import Config, Server, Thaw, keys_of, read_config
 from archiver.errors import Unusable
+from archiver.store import Store
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "archive.ini"
 SMALL = "[archive]\nstanza = s\nbucket = b\nregion = r\n"
@@ -54,6 +55,25 @@ def test_what_can_not_be_is_named_with_its_place(tmp_path: Path, text: str, said
         read(tmp_path, text)
     assert said in str(told.value)
     assert str(tmp_path / "archive.ini") in str(told.value)
+
+
+def test_a_profile_of_awss_own_files_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = tmp_path / "shared"
+    text = "[{0}]\naws_access_key_id = {0}s-key\naws_secret_access_key = x\n"
+    keys.write_text(text.format("default") + text.format("backup"), encoding="utf-8")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(keys))
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/nowhere")
+
+    def used(more: str) -> list[str]:
+        store = Store(read(tmp_path, SMALL + more))
+        return [each._request_signer._credentials.access_key for each in (store.client, store.managed)]
+
+    assert used("") == ["defaults-key", "defaults-key"]
+    assert used("profile = backup\n") == ["backups-key", "backups-key"]
+    with pytest.raises(Unusable, match="nobodys"):
+        used("profile = nobodys\n")
 
 
 def test_a_file_of_keys_goes_before_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

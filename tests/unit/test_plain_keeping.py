@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,16 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from archiver.catalogue import RECORD, Held, Record
+from archiver.catalogue import RECORD, Held, Record, backups, read_record
 from archiver.config import Limits
-from archiver.errors import Unusable
+from archiver.errors import Damaged, Unusable
 from archiver.keeping import DAY_S, plan
 from archiver.manifest import NAME
 from archiver.store import Stored
 from schemas.backup import Retention
 
 NOW = 2_000_000_000.0
-AT = datetime.fromtimestamp(NOW - 3 * DAY_S, UTC)
+AT = datetime.fromtimestamp(NOW - 8 * DAY_S, UTC)
 
 
 def label_of(age: float) -> str:
@@ -68,11 +70,33 @@ def test_the_newest_so_many_stay_and_the_rest_goes_with_its_wal_alone() -> None:
     assert made.wal_archive == []
 
 
-def test_what_is_younger_stays_besides() -> None:
-    found = [backup(9, 10), backup(3, 20), backup(2, 30), backup(1, 40)]
+def test_what_is_younger_stays_besides_and_the_one_before_it() -> None:
+    found = [backup(12, 6), backup(9, 10), backup(3, 20), backup(2, 30), backup(1, 40)]
     made = plan(found, wal(5, 50), Limits(keep_fulls=1, keep_days=5), NOW)
-    assert made.remove == [label_of(9)]
-    assert names(made.wal_remove) == names(wal(5, 20))
+    assert made.remove == [label_of(12)]
+    assert names(made.wal_remove) == names(wal(5, 10))
+    # Taken once a week and kept for one: what was six days ago is recovered from the one before.
+    weekly = [backup(14.2, 10), backup(7.1, 20), backup(0.1, 30)]
+    made = plan(weekly, wal(5, 50), Limits(keep_days=7), NOW)
+    assert made.remove == [label_of(14.2)]
+    assert made.why[label_of(7.1)] == "kept: what was 7 days ago is recovered from it"
+    # A broken one is no beginning.
+    weekly.insert(2, backup(7.05, 25, error=True))
+    made = plan(weekly, wal(5, 50), Limits(keep_days=7), NOW)
+    assert made.remove == [label_of(14.2), label_of(7.05)]
+
+
+def test_the_newest_is_that_which_ends_last_in_the_wal_whatever_its_time() -> None:
+    """An old one that is copied here and adopted has the time of its copy."""
+    adopted = backup(0.1, 10)
+    found = [adopted, backup(9, 20), backup(5, 30)]
+    assert [each.label for each in backups(found)] == [label_of(0.1), label_of(9), label_of(5)]
+    made = plan(found, wal(5, 50), Limits(keep_fulls=1), NOW)
+    assert made.remove == [label_of(0.1), label_of(9)]
+    assert made.why[label_of(5)] == "kept: the newest good one"
+    # A later timeline is later, wherever it branched off.
+    found.append(backup(4, 25, timeline=2))
+    assert plan(found, wal(5, 50), Limits(keep_fulls=1), NOW).why[label_of(4)] == "kept: the newest good one"
 
 
 def test_an_archive_class_takes_them_with_the_wal_that_they_alone_need() -> None:
@@ -133,16 +157,45 @@ def test_what_is_somebody_elses_is_kept_with_its_wal() -> None:
     made = plan([unknown, backup(9, 20), backup(1, 40)], wal(5, 50), Limits(keep_fulls=1), NOW)
     assert made.wal_remove == []
     assert "monday has no backup_manifest" in made.warnings[0]
+    # Somebody copies it here at this moment: its manifest comes last.
+    copied = [Stored("base/monday/base.tar.gz", 100, datetime.fromtimestamp(NOW - 60, UTC), "STANDARD")]
+    made = plan([Held("monday", copied), backup(9, 20), backup(1, 40)], wal(5, 50), Limits(keep_fulls=1), NOW)
+    assert made.wal_remove == []
+
+
+def test_what_can_not_be_read_is_kept_with_all_wal_and_the_rest_goes() -> None:
+    for label in ("sunday", label_of(30)):
+        bad = Held(label, [Stored(f"base/{label}/{RECORD}", 100, AT, "STANDARD")], unreadable="half of it is there")
+        made = plan([bad, backup(9, 20), backup(1, 40)], wal(5, 50), Limits(keep_fulls=1), NOW)
+        assert (made.remove, made.debris, made.wal_remove) == ([label_of(9)], [], [])
+        assert made.warnings == [f"{label} can't be read, and all WAL is kept: half of it is there"]
+
+
+def test_a_record_of_a_later_version_is_read_and_half_of_one_is_not() -> None:
+    record = backup(1, 10).record
+    assert record is not None
+    told = asdict(record)
+    assert read_record(json.dumps(told | {"colour": "blue"}).encode(), "x") == record
+    del told["wal_stop"]
+    for text in (json.dumps(told), json.dumps(told | {"wal_stop": "7"}), "[]", '{"label": "x'):
+        with pytest.raises(Damaged, match="x is no record of a backup"):
+            read_record(text.encode(), "x")
 
 
 def test_what_a_killed_backup_left_goes_once_it_is_no_longer_under_way() -> None:
-    def left(at: datetime) -> Held:
-        return Held(label_of(0.5), [Stored("base/x/base.tar.gz", 100, at, "STANDARD")])
+    def left(days: float, *names: str) -> Held:
+        at = datetime.fromtimestamp(NOW - days * DAY_S, UTC)
+        start = segment(12) if NAME in names else ""
+        return Held(label_of(0.5), [Stored(f"base/x/{name}", 100, at, "STANDARD") for name in names], wal_start=start)
 
-    young = plan([left(datetime.fromtimestamp(NOW - 3600, UTC)), backup(1, 40)], wal(5, 50), Limits(keep_fulls=1), NOW)
+    # The time of an object is that at which its upload began.
+    young = plan([left(2, "base.tar.gz"), backup(1, 40)], wal(5, 50), Limits(keep_fulls=1), NOW)
     assert (young.debris, young.warnings) == ([], [])
-    old = plan([left(AT), backup(1, 40)], wal(5, 50), Limits(keep_fulls=1), NOW)
-    assert old.debris == [label_of(0.5)]
+    young = plan([left(2, "base.tar.gz", NAME), backup(1, 40)], wal(5, 50), Limits(keep_fulls=1), NOW)
+    assert (young.debris, names(young.wal_remove)) == ([], names(wal(5, 12)))
+    for there in (["base.tar.gz"], ["base.tar.gz", NAME]):
+        old = plan([left(8, *there), backup(1, 40)], wal(5, 50), Limits(keep_fulls=1), NOW)
+        assert (old.debris, names(old.wal_remove)) == ([label_of(0.5)], names(wal(5, 40)))
 
 
 @given(
