@@ -147,6 +147,8 @@ restore() {
   [ -n "$(ls -A "$data")" ] || set -- "$1"
   printf '%s' "$1" > "$keep/begun" || die "$keep/begun not written"
   set -- "--set=$1" --type=none ${2:+"$2"}
+  # What restores refuses a folder that has one, and this server has ended, whatever it left.
+  rm -f "$data/postmaster.pid"
   # With its own locks as well: two restores at once share nothing. Tablespaces lie below the copy's folder, never at
   # the source's own places.
   repository "--pg1-path=$data" "--lock-path=$keep/lock" --log-level-console=detail \
