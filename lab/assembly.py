@@ -20,8 +20,12 @@ from lab.pooler import restore_pooler, write_pooler
 from lab.postgres import build_pristine, restore_member
 from lab.programs import start_supervisor, write_supervisor
 from lab.supervise import SupervisorGone
+from lab.waiting import until
 from lab.watch import start_watch, until_temporal, until_workers
 from lab.zone import restore_dns, write_dns
+
+EXIT_S = 3.0
+"""How long a supervisor may take to see that a node has ended."""
 
 Say = Callable[[str], None]
 """Told what is being done, for a display of progress."""
@@ -174,20 +178,34 @@ def _depth(lab: Lab, name: str) -> int:
     return 0 if upstream is None else 1 + _depth(lab, upstream)
 
 
-def _last_exit(lab: Lab, name: str) -> str:
-    """How the supervisor saw the node end the last time: a signal leaves no word in the node's own log."""
-    said = [line for line in log_tail(lab.paths.log("supervisord"), 200).splitlines() if f" exited: {name} " in line]
-    return said[-1] if said else "its supervisor saw no end of it"
+def _exits(lab: Lab, name: str) -> list[str]:
+    """How the supervisor saw the node end: a signal leaves no word in the node's own log."""
+    return [line for line in log_tail(lab.paths.log("supervisord"), 200).splitlines() if f" exited: {name} " in line]
+
+
+async def _last_exit(lab: Lab, name: str, before: Sequence[str]) -> str:
+    """The newest, awaited for a moment: only by then is the node's last word in its log."""
+
+    async def seen() -> str | None:
+        found = _exits(lab, name)
+        return found[-1] if found and found != before else None
+
+    try:
+        return await until(f"the end of {name}", seen, EXIT_S)
+    except LabError:
+        return "its supervisor saw no end of it"
 
 
 async def start(lab: Lab, names: Sequence[str], *, limit: float = 20.0) -> None:
     """Start these nodes at once, and return when all of them serve; LabError holds the end of a log."""
 
     async def one(name: str) -> None:
+        before = _exits(lab, name)
         try:
             await asyncio.to_thread(node.start, node.Target.read(lab.paths, name), limit=limit)
         except (node.NodeFailed, SupervisorGone) as error:
-            raise LabError(f"{error}; {_last_exit(lab, name)}; {log_tail(lab.paths.log(name))}") from error
+            ended = await _last_exit(lab, name, before)
+            raise LabError(f"{error}; {ended}; {log_tail(lab.paths.log(name))}") from error
 
     await asyncio.gather(*(one(name) for name in names))
 
