@@ -53,7 +53,7 @@ class DatabaseRunbook(Looking):
         return promoted.member if promoted is not None else None
 
     def summary(self) -> str:
-        promoted, how = getattr(self, "promoted", None), getattr(self, "how", None)
+        promoted, how = getattr(self, "promoted", None), getattr(self, "changed", None) or getattr(self, "how", None)
         if promoted is not None and self.can_wait:
             now = "follows it" if getattr(self, "returned", False) else "is shut down"
             return f"{promoted.member} leads, {self.suspect} {now}"

@@ -45,6 +45,8 @@ class Returning(Protecting):
         """Why it is copied in any case,"""
         self.released = ""
         """and why that may erase a folder that is held, in a person's words."""
+        self.changed: Return | None = None
+        """How its folder was changed: a run that is overtaken after that finds nothing more to do to it."""
         self.in_vain = False
         """It was started as it is, and did not come up, or did not stream."""
 
@@ -104,7 +106,10 @@ class Returning(Protecting):
                 {**self.folder_order(), "method": self.how.method, "released": self.released}
             )
             try:
-                return await self.do(data_folder.return_member, order, limit=WAIT_S, total=None, heartbeat=6.0)
+                done = await self.do(data_folder.return_member, order, limit=WAIT_S, total=None, heartbeat=6.0)
+                if self.how.method != "follow":
+                    self.changed = self.how
+                return done
             except ActivityError as error:
                 if not left or kind_of(error) not in (NodeRuns.__name__, JobFailed.__name__):
                     raise
