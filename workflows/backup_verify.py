@@ -168,17 +168,21 @@ class BackupVerify(Restoring):
         self.unprotected.append(text)
 
     async def validate_all(self) -> str:
-        return await self.validate(await self.count())
+        """Tables that are short stop nothing: rows that came and went between two manifests look the same. Where a page
+        is bad, its table can't be counted either, and the page is what is told.
+        """
+        proof, short = await self.count()
+        told = await self.validate(proof)
+        for each in short:
+            self.find_fault(f"{each}; its owner should look")
+        return told
 
-    async def count(self) -> Proof:
-        """Tables that are short stop nothing: rows that came and went between two manifests look the same."""
+    async def count(self) -> tuple[Proof, list[str]]:
         clause = "tables have the rows that the manifests have"
         if self.manifest is None:
-            return Proof(clause=clause, ok=None, evidence="nobody leads, or the leader could write none")
+            return Proof(clause=clause, ok=None, evidence="nobody leads, or the leader could write none"), []
         order = CountOrder(**self.order(), now=self.manifest)
         found: Counted = await self.on_host(manifest.count_rows, order, limit=2 * manifest.COUNT_S)
-        for each in found.short:
-            self.find_fault(f"{each}; its owner should look")
         since = found.since.isoformat(sep=" ", timespec="seconds") if found.since else ""
         told = (
             found.why or f"{len(found.counted)} of many rows counted, against the manifest of {since} and that of now"
@@ -190,7 +194,7 @@ class BackupVerify(Restoring):
         ]
         told += "".join(f"; {what}: {', '.join(names)}" for what, names in left if names)
         unsure = found.why or found.short or found.uncounted or not found.counted
-        return Proof(clause=clause, ok=None if unsure else True, evidence=told)
+        return Proof(clause=clause, ok=None if unsure else True, evidence=told), found.short
 
     async def measure(self) -> str:
         """Whether a real restore would keep the service's RTO, and how much it would lose."""

@@ -151,6 +151,16 @@ class RestoreScene(Scene):
         after = await self.sql("SELECT clock_timestamp() AS at", member=member)
         return Mark(n=n, xid=row["xid"], after=after["at"])
 
+    async def older_than(self, seconds: float) -> None:
+        """What was done until now lies before what a verification recovers to."""
+        since = (await self.sql("SELECT clock_timestamp() AS at"))["at"]
+
+        async def passed() -> bool:
+            now = (await self.sql("SELECT clock_timestamp() AS at"))["at"]
+            return bool((now - since).total_seconds() > seconds)
+
+        await self.until(f"{seconds:g} s have passed", passed)
+
     @contextlib.asynccontextmanager
     async def through_bad_store(self) -> AsyncIterator[BadStore]:
         """The restore host, and it alone, reaches the store through one that may have bad luck."""

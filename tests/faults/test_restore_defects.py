@@ -56,7 +56,7 @@ async def damaged_wal(scene: RestoreScene) -> None:
     _, (_, file), _, _ = await archived_marks(scene, 11, 12, 13, 14)
     (stored,) = [each for each in scene.stored(file) if each.is_file()]
     flip(stored, stored.stat().st_size // 2)
-    await older_than_the_rpo(scene)
+    await scene.older_than(RPO_S)
 
 
 async def missing_file(scene: RestoreScene) -> None:
@@ -81,7 +81,7 @@ async def question_that_fails(scene: RestoreScene) -> None:
 
 async def sequence_behind(scene: RestoreScene) -> None:
     await scene.sql("CREATE TABLE tickets (id serial)", "INSERT INTO tickets VALUES (100)", "SELECT 1")
-    await older_than_the_rpo(scene)
+    await scene.older_than(RPO_S)
 
 
 async def wrong_key(scene: RestoreScene) -> None:
@@ -90,7 +90,7 @@ async def wrong_key(scene: RestoreScene) -> None:
 
 async def news_is_newest(scene: RestoreScene) -> None:
     await scene.backup_with(lambda backup: backup.update(newest=[{"table": "public.news", "column": "at"}]))
-    await older_than_the_rpo(scene)
+    await scene.older_than(RPO_S)
 
 
 async def newest_row_is_old(scene: RestoreScene) -> None:
@@ -101,17 +101,6 @@ async def newest_row_is_old(scene: RestoreScene) -> None:
 async def newest_row_is_none(scene: RestoreScene) -> None:
     await scene.sql("CREATE TABLE news (at timestamptz)", "SELECT 1")
     await news_is_newest(scene)
-
-
-async def older_than_the_rpo(scene: RestoreScene) -> None:
-    """What a verification recovers to is not before now."""
-    since = (await scene.sql("SELECT clock_timestamp() AS at"))["at"]
-
-    async def passed() -> bool:
-        now = (await scene.sql("SELECT clock_timestamp() AS at"))["at"]
-        return bool((now - since).total_seconds() > RPO_S)
-
-    await scene.until("what was seeded is older than the RPO", passed)
 
 
 async def old_backup(scene: RestoreScene) -> None:
