@@ -95,8 +95,6 @@ class Held:
 
 def write_record(store: Store, record: Record) -> None:
     """Unfinished where somebody removed what it is of."""
-    import hashlib
-
     for name in record.tars:
         if store.head(f"base/{record.label}/{name}") is None:
             where = store.config.where(f"base/{record.label}/{name}")
@@ -104,7 +102,7 @@ def write_record(store: Store, record: Record) -> None:
     body = json.dumps(asdict(record), indent=1).encode()
     key = f"base/{record.label}/{RECORD}"
     # An earlier attempt's own is of the same backup.
-    store.put(key, body, hashlib.sha256(body).digest(), once=False)
+    store.put_text(key, body, once=False)
 
 
 def held(store: Store) -> list[Held]:

@@ -157,7 +157,7 @@ class Command:
         self.retain(remove=False)
 
     def retain(self, *, remove: bool) -> None:
-        from archiver.config import CLASSES
+        from archiver.config import CLASSES, Limits
         from archiver.tiers import retain
 
         self.words()
@@ -166,8 +166,6 @@ class Command:
         if given.get("archive_class", "") not in ("", *CLASSES):
             raise Unusable(f"--archive-class={given['archive_class']} is none of {', '.join(CLASSES)}")
         # What is given is all that holds: half of it from elsewhere would keep what nobody meant.
-        from archiver.config import Limits
-
         limits = Limits(**given) if given else self.config.limits
         say = self.say if self.given.output == "text" else lambda _: None
         told = retain(self.store, limits, say, remove=remove, dry_run=self.given.dry_run)
@@ -317,7 +315,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as wrong:
         # 2, which PostgreSQL would take for "there is no such file".
         return FAILED if wrong.code and "archive-get" in words else int(wrong.code or 0)
-    getting = given.verb == "archive-get"
     try:
         command = Command(given)
         carry_out = VERBS[given.verb]
@@ -329,30 +326,32 @@ def main(argv: Sequence[str] | None = None) -> int:
             carry_out(command)
         return 0
     except NotThere as error:
-        if getting:
+        if given.verb == "archive-get":
             tell(given, f"{error}: it is not in the archive")
             return ABSENT
         return failed(given, error, error.code)
     except ArchiveError as error:
-        return failed(given, error, FAILED if getting else error.code)
+        return failed(given, error, error.code)
     except OutOfTime as error:
-        return failed(given, error, FAILED if getting else 103)
+        return failed(given, error, 103)
     except (Ended, KeyboardInterrupt) as error:
-        return failed(given, error, FAILED if getting else 63)
+        return failed(given, error, 63)
     except BrokenPipeError as error:
-        return failed(given, error, FAILED if getting else 104)
+        return failed(given, error, 104)
     except BaseException as error:  # noqa: BLE001 an exit code is owed for everything
         import traceback
 
         traceback.print_exc()
-        return failed(given, error, FAILED if getting else 125)
+        return failed(given, error, 125)
 
 
 def failed(given: argparse.Namespace, error: BaseException, code: int) -> int:
-    number = error.code if isinstance(error, ArchiveError) else min(code, 125)
+    """Tell of it; the exit code, which is `code` but for archive-get."""
+    exits = FAILED if given.verb == "archive-get" else code
+    number = error.code if isinstance(error, ArchiveError) else min(exits, 125)
     told = " ".join(str(error).split()) or type(error).__name__
     tell(given, f"ERROR: [{number:03d}]: {given.verb}: {told}")
-    return code
+    return exits
 
 
 def tell(given: argparse.Namespace, text: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -168,6 +169,10 @@ class Store:
             storage=found.get("StorageClass") or "STANDARD",
             restore=found.get("Restore", ""),
         )
+
+    def put_text(self, key: str, body: bytes, *, once: bool = True) -> bool:
+        """`put` of what is small enough to be held."""
+        return self.put(key, body, hashlib.sha256(body).digest(), once=once)
 
     def put(self, key: str, body: IO[bytes] | bytes, sha256: bytes, *, once: bool = True) -> bool:
         """False: something is there, and stays. S3 itself compares what arrives with the checksum.

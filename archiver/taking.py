@@ -198,7 +198,7 @@ def _record(
     """What makes a backup of a tar that is stored."""
     index = json.dumps({"tars": {where.rpartition("/")[2]: [each.as_json() for each in writer.chunks]}}).encode()
     for name, body in ((INDEX, index), (NAME, seen.manifest)):
-        store.put(f"base/{label}/{name}", body, hashlib.sha256(body).digest(), once=False)
+        store.put_text(f"base/{label}/{name}", body, once=False)
     record = record_of(store, label, manifest, seen, started=began, tars=[where.rpartition("/")[2]])
     record.error, record.kept = bad, writer.total + len(index) + len(seen.manifest)
     write_record(store, record)

@@ -111,11 +111,9 @@ def must_be_of(store: Store, system: str, what: str, *, begin: bool = False) -> 
         return
     held = held or _begun_by(store)
     if not held:
-        body = f"{system}\n".encode()
-        if store.put(CLUSTER, body, hashlib.sha256(body).digest()) and store.config.conditional:
+        if store.put_text(CLUSTER, f"{system}\n".encode()) and store.config.conditional:
             # Nobody would hear of a store that overwrites in spite of the condition.
-            body = f"{system} {OVERWRITTEN}\n".encode()
-            store.put(CLUSTER, body, hashlib.sha256(body).digest())
+            store.put_text(CLUSTER, f"{system} {OVERWRITTEN}\n".encode())
         held = cluster(store, writing=True)
     if held != system:
         raise Differs(
@@ -134,8 +132,7 @@ def _begun_by(store: Store) -> str:
                 head = bytes(body.read())
             if not trouble(each.name, head, each.bytes):
                 system = system_of(each.name, head, each.name)
-                told = f"{system}\n".encode()
-                store.put(CLUSTER, told, hashlib.sha256(told).digest())
+                store.put_text(CLUSTER, f"{system}\n".encode())
                 return system
     return ""
 

@@ -37,14 +37,12 @@ def _parts(report: Report) -> Iterator[RenderableType]:
         yield from _damage(report, report.damage)
     elif report.restore is not None:
         yield from _restore(report, report.restore)
-        if report.cut_over is not None and report.cut_over.proofs:
-            yield from _cut_over(report.cut_over)
     elif report.backup is not None:
         yield from _backup(report, report.backup)
     else:
         yield _facts(report)
-        if report.cut_over is not None and report.cut_over.proofs:
-            yield from _cut_over(report.cut_over)
+    if report.cut_over is not None and report.cut_over.proofs:
+        yield from _cut_over(report.cut_over)
     yield from _titled("Where the time went (UTC)", _time(report))
     yield from _titled("Steps", steps_table(report.steps))
     if report.decisions:

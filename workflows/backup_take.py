@@ -23,7 +23,7 @@ with workflow.unsafe.imports_passed_through():
     from schemas.takes import BackupEvidence, ConfirmOrder, Expired, Inventory, NodeBackupOrder, Taken, TakeOrder
     from workflows.looking import Looking
     from workflows.policy import backups as policy
-    from workflows.policy.restore import time_limit
+    from workflows.policy.restore import failed_text, time_limit
     from workflows.reasons import kind_of, reason_of
     from workflows.runbook import Ended
 
@@ -249,8 +249,7 @@ class BackupTake(Looking):
             wal_bytes=wal,
             wal_kept_bytes=found.wal.kept_bytes,
         )
-        if failed := [each for each in proofs if each.ok is False]:
-            told = "; ".join(f"{each.clause}: no: {each.evidence}" for each in failed)
+        if told := failed_text(proofs):
             self.tasks.append(f"{taken.label} is not good: {told}")
             raise Ended("refused", f"{taken.label} is not good: {told}")
         assert found.backup is not None

@@ -116,8 +116,7 @@ class PuttingBack(Returning):
         if service.member(self.candidate).data is not None and service.backup is not None:
             proofs += await self.ask_rows()
         self.cut = self.cut.model_copy(update={"candidate": self.candidate, "proofs": proofs})
-        if failed := [each for each in proofs if each.ok is False]:
-            told = "; ".join(f"{each.clause}: no: {each.evidence}" for each in failed)
+        if told := restore.failed_text(proofs):
             raise ApplicationError(f"{self.candidate} is not what the copy was: {told}", type="NotTheCopy")
         return restore.hold_text(proofs)
 

@@ -251,8 +251,7 @@ class Restoring(Looking):
 
     def judged(self, found: list[Proof], what: str) -> str:
         """The run ends here where anything failed."""
-        if failed := [each for each in found if each.ok is False]:
-            told = "; ".join(f"{each.clause}: no: {each.evidence}" for each in failed)
+        if told := policy.failed_text(found):
             raise Ended("refused", f"{what}: {told}")
         return policy.hold_text(found)
 

@@ -10,7 +10,7 @@ import pytest_asyncio
 from lab import lab as labs
 from lab.model import Lab
 from tests.faults.cache_scene import CacheScene
-from tests.faults.restore_scene import RestoreScene
+from tests.faults.restore_scene import RestoreScene, as_new
 from tests.faults.scene import Scene
 
 
@@ -58,9 +58,5 @@ async def shared_backup_lab() -> AsyncIterator[Lab]:
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def restore_scene(shared_backup_lab: Lab, request: pytest.FixtureRequest) -> RestoreScene:
-    """The database and its backups as new. `@pytest.mark.estate(…)` says what is different in this scenario."""
-    marker = request.node.get_closest_marker("estate")
-    options = {"rejoin": {"when": "by-hand"}} | (dict(marker.kwargs) if marker else {})
-    watch = options.pop("watch", True)
-    lab = await labs.reset(shared_backup_lab, overrides=options, watch=watch)
-    return RestoreScene(lab, await labs.connect(lab))
+    """The database and its backups as new."""
+    return await as_new(shared_backup_lab, request)

@@ -12,15 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+import pytest
 from temporalio.testing import ActivityEnvironment
 
 from activities import backups, restoring
 from activities.restore_host import ask, folder_of
 from activities.topology import load_topology
+from lab import lab as labs
 from lab import ledger
 from lab.backup import pgbackrest_conf
 from lab.layout import HOME, RESTORES, STORAGE
 from lab.ledger import Entry
+from lab.model import Lab
 from lab.owner import write_private
 from lab.postgres import session
 from lab.processes import trees
@@ -140,6 +143,19 @@ class RestoreScene(Scene):
         found = await ask(order, "query", "counting", f"SELECT count(*) FROM {what}")
         return int(found["row"][0])
 
+    async def dropped_comes_back(self, drop: str) -> Run:
+        """Under load a table is dropped, and comes back with every row of before; another is as it was."""
+        await self.traffic()
+        await self.sql("CREATE TABLE other AS SELECT n FROM generate_series(1, 100) n", "SELECT 1")
+        await self.sql(drop, "SELECT 1")
+        run = await self.pitr({"before_drop": TABLE}, then="copy-back")
+        report = await self.ends(run, "done", "copied back")
+        assert report.restore is not None
+        assert report.restore.failed() == []
+        assert (await self.sql("SELECT count(*) AS n FROM other"))["n"] == 100
+        await self.safe()
+        return run
+
     # Servers and storage
 
     async def mark(self, n: int, member: str = HOME) -> Mark:
@@ -227,6 +243,15 @@ class RestoreScene(Scene):
         """Every write that a client was told is kept, in the order of its sending."""
         found = [each for each in ledger.read(self.lab.ledger) if each.outcome == "acknowledged"]
         return sorted(found, key=lambda each: each.sent or 0.0)
+
+
+async def as_new(lab: Lab, request: pytest.FixtureRequest) -> RestoreScene:
+    """A lab with backups as it was at first. `@pytest.mark.estate(…)` says what is different in this scenario."""
+    marker = request.node.get_closest_marker("estate")
+    options = {"rejoin": {"when": "by-hand"}} | (dict(marker.kwargs) if marker else {})
+    watch = options.pop("watch", True)
+    lab = await labs.reset(lab, overrides=options, watch=watch)
+    return RestoreScene(lab, await labs.connect(lab))
 
 
 class ByHand:

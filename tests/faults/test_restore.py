@@ -90,15 +90,7 @@ async def commit_of(hand: ByHand, scene: RestoreScene, entry: Entry) -> Place:
 
 async def test_a_dropped_table_comes_back_with_every_row_of_before(restore_scene: RestoreScene) -> None:
     scene = restore_scene
-    await scene.traffic()
-    await scene.sql("CREATE TABLE other AS SELECT n FROM generate_series(1, 100) n", "SELECT 1")
-    await scene.sql(f"BEGIN; SAVEPOINT a; DROP TABLE {TABLE}; RELEASE a; COMMIT", "SELECT 1")
-    run = await scene.pitr({"before_drop": TABLE}, then="copy-back")
-    report = await scene.ends(run, "done", "copied back")
-    assert report.restore is not None
-    assert report.restore.failed() == []
-    assert (await scene.sql("SELECT count(*) AS n FROM other"))["n"] == 100
-    await scene.safe()
+    run = await scene.dropped_comes_back(f"BEGIN; SAVEPOINT a; DROP TABLE {TABLE}; RELEASE a; COMMIT")
     await scene.record(run, "pitr-copied-back")
 
 

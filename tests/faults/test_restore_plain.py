@@ -13,7 +13,7 @@ from lab.backup import run_on
 from lab.layout import HOME
 from lab.model import Lab
 from schemas.restore_requests import TakeRequest
-from tests.faults.restore_scene import TABLE, RestoreScene
+from tests.faults.restore_scene import TABLE, RestoreScene, as_new
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.faults, pytest.mark.campaign]
 
@@ -27,22 +27,11 @@ async def plain_lab() -> AsyncIterator[Lab]:
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def scene(plain_lab: Lab, request: pytest.FixtureRequest) -> RestoreScene:
-    marker = request.node.get_closest_marker("estate")
-    options = {"rejoin": {"when": "by-hand"}} | (dict(marker.kwargs) if marker else {})
-    lab = await labs.reset(plain_lab, overrides=options)
-    return RestoreScene(lab, await labs.connect(lab))
+    return await as_new(plain_lab, request)
 
 
 async def test_a_dropped_table_comes_back_with_every_row_of_before(scene: RestoreScene) -> None:
-    await scene.traffic()
-    await scene.sql("CREATE TABLE other AS SELECT n FROM generate_series(1, 100) n", "SELECT 1")
-    await scene.sql(f"DROP TABLE {TABLE}", "SELECT 1")
-    run = await scene.pitr({"before_drop": TABLE}, then="copy-back")
-    report = await scene.ends(run, "done", "copied back")
-    assert report.restore is not None
-    assert report.restore.failed() == []
-    assert (await scene.sql("SELECT count(*) AS n FROM other"))["n"] == 100
-    await scene.safe()
+    await scene.dropped_comes_back(f"DROP TABLE {TABLE}")
 
 
 @pytest.mark.estate(rpo_s=15.0)

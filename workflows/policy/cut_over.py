@@ -12,7 +12,7 @@ from schemas.rejoin import FolderFacts, Room
 from schemas.restores import CopyFacts, Newest, Proof
 from schemas.topology import DatabaseService, Member
 from workflows.policy.restore import lsn_text
-from workflows.policy.switchover import candidates_of
+from workflows.policy.switchover import first_fit, no_standby
 
 
 def choose(
@@ -20,29 +20,17 @@ def choose(
 ) -> tuple[str | None, str]:
     """The candidate and why, or None and why nobody: a standby in reach, of the leader's region if there is one."""
     found = {each.member: each for each in facts}
-    known = candidates_of(service, leader.member)
-    if requested is not None and requested not in known:
-        return None, f"{requested} is not declared as a candidate; one of: {', '.join(known) or 'nobody'}"
-    passed: list[str] = []
-    for name in [requested] if requested is not None else known:
-        why = unfit(service, service.member(name), found.get(name), leader)
-        if why is None:
-            return name, f"{name} in {service.member(name).region} is put back, {leader.member} keeps what came after"
-        passed.append(f"{name} {why}")
-    return None, "; ".join(passed) or "no member is declared as a candidate"
+    name, why = first_fit(service, leader, requested, lambda name: unfit(service.member(name), found.get(name), leader))
+    if name is None:
+        return None, why
+    return name, f"{name} in {service.member(name).region} is put back, {leader.member} keeps what came after"
 
 
-def unfit(service: DatabaseService, member: Member, facts: MemberFacts | None, leader: MemberFacts) -> str | None:
+def unfit(member: Member, facts: MemberFacts | None, leader: MemberFacts) -> str | None:
     """Why a member can't be put back, as text; None where it can."""
     if member.control is None or member.data is None:
         return "has no `control` and `data` in the topology"
-    if facts is None or not facts.reachable:
-        return "is not reached"
-    if not facts.in_recovery:
-        return "is not a standby"
-    if facts.system_identifier != leader.system_identifier:
-        return "is of another cluster"
-    return None
+    return no_standby(facts, leader)
 
 
 def assess(record: EpochRecord, leader: MemberFacts, chosen: str, why: str, moment: int) -> Assessment:

@@ -356,6 +356,11 @@ def _reaches_nobody(copy: CopyFacts) -> Proof:
     return Proof(clause=clause, ok=None, evidence="its host does not tell which network it has (/proc/PID/net)")
 
 
+def failed_text(found: Sequence[Proof]) -> str:
+    """Which clauses do not hold, and why; "" for none."""
+    return "; ".join(f"{each.clause}: no: {each.evidence}" for each in found if each.ok is False)
+
+
 def hold_text(found: Sequence[Proof]) -> str:
     """How many clauses hold, and which can't be told."""
     open_ = [each.clause for each in found if each.ok is None]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from schemas.decisions import Go
 from schemas.facts import MemberFacts, lsn_text
@@ -25,32 +25,50 @@ def choose(
 ) -> tuple[str | None, str]:
     """The candidate and why, or None and why nobody."""
     found = {each.member: each for each in facts}
+    name, why = first_fit(service, leader, requested, lambda name: unfit(found.get(name), leader))
+    if name is None:
+        return None, why
+    return name, f"{name} streams from {leader.member}, {_behind(found[name], leader)} bytes behind"
+
+
+def first_fit(
+    service: DatabaseService, leader: MemberFacts, requested: str | None, unfit: Callable[[str], str | None]
+) -> tuple[str | None, str]:
+    """The first candidate, or the requested one, that `unfit` has nothing against; or None and why nobody."""
     known = candidates_of(service, leader.member)
     if requested is not None and requested not in known:
         return None, f"{requested} is not declared as a candidate; one of: {', '.join(known) or 'nobody'}"
     passed: list[str] = []
     for name in [requested] if requested is not None else known:
-        why = unfit(found.get(name), leader)
+        why = unfit(name)
         if why is None:
-            return name, f"{name} streams from {leader.member}, {_behind(found[name], leader)} bytes behind"
+            return name, ""
         passed.append(f"{name} {why}")
     return None, "; ".join(passed) or "no member is declared as a candidate"
 
 
 def unfit(facts: MemberFacts | None, leader: MemberFacts) -> str | None:
     """Why a member can't take over now, as text; None when it can."""
-    if facts is None or not facts.reachable:
-        return "is not reached"
-    if not facts.in_recovery:
-        return "is not a standby"
-    if facts.system_identifier != leader.system_identifier:
-        return "is of another cluster"
+    if (why := no_standby(facts, leader)) is not None:
+        return why
+    assert facts is not None
     if facts.member not in {each.name for each in leader.standbys if each.state == "streaming"}:
         return f"does not stream from {leader.member}"
     if facts.timeline != leader.timeline:
         return f"is on timeline {facts.timeline}, {leader.member} on {leader.timeline}"
     if _behind(facts, leader) > CLOSE_BYTES:
         return f"is {_behind(facts, leader)} bytes behind"
+    return None
+
+
+def no_standby(facts: MemberFacts | None, leader: MemberFacts) -> str | None:
+    """Why a member is no standby of this cluster that is in reach, as text; None where it is."""
+    if facts is None or not facts.reachable:
+        return "is not reached"
+    if not facts.in_recovery:
+        return "is not a standby"
+    if facts.system_identifier != leader.system_identifier:
+        return "is of another cluster"
     return None
 
 
