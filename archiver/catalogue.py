@@ -9,14 +9,16 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from archiver.errors import Damaged, Frozen, NotThere, Unfinished
-from archiver.manifest import NAME, read_manifest
+from archiver.manifest import NAME, Manifest, read_manifest
 from archiver.store import COLD, Store, Stored
 from archiver.wal import NAMES, SEGMENT
-from schemas.wal import position
+from schemas.wal import file_of, position
 
 ID = "plain"
 """What a listing calls the archive's only part: pgBackRest has one a cluster."""
 OURS = re.compile(r"\d{8}-\d{6}F")
+LARGEST = 1 << 30
+"""Bytes of a WAL file (initdb --wal-segsize)."""
 RECORD, INDEX = "backup.json", "index.json"
 
 
@@ -105,6 +107,13 @@ def write_record(store: Store, record: Record) -> None:
     store.put_text(key, body, once=False)
 
 
+def needs_from(manifest: Manifest) -> str:
+    """A WAL file that is not after the first that it needs, however large its server's files are: of smaller ones, that
+    of the same place has a higher name.
+    """
+    return file_of(manifest.timelines[0], position(manifest.lsn_start), LARGEST)
+
+
 def held(store: Store) -> list[Held]:
     """Every folder of base/, oldest name first. What can't be read of one says nothing of the others."""
     found: dict[str, Held] = {}
@@ -120,9 +129,7 @@ def held(store: Store) -> list[Held]:
             elif each.has(NAME):
                 key = f"base/{each.label}/{NAME}"
                 manifest = read_manifest(store.read(key), store.config.where(key))
-                high, low = (int(part, 16) for part in manifest.lsn_start.split("/"))
-                # Of files of the smallest size, so that none is taken for older than it is.
-                each.wal_start = f"{manifest.timelines[0]:08X}{high:08X}{low >> 24:08X}"
+                each.wal_start = needs_from(manifest)
         except NotThere:
             pass  # removed meanwhile
         except (Damaged, Frozen, ValueError) as error:

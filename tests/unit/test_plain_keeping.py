@@ -12,13 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from archiver.catalogue import RECORD, Held, Record, backups, read_record
+from archiver.catalogue import RECORD, Held, Record, backups, needs_from, read_record
 from archiver.config import Limits
 from archiver.errors import Damaged, Unusable
 from archiver.keeping import DAY_S, plan
-from archiver.manifest import NAME
+from archiver.manifest import NAME, Manifest
 from archiver.store import Stored
 from schemas.backup import Retention
+from schemas.wal import file_of, position
 
 NOW = 2_000_000_000.0
 AT = datetime.fromtimestamp(NOW - 8 * DAY_S, UTC)
@@ -264,3 +265,10 @@ def test_it_is_told_to_the_program_in_words() -> None:
     declared = Retention(keep_fulls=4, keep_days=30, archive_class="GLACIER", keep_archived_days=365)
     words = declared.words()
     assert words == ["--keep-fulls=4", "--keep-days=30.0", "--archive-class=GLACIER", "--keep-archived-days=365.0"]
+
+
+@pytest.mark.parametrize("megabytes", [1, 16, 64, 1024])
+@pytest.mark.parametrize("lsn", ["0/5000028", "3/FF000028", "3/0"])
+def test_what_nobody_adopted_keeps_its_wal_whatever_the_size_of_its_files(lsn: str, megabytes: int) -> None:
+    manifest = Manifest(files={}, lsn_start=lsn, lsn_stop=lsn, timelines=(2, 2))
+    assert needs_from(manifest) <= file_of(2, position(lsn), megabytes << 20)
