@@ -2,13 +2,15 @@
 
 A table's number rises and falls in its own time. So a copy is judged by two manifests, one from before its moment,
 which came along in it, and one from after: a table that had many rows in both and not half of them here is short.
+Where VACUUM has passed since, the leader itself takes the table for empty. So a table is short as well where it is
+still in the same file, and the leader has not deleted as many rows as it has lost.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,7 +22,7 @@ from activities.commands import TIMED_OUT
 from activities.restore_host import COMMAND_S, ask
 from activities.sessions import BROKEN, session
 from schemas.failures import ManifestMissing, MemberUnreachable, RestoreHostFailed
-from schemas.manifest import Counted, CountOrder, Manifest, ManifestOrder
+from schemas.manifest import Counted, CountOrder, Kept, Manifest, ManifestOrder
 
 TABLES = 200
 """The largest are written down."""
@@ -36,7 +38,10 @@ KEPT = "90 days"
 # counted twice; reltuples is what the last ANALYZE had found. Where there are both, the lower one.
 _ROWS = f"""
 SELECT format('%I.%I', n.nspname, c.relname) AS name, c.relpersistence = 'u' AS unlogged,
-       coalesce(least(nullif(s.n_live_tup, 0), nullif(greatest(c.reltuples, 0), 0)), 0)::bigint AS rows
+       coalesce(least(nullif(s.n_live_tup, 0), nullif(greatest(c.reltuples, 0), 0)), 0)::bigint AS rows,
+       pg_relation_filenode(c.oid)::bigint AS filenode, coalesce(s.n_tup_del, 0) AS deleted,
+       (SELECT greatest(d.stats_reset, b.stats_reset) FROM pg_stat_bgwriter b, pg_stat_database d
+         WHERE d.datname = current_database())::text AS since
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
   LEFT JOIN pg_stat_user_tables s ON s.relid = c.oid
  WHERE c.relkind IN ('r', 'm') AND c.relpersistence <> 't' AND n.nspname <> 'lifeboat'
@@ -49,11 +54,21 @@ INSERT INTO lifeboat.manifest (run, rows) VALUES ($1, $2) ON CONFLICT (run) DO N
 """
 _WRITTEN = "SELECT at, rows FROM lifeboat.manifest WHERE run = $1"
 _THERE = "SELECT to_regclass('lifeboat.manifest') IS NOT NULL"
-_NEWEST = "SELECT extract(epoch FROM max(at)) FROM lifeboat.manifest"
+_NEWEST = "SELECT extract(epoch FROM at) FROM lifeboat.manifest ORDER BY at >= '{}', at DESC LIMIT 1"
+# That of this run may have come along, where the copy is newer than it: it is now's, and says nothing of before.
 _LISTED = f"""
 SELECT t->>'name', t->>'rows'
-  FROM (SELECT rows FROM lifeboat.manifest ORDER BY at DESC LIMIT 1) m, jsonb_array_elements(m.rows) t
+  FROM (SELECT rows FROM lifeboat.manifest ORDER BY at >= '{{}}', at DESC LIMIT 1) m, jsonb_array_elements(m.rows) t
  WHERE NOT (t->>'unlogged')::bool AND (t->>'rows')::bigint >= {LEAST_ROWS}
+"""
+# Of each file of a table, by one life of the leader's counters: what it had when most rows had ever come into it.
+_MOST = f"""
+SELECT DISTINCT ON (t.name, t.filenode, t.since) t.name, t.filenode, t.since, t.rows, t.deleted
+  FROM lifeboat.manifest m,
+       jsonb_to_recordset(m.rows)
+         AS t(name text, unlogged bool, rows bigint, filenode bigint, deleted bigint, since text)
+ WHERE NOT t.unlogged AND t.rows >= {LEAST_ROWS} AND t.filenode IS NOT NULL AND t.since IS NOT NULL
+ ORDER BY t.name, t.filenode, t.since, t.rows + t.deleted DESC
 """
 _STILL = "SELECT relpersistence FROM pg_class WHERE oid = to_regclass('{}')"
 
@@ -83,6 +98,7 @@ async def write_manifest(order: ManifestOrder) -> Manifest:
         at=row["at"],
         rows={each["name"]: each["rows"] for each in tables if not each["unlogged"]},
         unlogged=[each["name"] for each in tables if each["unlogged"]],
+        kept=[Kept.model_validate(each) for each in tables if not each["unlogged"] and Kept.known(each)],
     )
 
 
@@ -98,16 +114,17 @@ async def count_rows(order: CountOrder) -> Counted:
     async with beating(doing):
         if await rows(_THERE) != ["t"]:
             return Counted(why="the backup has no manifest: a superuser must carry out lifeboat.sql on the leader")
-        (seconds,) = await rows(_NEWEST)
-        if not seconds:
+        written = await rows(_NEWEST.format(order.now.at.isoformat()))
+        if not written:
             return Counted(why="no manifest is as old as the copy: BackupTake writes one, and so does BackupVerify")
-        listed = dict(each.rsplit("|", 1) for each in await rows(_LISTED))
-        before = {name: int(count) for name, count in listed.items()}
+        listed = dict(each.rsplit("|", 1) for each in await rows(_LISTED.format(order.now.at.isoformat())))
+        both = in_both({name: int(count) for name, count in listed.items()}, order.now.rows)
+        lasting = not_deleted([_kept(each) for each in await rows(_MOST)], order.now.kept)
         end = asyncio.get_running_loop().time() + COUNT_S
         short: list[str] = []
         counted: dict[str, int] = {}
         uncounted: list[str] = []
-        for name, least in expected(before, order.now.rows).items():
+        for name, least in expected(both, lasting).items():
             doing["table"] = name
             left = end - asyncio.get_running_loop().time()
             if left <= 0:
@@ -127,11 +144,44 @@ async def count_rows(order: CountOrder) -> Counted:
                 continue
             counted[name] = int(count)
             if counted[name] < least * SHARE:
-                short.append(f"{name} has {count} rows, and had about {least} before and after")
-    return Counted(short=short, counted=counted, uncounted=uncounted, since=datetime.fromtimestamp(float(seconds), UTC))
+                short.append(f"{name} has {count} rows, and {_why(name, least, both)}")
+    return Counted(
+        short=short, counted=counted, uncounted=uncounted, since=datetime.fromtimestamp(float(written[0]), UTC)
+    )
 
 
-def expected(before: Mapping[str, int], now: Mapping[str, int]) -> dict[str, int]:
-    """How many rows each table has at least had, before and after, where that are many; the fewest first."""
-    both = {name: min(rows, now[name]) for name, rows in before.items() if name in now}
-    return {name: rows for name, rows in sorted(both.items(), key=lambda each: each[1]) if rows >= LEAST_ROWS}
+def _kept(line: str) -> Kept:
+    name, filenode, since, rows, deleted = line.rsplit("|", 4)
+    return Kept(name=name, filenode=int(filenode), since=since, rows=int(rows), deleted=int(deleted))
+
+
+def _why(name: str, least: int, both: Mapping[str, int]) -> str:
+    if both.get(name) == least:
+        return f"had about {least} before and after"
+    return f"should have about {least}: it had them, and the leader has neither deleted nor truncated them since"
+
+
+def in_both(before: Mapping[str, int], now: Mapping[str, int]) -> dict[str, int]:
+    """How many rows each table has at least had, before and after."""
+    return {name: min(rows, now[name]) for name, rows in before.items() if name in now}
+
+
+def not_deleted(before: Sequence[Kept], now: Sequence[Kept]) -> dict[str, int]:
+    """How many rows each table must still have, by what the leader has deleted since.
+
+    Rows are estimates, and deletions are counted: where more than half were deleted, the difference says nothing.
+    """
+    lives = {(each.name, each.filenode, each.since): each for each in now}
+    found: dict[str, int] = {}
+    for each in before:
+        if later := lives.get((each.name, each.filenode, each.since)):
+            left = each.rows - (later.deleted - each.deleted)
+            if left >= each.rows * SHARE:
+                found[each.name] = left
+    return found
+
+
+def expected(both: Mapping[str, int], lasting: Mapping[str, int]) -> dict[str, int]:
+    """How many rows each table must have, where that are many; the fewest first."""
+    most = {name: max(both.get(name, 0), lasting.get(name, 0)) for name in {**both, **lasting}}
+    return {name: rows for name, rows in sorted(most.items(), key=lambda each: each[1]) if rows >= LEAST_ROWS}

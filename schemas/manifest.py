@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 
 from schemas.base import Fact
@@ -17,6 +18,23 @@ class ManifestOrder(Fact):
     run: str
 
 
+class Kept(Fact):
+    """What tells whether a table's rows were deleted: its rows, as estimated; how many were ever deleted of it, counted
+    `since` the server's counters began anew (a crash, a promotion, a reset); and the file in which it is.
+    """
+
+    name: str
+    filenode: int
+    since: str
+    rows: int
+    deleted: int
+
+    @staticmethod
+    def known(found: Mapping[str, object]) -> bool:
+        """Whether the server, or whoever wrote it down, has told all of it."""
+        return found.get("filenode") is not None and found.get("since") is not None
+
+
 class Manifest(Fact):
     """`rows`: by table, as the server's statistics estimate them; of the largest of the service's database."""
 
@@ -24,6 +42,7 @@ class Manifest(Fact):
     rows: dict[str, int] = {}
     unlogged: list[str] = []
     """Tables whose rows are in no backup."""
+    kept: list[Kept] = []
 
 
 class CountOrder(HostOrder):

@@ -17,7 +17,13 @@ from typing import Any
 
 import yaml
 from pydantic import ValidationError
-from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle, WorkflowQueryFailedError
+from temporalio.client import (
+    Client,
+    WorkflowExecutionStatus,
+    WorkflowFailureError,
+    WorkflowHandle,
+    WorkflowQueryFailedError,
+)
 from temporalio.service import RPCError, RPCStatusCode
 
 from activities import epoch as epochs
@@ -85,6 +91,9 @@ async def result_of(run: Run) -> Report:
             if error.status is not RPCStatusCode.UNAVAILABLE:
                 raise
             await asyncio.sleep(0.2)
+        except WorkflowFailureError as error:
+            error.args = (f"{run.id}: {error.cause}",)  # what a summary shows of it
+            raise
         else:
             return result
 

@@ -178,7 +178,7 @@ def test_a_cut_over_finds_the_backup_on_its_member(desk: Desk) -> None:
     kept = (str(desk.program), str(desk.ini), "unit", "1", "plain", "lifeboat-archive")
 
     def restorable(label: str) -> str:
-        words = (str(desk.data), str(desk.bin), str(desk.folder / "keep"), "", "restorable", label, *kept)
+        words = (str(desk.data), str(desk.bin), str(desk.folder / "keep"), "", "restorable", label, "2", "1", *kept)
         done = desk.execute("sh", "-c", 'eval "$1"', "lifeboat-data", script("data_folder.sh"), *words)
         return done.stdout + done.stderr
 
