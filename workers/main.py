@@ -18,7 +18,7 @@ import uvloop
 from temporalio.client import Client
 from temporalio.runtime import Runtime
 from temporalio.worker import Interceptor, PollerBehaviorSimpleMaximum, Worker
-from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
+from temporalio.worker.workflow_sandbox import SandboxRestrictions
 
 from activities import (
     application,
@@ -72,6 +72,7 @@ from schemas.attributes import TASK_QUEUE, region_queue
 from schemas.failures import LifeboatError
 from workers import gauges, logs, metrics
 from workers.connect import connect
+from workers.rereading import RereadingRunner
 from workers.run_ends import RunEnds
 from workflows.backup_take import BackupTake
 from workflows.backup_verify import BackupVerify
@@ -265,7 +266,7 @@ ACTIVITIES: list[Any] = [
     taking.until_no_other,
 ]
 
-SANDBOX = SandboxedWorkflowRunner(
+SANDBOX = RereadingRunner(
     restrictions=SandboxRestrictions.default.with_passthrough_modules(
         # Each module that is not passed through is executed anew for each run: 85 ms of the first workflow task here.
         # These hold no state; the runbooks themselves stay inside.
