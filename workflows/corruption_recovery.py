@@ -15,7 +15,8 @@ from temporalio.exceptions import ActivityError, ApplicationError
 with workflow.unsafe.imports_passed_through():
     from activities import copy_checks, copying_back, damage, restoring
     from schemas.damage import MemberDamage
-    from schemas.reports import EXIT_CODES, Outcome, Report
+    from schemas.damage_orders import PulseOrder
+    from schemas.reports import EXIT_CODES, DecisionReport, Outcome, Report
     from schemas.requests import RejoinRequest, SwitchoverRequest
     from schemas.restore_requests import CorruptionRequest, VerifyRequest
     from schemas.restores import CopyBackOrder, HostOrder, Moment, TableOrder
@@ -116,17 +117,38 @@ class CorruptionRecovery(Gradual):
             f" can't write until the repair is done. Rejecting leaves them writing."
         )
         decision = await self.ask(text, self.suspect, needs_override=False, machine_s=10.0)
-        if self._abort is not None:
-            raise Ended("aborted", self.aborted_by())
-        if decision.answer == "expired":
-            raise Ended("expired", "nobody decided in time")
         if decision.answer != "approved":
-            return f"not isolated, by {decision.by}: clients go on writing"
+            return await self.left_alone(decision)
         self.isolated = True
         _, failed = await self.draw(0.0)
         for each in failed:
             self.note(f"whether a run that was terminated left a share of writes behind is not known: {each}")
         return await self.set_read_only(self.suspect, on=True)
+
+    async def left_alone(self, decision: DecisionReport) -> str:
+        """Nobody wants it read-only, and it may be so all the same: a recovery that was terminated lifts nothing."""
+        left = await self.is_read_only(self.suspect)
+        if decision.answer == "rejected":
+            self.isolated = left
+            if left:
+                return f"{self.suspect} is read-only already, which a run that was ended may have left: until the end"
+            return f"not isolated, by {decision.by}: clients go on writing"
+        if left:
+            self.tasks.append(
+                f"{self.suspect} is read-only, which a run that was ended may have left: to let clients write, its"
+                " owner must ALTER SYSTEM RESET default_transaction_read_only there, and reload"
+            )
+        if self._abort is not None:
+            raise Ended("aborted", self.aborted_by())
+        raise Ended("expired", "nobody decided in time")
+
+    async def is_read_only(self, member: str) -> bool:
+        order = PulseOrder(service=self.estate.service, leader=member, hold_s=0)
+        try:
+            return (await self.do(damage.watch_writes, order, limit=10)).read_only
+        except ActivityError as error:
+            self.note(f"whether {member} is read-only is not known: {reason_of(error)}")
+            return False
 
     async def find_scope(self) -> str:
         members = await self.check([each.name for each in self.estate.service.members])

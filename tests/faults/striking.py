@@ -74,7 +74,7 @@ async def _striking(
     """The lab's workers are replaced by those that strike, and the watch runs on them. `spare`: regions of one more."""
     for region in lab.regions:
         await labs.fault(lab, "stop", f"worker-{region}")
-    folder = Path(tempfile.mkdtemp(prefix="lifeboat-plan-"))
+    folder = Path(tempfile.mkdtemp(prefix="plan-", dir=lab.folder))  # goes with the lab
     done = folder / "done"
     if plan.get("strike") == "pid":
         victim = plan.pop("node", "temporal")

@@ -24,13 +24,14 @@ from lab.owner import give
 from schemas.damage import Damaged
 from schemas.damage_orders import CheckOrder, ReadOnlyOrder, ShareOrder
 from schemas.reports import Report
-from schemas.requests import Answer
+from schemas.requests import Answer, Verb
 from schemas.restore_requests import CorruptionRequest
 from tests.faults import draws
 from tests.faults.draws import AT_ONCE, READ_ONLY, leftovers, poolers
 from tests.faults.restore_scene import TABLE, RestoreScene
 from tests.faults.scene import Run
 from tests.faults.striking import striking_restore
+from workflows.corruption_recovery import ISOLATE
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.faults, pytest.mark.campaign]
 
@@ -247,6 +248,25 @@ async def read_only(scene: RestoreScene, on: bool) -> None:
     order = ReadOnlyOrder(service=scene.service(), leader=HOME, on=on)
     for _ in range(2):
         await ActivityEnvironment().run(damage.make_read_only, order)
+
+
+async def test_what_a_terminated_recovery_left_read_only_is_told(restore_scene: RestoreScene) -> None:
+    """Whoever wants nothing isolated does not hear that clients write; and they do in the end."""
+    scene = restore_scene
+    await archive(scene)
+    await read_only(scene, on=True)
+    run = await recover(scene)
+    await scene.state_when(run, "it asks", lambda s: s.question, 60.0)
+    await run.signal("abort", Verb(by="ana", reason="later"))
+    report = await ended(scene, run, "needs a person")
+    assert f"{HOME} is read-only" in report.tasks[0], report
+    assert "RESET default_transaction_read_only" in report.tasks[0]
+    assert await leftovers(scene) != []
+    run = await recover(scene)
+    await answer(scene, run, "read-only", "reject")
+    report = await ended(scene, run, "done")
+    assert "read-only already" in next(step.detail for step in report.steps if step.title == ISOLATE)
+    assert await leftovers(scene) == []
 
 
 @pytest.mark.estate(watch=False)
