@@ -303,12 +303,15 @@ keep() {
   fi
   [ -e "$from/$4" ] || { say missing "$4"; say kept ""; say done 1; return; }
   # Both files are named: from the folder alone it takes the segment size from any file, and one that is only room for
-  # WAL to come has none. Its error says where the WAL ends: it always ends with one.
+  # WAL to come has none. It ends with an error that says where the WAL does, and with none where that is at the end of the
+  # last file (after pg_switch_wal, on a standby that has received no more).
   last=$(ls "$from" | grep -E "^${4%????????????????}[0-9A-F]{16}$" | sort | tail -n 1)
-  "$bin/pg_waldump" -p "$from" -s "$3" "$4" "$last" 2> "$to/end" | tally > "$to/tally"
+  { "$bin/pg_waldump" -p "$from" -s "$3" "$4" "$last" 2> "$to/end"; echo $? > "$to/code"; } | tally > "$to/tally"
   grep -q '^::records=' "$to/tally" || die "the WAL past the fork could not be counted"
-  # It ends with an error of its own where the WAL does; any other means that it was not read.
-  grep -Eq 'could not find a valid record|invalid|unexpected|out-of-sequence|incorrect|record with' "$to/end" || die "$(cat "$to/end")"
+  code=$(cat "$to/code")
+  [ "$code" = 0 ] ||
+    grep -Eq 'could not find a valid record|invalid|unexpected|out-of-sequence|incorrect|record with' "$to/end" ||
+    die "pg_waldump exited $code: $(cat "$to/end")"
   grep -v '^::end' "$to/tally"
   end=$(sed -n 's/^::end=//p' "$to/tally")
   say end "$end"

@@ -281,3 +281,34 @@ def test_a_timeline_that_the_archive_does_not_know_is_told_before_anything_is_to
         error = tell(data, "restorable", "20261129F", first, last, *words)["error"]
         assert "does not give 00000003.history (exit 1)" in error
         assert "unable to find" in error
+
+
+FORK, SEGMENT = "0/2025000", "000000010000000000000002"
+SWITCH = (
+    "rmgr: XLOG        len (rec/tot):     24/    24, tx:          0, lsn: 0/02025FD0, prev 0/02025E38, desc: SWITCH "
+)
+"""PostgreSQL 15: the last record of a file whose rest pg_switch_wal has left."""
+
+
+@pytest.mark.parametrize(
+    ("ends", "told"),
+    [
+        ("exit 0", ""),
+        ("echo 'pg_waldump: error: could not find a valid record after 0/3000000' >&2; exit 1", ""),
+        ("echo 'pg_waldump: error: could not open file' >&2; exit 1", "pg_waldump exited 1: pg_waldump: error: could"),
+        ("kill -s KILL $$", "pg_waldump exited 137: "),
+    ],
+    ids=["with its file", "in its file", "unread", "killed"],
+)
+def test_wal_is_counted_to_its_end(data: Path, ends: str, told: str) -> None:
+    """A standby may have received a whole file, and nothing of the next one."""
+    (data / "pg_wal").mkdir()
+    (data / "pg_wal" / SEGMENT).write_bytes(b"WAL")
+    program(data, "pg_waldump", f"echo '{SWITCH}'; {ends}")
+    (data.parent / "keep" / "job").mkdir()
+    found = tell(data, "work", "keep", "id", "1", FORK, SEGMENT, str(16 << 20))
+    assert found.get("error", "").startswith(told)
+    assert ("done" in found) == (not told)
+    if not told:
+        assert found["records"] == "1"
+        assert (Path(found["kept"]) / SEGMENT).read_bytes() == b"WAL"
