@@ -306,7 +306,11 @@ keep() {
   # WAL to come has none. It ends with an error that says where the WAL does, and with none where that is at the end of the
   # last file (after pg_switch_wal, on a standby that has received no more).
   last=$(ls "$from" | grep -E "^${4%????????????????}[0-9A-F]{16}$" | sort | tail -n 1)
-  { "$bin/pg_waldump" -p "$from" -s "$3" "$4" "$last" 2> "$to/end"; echo $? > "$to/code"; } | tally > "$to/tally"
+  # From the file's beginning: what was under way at the fork has rows before it.
+  { "$bin/pg_waldump" -p "$from" "$4" "$last" 2> "$to/end"; echo $? > "$to/code"; } | tally "$3" > "$to/tally"
+  if grep -q '^::records=0$' "$to/tally"; then
+    { "$bin/pg_waldump" -p "$from" -s "$3" "$4" "$last" 2> "$to/end"; echo $? > "$to/code"; } | tally "$3" > "$to/tally"
+  fi
   grep -q '^::records=' "$to/tally" || die "the WAL past the fork could not be counted"
   code=$(cat "$to/code")
   [ "$code" = 0 ] ||
@@ -341,9 +345,14 @@ segment_of() {
   printf '%s%08X%08X' "${2%????????????????}" "$high" $((low / $3))
 }
 
-# Of pg_waldump's lines: the commits, by the set of relations that each touched, and the rows of each relation.
+# Of pg_waldump's lines: the commits from FORK on, by the set of relations that each touched, and the rows of each relation.
 tally() {
-  awk '
+  awk -v fork="${1:-0/0}" '
+    function place(lsn,   part) {
+      split(lsn, part, "/"); sub(/^0+/, "", part[2])
+      return sprintf("%8s/%8s", part[1], part[2])
+    }
+    !/^rmgr:/ { next }
     function relation(line,   at, rest, part) {
       at = index(line, ": rel "); if (!at) return ""
       rest = substr(line, at + 6); split(rest, part, /[ ,;]/); return part[1]
@@ -356,7 +365,9 @@ tally() {
       return 1
     }
     {
-      at = index($0, "lsn: "); lsn = substr($0, at + 5); sub(/,.*/, "", lsn); end = lsn
+      at = index($0, "lsn: "); lsn = substr($0, at + 5); sub(/,.*/, "", lsn)
+      past = place(lsn) >= place(fork)
+      if (past) { records++; end = lsn }
       at = index($0, "tx: "); tx = substr($0, at + 4); sub(/,.*/, "", tx); gsub(/ /, "", tx)
       at = index($0, "desc: "); desc = substr($0, at + 6); word = desc; sub(/[ ,+].*/, "", word)
       manager = $2
@@ -369,7 +380,7 @@ tally() {
       next
     }
     manager == "LogicalMessage" && tx > 0 { if (index(desc, "\"lifeboat.")) own[tx] = 1; next }
-    manager == "Transaction" && word ~ /^COMMIT/ {
+    past && manager == "Transaction" && word ~ /^COMMIT/ {
       if (word == "COMMIT_PREPARED") { match(desc, /COMMIT_PREPARED [0-9]+/); tx = substr(desc, RSTART + 16, RLENGTH - 16) }
       family = tx
       if (match(desc, /subxacts: [0-9 ]+/)) family = family " " substr(desc, RSTART + 10, RLENGTH - 10)
@@ -396,8 +407,8 @@ tally() {
     END {
       for (set in commits) printf "::commits=%d;%s;%s;%s;%s\n", commits[set], first[set], last[set], at_lsn[set], set
       for (rel in all) printf "::rows=%s;%d;%d;%d\n", rel, total[rel, "i"], total[rel, "u"], total[rel, "d"]
-      printf "::records=%d\n", NR
-      if (NR) printf "::end=%s\n", end
+      printf "::records=%d\n", records
+      if (records) printf "::end=%s\n", end
     }'
 }
 

@@ -19,11 +19,11 @@ a TRUNCATE; the shutdown."""
 T, U, CLASS = "1663/5/16384", "1663/5/16391", "1663/5/1259"
 
 
-def tally(lines: str) -> dict[str, list[str]]:
-    """The script's own function, over these lines."""
+def tally(lines: str, fork: str = "0/0") -> dict[str, list[str]]:
+    """The script's own function, over these lines of a file that holds the fork."""
     script = (ROOT / "activities" / "data_folder.sh").read_text(encoding="utf-8")
     begin = script.index("tally() {")
-    code = script[begin : script.index("\n}\n", begin) + 3] + "tally"
+    code = script[begin : script.index("\n}\n", begin) + 3] + f"tally {fork}"
     told = subprocess.run(["sh", "-c", code], input=lines, capture_output=True, text=True, check=True, timeout=10)
     found: dict[str, list[str]] = {}
     for line in told.stdout.splitlines():
@@ -57,6 +57,23 @@ def test_recorded_lines():
 
 def test_nothing_past_the_fork():
     assert tally("") == {"records": ["0"]}
+    before = "first record is after 0/2000000, at 0/2000028, skipping over 40 bytes\n"
+    before += line("Heap", 731, "0/02000028", "INSERT off 3 flags 0x08", T)
+    assert tally(before, "0/2000100") == {"records": ["0"]}
+
+
+def test_a_transaction_that_was_under_way_at_the_fork_has_the_rows_of_before_it():
+    found = tally(
+        line("Heap", 730, "0/0FFFFF28", "INSERT off 2 flags 0x08", T)
+        + line("Transaction", 730, "0/0FFFFF80", "COMMIT 2026-11-27 12:00:00.000000 UTC")
+        + line("Heap", 731, "0/0FFFFFA8", "INSERT off 3 flags 0x08", T)
+        + line("Transaction", 731, "0/10000028", "COMMIT 2026-11-27 12:00:01.000000 UTC"),
+        "0/FFFFFF0",
+    )
+    assert found["commits"] == [f"1;2026-11-27 12:00:01.000000;2026-11-27 12:00:01.000000;0/10000028;{T}"]
+    assert found["rows"] == [f"{T};1;0;0"]
+    assert found["records"] == ["1"]
+    assert found["end"] == ["0/10000028"]
 
 
 def test_a_transaction_that_has_not_committed_counts_nothing():
