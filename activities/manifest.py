@@ -25,7 +25,8 @@ from schemas.failures import ManifestMissing, MemberUnreachable, RestoreHostFail
 from schemas.manifest import Counted, CountOrder, Kept, Manifest, ManifestOrder
 
 TABLES = 200
-"""The largest are written down."""
+"""The largest are written down, and those that had many rows lately: one whose files were cut off is small."""
+KNOWN = "7 days"
 LEAST_ROWS = 1000
 """Fewer may come and go."""
 SHARE = 0.5
@@ -37,16 +38,28 @@ KEPT = "90 days"
 # A server that was promoted begins its counters anew, and an ANALYZE in the session that loaded a table has its rows
 # counted twice; reltuples is what the last ANALYZE had found. Where there are both, the lower one.
 _ROWS = f"""
-SELECT format('%I.%I', n.nspname, c.relname) AS name, c.relpersistence = 'u' AS unlogged,
-       coalesce(least(nullif(s.n_live_tup, 0), nullif(greatest(c.reltuples, 0), 0)), 0)::bigint AS rows,
-       pg_relation_filenode(c.oid)::bigint AS filenode, coalesce(s.n_tup_del, 0) AS deleted,
-       (SELECT greatest(d.stats_reset, b.stats_reset) FROM pg_stat_bgwriter b, pg_stat_database d
-         WHERE d.datname = current_database())::text AS since
-  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-  LEFT JOIN pg_stat_user_tables s ON s.relid = c.oid
- WHERE c.relkind IN ('r', 'm') AND c.relpersistence <> 't' AND n.nspname <> 'lifeboat'
-   AND n.nspname NOT LIKE 'pg\\_%' AND n.nspname <> 'information_schema'
- ORDER BY c.relpages DESC, 3 DESC, 1 LIMIT {TABLES}
+WITH known AS (
+  SELECT DISTINCT t->>'name' AS name
+    FROM lifeboat.manifest m, jsonb_array_elements(m.rows) t
+   WHERE m.at > now() - interval '{KNOWN}' AND (t->>'rows')::bigint >= {LEAST_ROWS}
+), found AS (
+  SELECT format('%I.%I', n.nspname, c.relname) AS name, c.relpersistence = 'u' AS unlogged,
+         coalesce(least(nullif(s.n_live_tup, 0), nullif(greatest(c.reltuples, 0), 0)), 0)::bigint AS rows,
+         coalesce(s.n_live_tup, 0) AS live, coalesce(s.n_tup_del, 0) AS deleted,
+         pg_relation_filenode(c.oid)::bigint AS filenode,
+         row_number() OVER (ORDER BY c.relpages DESC, c.oid) AS place
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    LEFT JOIN pg_stat_user_tables s ON s.relid = c.oid
+   WHERE c.relkind IN ('r', 'm') AND c.relpersistence <> 't' AND n.nspname <> 'lifeboat'
+     AND n.nspname NOT LIKE 'pg\\_%' AND n.nspname <> 'information_schema'
+), life AS (
+  SELECT substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) || ' ' || greatest(d.stats_reset, b.stats_reset) AS since
+    FROM pg_stat_bgwriter b, pg_stat_database d
+   WHERE d.datname = current_database() AND current_setting('track_counts')::bool
+)
+SELECT name, unlogged, rows, live, deleted, filenode, (SELECT since FROM life) AS since
+  FROM found WHERE place <= {TABLES} OR name IN (SELECT name FROM known)
+ ORDER BY place LIMIT {2 * TABLES}
 """
 _WRITE = f"""
 WITH gone AS (DELETE FROM lifeboat.manifest WHERE at < now() - interval '{KEPT}')
@@ -61,14 +74,16 @@ SELECT t->>'name', t->>'rows'
   FROM (SELECT rows FROM lifeboat.manifest ORDER BY at >= '{{}}', at DESC LIMIT 1) m, jsonb_array_elements(m.rows) t
  WHERE NOT (t->>'unlogged')::bool AND (t->>'rows')::bigint >= {LEAST_ROWS}
 """
-# Of each file of a table, by one life of the leader's counters: what it had when most rows had ever come into it.
+# Of each table, in the file and the life of the counters in which the leader has it now: what it had when most rows had
+# ever come into it. Rows that were not counted alive do not count: reltuples lags behind a DELETE.
 _MOST = f"""
-SELECT DISTINCT ON (t.name, t.filenode, t.since) t.name, t.filenode, t.since, t.rows, t.deleted
+SELECT DISTINCT ON (t.name) t.name, t.filenode, t.since, least(t.rows, t.live), t.deleted
   FROM lifeboat.manifest m,
        jsonb_to_recordset(m.rows)
-         AS t(name text, unlogged bool, rows bigint, filenode bigint, deleted bigint, since text)
- WHERE NOT t.unlogged AND t.rows >= {LEAST_ROWS} AND t.filenode IS NOT NULL AND t.since IS NOT NULL
- ORDER BY t.name, t.filenode, t.since, t.rows + t.deleted DESC
+         AS t(name text, unlogged bool, rows bigint, live bigint, filenode bigint, deleted bigint, since text)
+ WHERE m.at < '{{at}}' AND t.since = '{{since}}' AND t.filenode IN ({{filenodes}})
+   AND NOT t.unlogged AND least(t.rows, t.live) >= {LEAST_ROWS} AND t.live IS NOT NULL
+ ORDER BY t.name, least(t.rows, t.live) + t.deleted DESC, m.at DESC
 """
 _STILL = "SELECT relpersistence FROM pg_class WHERE oid = to_regclass('{}')"
 
@@ -119,7 +134,9 @@ async def count_rows(order: CountOrder) -> Counted:
             return Counted(why="no manifest is as old as the copy: BackupTake writes one, and so does BackupVerify")
         listed = dict(each.rsplit("|", 1) for each in await rows(_LISTED.format(order.now.at.isoformat())))
         both = in_both({name: int(count) for name, count in listed.items()}, order.now.rows)
-        lasting = not_deleted([_kept(each) for each in await rows(_MOST)], order.now.kept)
+        kept = order.now.kept
+        most = await rows(_most(order.now)) if kept else []
+        lasting = not_deleted([_kept(each) for each in most], kept)
         end = asyncio.get_running_loop().time() + COUNT_S
         short: list[str] = []
         counted: dict[str, int] = {}
@@ -148,6 +165,11 @@ async def count_rows(order: CountOrder) -> Counted:
     return Counted(
         short=short, counted=counted, uncounted=uncounted, since=datetime.fromtimestamp(float(written[0]), UTC)
     )
+
+
+def _most(now: Manifest) -> str:
+    filenodes = ", ".join(str(each.filenode) for each in now.kept)
+    return _MOST.format(at=now.at.isoformat(), since=now.kept[0].since, filenodes=filenodes)
 
 
 def _kept(line: str) -> Kept:

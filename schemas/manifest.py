@@ -20,7 +20,8 @@ class ManifestOrder(Fact):
 
 class Kept(Fact):
     """What tells whether a table's rows were deleted: its rows, as estimated; how many were ever deleted of it, counted
-    `since` the server's counters began anew (a crash, a promotion, a reset); and the file in which it is.
+    `since` the server's counters began anew (a crash or a reset; and, by the timeline, a promotion, since the counters
+    of a server that led before go on where it stopped); and the file in which it is.
     """
 
     name: str

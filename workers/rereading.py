@@ -44,15 +44,17 @@ class Rereading(WorkflowInstance):
     def activate(self, act: WorkflowActivation) -> WorkflowActivationCompletion:
         if all(job.HasField("query_workflow") or job.HasField("remove_from_cache") for job in act.jobs):
             return self._run.activate(act)
-        if self._beyond:
+        # Each task has a time of its own: more of the history, at the time of the task before, is no task's. What is
+        # replayed is tasks alone, even where the clock of Temporal was set back meanwhile.
+        time = act.timestamp.ToNanoseconds()
+        beyond = not act.is_replaying and time == self._time and act.history_length > self._length
+        if self._beyond and not beyond:
             info = self.get_info()
             log.info("%s (%s) is read anew: a query had it read beyond its last task", info.workflow_id, info.run_id)
             failed = WorkflowActivationCompletion()
             failed.failed.failure.message = WHY
             return failed
-        # Each task has a time of its own. More of the history at the time of the task before is no task's.
-        time = act.timestamp.ToNanoseconds()
-        self._beyond = time == self._time and act.history_length > self._length
+        self._beyond = self._beyond or beyond
         self._time, self._length = time, act.history_length
         return self._run.activate(act)
 

@@ -120,10 +120,14 @@ class CorruptionRecovery(Gradual):
         if decision.answer != "approved":
             return await self.left_alone(decision)
         self.isolated = True
+        await self.end_draws()
+        return await self.set_read_only(self.suspect, on=True)
+
+    async def end_draws(self) -> None:
+        """A run that was terminated may have left a share of writes."""
         _, failed = await self.draw(0.0)
         for each in failed:
             self.note(f"whether a run that was terminated left a share of writes behind is not known: {each}")
-        return await self.set_read_only(self.suspect, on=True)
 
     async def left_alone(self, decision: DecisionReport) -> str:
         """Nobody wants it read-only, and it may be so all the same: a recovery that was terminated lifts nothing."""
@@ -131,6 +135,7 @@ class CorruptionRecovery(Gradual):
         if decision.answer == "rejected":
             self.isolated = left
             if left:
+                await self.end_draws()
                 return f"{self.suspect} is read-only already, which a run that was ended may have left: until the end"
             return f"not isolated, by {decision.by}: clients go on writing"
         if left:
@@ -145,10 +150,13 @@ class CorruptionRecovery(Gradual):
     async def is_read_only(self, member: str) -> bool:
         order = PulseOrder(service=self.estate.service, leader=member, hold_s=0)
         try:
-            return (await self.do(damage.watch_writes, order, limit=10)).read_only
+            pulse = await self.do(damage.watch_writes, order, limit=10)
         except ActivityError as error:
             self.note(f"whether {member} is read-only is not known: {reason_of(error)}")
             return False
+        if pulse.broke:
+            self.note(f"whether {member} is read-only is not known: {pulse.broke}")
+        return pulse.read_only and not pulse.broke
 
     async def find_scope(self) -> str:
         members = await self.check([each.name for each in self.estate.service.members])
