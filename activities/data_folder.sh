@@ -316,17 +316,19 @@ keep() {
   [ "$code" = 0 ] ||
     grep -Eq 'could not find a valid record|invalid|unexpected|out-of-sequence|incorrect|record with' "$to/end" ||
     die "pg_waldump exited $code: $(cat "$to/end")"
-  grep -v '^::end' "$to/tally"
-  end=$(sed -n 's/^::end=//p' "$to/tally")
+  grep -v -e '^::end=' -e '^::length=' "$to/tally"
+  end=$(sed -n 's/^::end=//p' "$to/tally") length=$(sed -n 's/^::length=//p' "$to/tally")
   say end "$end"
   sed -n 's/^pg_waldump: error: /waldump: /p' "$to/end" | head -n 3
   if [ ! -e "$to/complete" ]; then
+    # The last record begins there, and may go on in the next file; each page has a header besides.
+    upto=$(segment_of "$end" "$4" "$5" $((${length:-0} + ${length:-0} / 256 + 64)))
     for file in "$from"/????????????????????????; do
       name=${file##*/}
       [ "${name%????????????????}" = "${4%????????????????}" ] || continue
       [ "$(printf '%s\n%s\n' "$4" "$name" | sort | head -n 1)" = "$4" ] || continue
       # Those past the end are only the room for WAL to come.
-      [ "$name" = "$4" ] || [ "$(segment_of "$end" "$4" "$5")" \> "$name" ] || [ "$(segment_of "$end" "$4" "$5")" = "$name" ] || continue
+      [ "$name" = "$4" ] || [ "$upto" \> "$name" ] || [ "$upto" = "$name" ] || continue
       cp -p "$file" "$to/" || die "$name not kept"
     done
     cp -p "$from"/*.history "$to/" 2>/dev/null
@@ -338,11 +340,11 @@ keep() {
   say done 1
 }
 
-# The segment that holds an LSN (X/Y): LSN SEGMENT-OF-THE-TIMELINE BYTES.
+# The segment that holds an LSN (X/Y) and so many bytes more: LSN SEGMENT-OF-THE-TIMELINE BYTES MORE.
 segment_of() {
   [ -n "$1" ] || { printf '%s' "$2"; return; }
-  high=$((0x${1%/*})) low=$((0x${1#*/}))
-  printf '%s%08X%08X' "${2%????????????????}" "$high" $((low / $3))
+  number=$((((0x${1%/*} << 32) + 0x${1#*/} + $4) / $3)) per=$((4294967296 / $3))
+  printf '%s%08X%08X' "${2%????????????????}" $((number / per)) $((number % per))
 }
 
 # Of pg_waldump's lines: the commits from FORK on, by the set of relations that each touched, and the rows of each relation.
@@ -367,7 +369,7 @@ tally() {
     {
       at = index($0, "lsn: "); lsn = substr($0, at + 5); sub(/,.*/, "", lsn)
       past = place(lsn) >= place(fork)
-      if (past) { records++; end = lsn }
+      if (past) { records++; end = lsn; bytes = $0 }
       at = index($0, "tx: "); tx = substr($0, at + 4); sub(/,.*/, "", tx); gsub(/ /, "", tx)
       at = index($0, "desc: "); desc = substr($0, at + 6); word = desc; sub(/[ ,+].*/, "", word)
       manager = $2
@@ -408,7 +410,10 @@ tally() {
       for (set in commits) printf "::commits=%d;%s;%s;%s;%s\n", commits[set], first[set], last[set], at_lsn[set], set
       for (rel in all) printf "::rows=%s;%d;%d;%d\n", rel, total[rel, "i"], total[rel, "u"], total[rel, "d"]
       printf "::records=%d\n", records
-      if (records) printf "::end=%s\n", end
+      if (records) {
+        match(bytes, /tot\): *[0-9]+\/ *[0-9]+/); bytes = substr(bytes, RSTART, RLENGTH); sub(/.*\/ */, "", bytes)
+        printf "::end=%s\n::length=%d\n", end, bytes
+      }
     }'
 }
 

@@ -312,3 +312,22 @@ def test_wal_is_counted_to_its_end(data: Path, ends: str, told: str) -> None:
     if not told:
         assert found["records"] == "1"
         assert (Path(found["kept"]) / SEGMENT).read_bytes() == b"WAL"
+
+
+@pytest.mark.parametrize(
+    ("lsn", "length", "kept"),
+    [("0/02FFFF00", 24, [2]), ("0/02FFFFF0", 24, [2, 3]), ("0/02FFF000", 9000, [2, 3]), ("0/02000028", 9000, [2])],
+    ids=["in its file", "at its end", "into the next", "at its beginning"],
+)
+def test_the_last_record_is_kept_whole(data: Path, lsn: str, length: int, kept: list[int]) -> None:
+    """And what is only room for WAL to come is not."""
+    (data / "pg_wal").mkdir()
+    for number in (2, 3, 4):
+        (data / "pg_wal" / f"0000000100000000{number:08X}").write_bytes(b"WAL")
+    record = f"rmgr: Heap len (rec/tot): 59/ {length}, tx: 0, lsn: {lsn}, prev 0/02025E38, desc: INSERT"
+    program(data, "pg_waldump", f"echo '{record}'")
+    (data.parent / "keep" / "job").mkdir()
+    found = tell(data, "work", "keep", "id", "1", "0/2000000", SEGMENT, str(16 << 20))
+    assert "done" in found, found
+    there = sorted(each.name for each in Path(found["kept"]).glob("0000000100000000????????"))
+    assert there == [f"0000000100000000{number:08X}" for number in kept]

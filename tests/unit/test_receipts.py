@@ -77,7 +77,7 @@ def test_a_transaction_that_was_under_way_at_the_fork_has_the_rows_of_before_it(
 
 
 def test_a_transaction_that_has_not_committed_counts_nothing():
-    assert set(tally(line("Heap", 7, "0/01", "INSERT off 1 flags 0x00", U))) == {"records", "end"}
+    assert set(tally(line("Heap", 7, "0/01", "INSERT off 1 flags 0x00", U))) == {"records", "end", "length"}
 
 
 @pytest.mark.parametrize("words", ["MULTI_INSERT 3 tuples flags 0x02", "MULTI_INSERT+INIT ntuples: 3, flags: 0x02"])
