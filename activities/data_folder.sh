@@ -307,10 +307,8 @@ keep() {
   # last file (after pg_switch_wal, on a standby that has received no more).
   last=$(ls "$from" | grep -E "^${4%????????????????}[0-9A-F]{16}$" | sort | tail -n 1)
   # From the file's beginning: what was under way at the fork has rows before it.
-  { "$bin/pg_waldump" -p "$from" "$4" "$last" 2> "$to/end"; echo $? > "$to/code"; } | tally "$3" > "$to/tally"
-  if grep -q '^::records=0$' "$to/tally"; then
-    { "$bin/pg_waldump" -p "$from" -s "$3" "$4" "$last" 2> "$to/end"; echo $? > "$to/code"; } | tally "$3" > "$to/tally"
-  fi
+  read_wal "$3" "$4" "$last"
+  if grep -q '^::records=0$' "$to/tally"; then read_wal "$3" -s "$3" "$4" "$last"; fi
   grep -q '^::records=' "$to/tally" || die "the WAL past the fork could not be counted"
   code=$(cat "$to/code")
   [ "$code" = 0 ] ||
@@ -340,6 +338,13 @@ keep() {
   say done 1
 }
 
+# Counts what is past FORK, of what pg_waldump reads in $from by these words; how it went lies in $to: FORK WORD …
+read_wal() {
+  past=$1
+  shift
+  { "$bin/pg_waldump" -p "$from" "$@" 2> "$to/end"; echo $? > "$to/code"; } | tally "$past" > "$to/tally"
+}
+
 # The segment that holds an LSN (X/Y) and so many bytes more: LSN SEGMENT-OF-THE-TIMELINE BYTES MORE.
 segment_of() {
   [ -n "$1" ] || { printf '%s' "$2"; return; }
@@ -354,7 +359,6 @@ tally() {
       split(lsn, part, "/"); sub(/^0+/, "", part[2])
       return sprintf("%8s/%8s", part[1], part[2])
     }
-    !/^rmgr:/ { next }
     function relation(line,   at, rest, part) {
       at = index(line, ": rel "); if (!at) return ""
       rest = substr(line, at + 6); split(rest, part, /[ ,;]/); return part[1]
@@ -366,6 +370,7 @@ tally() {
       }
       return 1
     }
+    !/^rmgr:/ { next }
     {
       at = index($0, "lsn: "); lsn = substr($0, at + 5); sub(/,.*/, "", lsn)
       past = place(lsn) >= place(fork)
