@@ -129,10 +129,11 @@ async def count_rows(order: CountOrder) -> Counted:
     async with beating(doing):
         if await rows(_THERE) != ["t"]:
             return Counted(why="the backup has no manifest: a superuser must carry out lifeboat.sql on the leader")
-        written = await rows(_NEWEST.format(order.now.at.isoformat()))
+        at = order.now.at.isoformat()
+        written = await rows(_NEWEST.format(at))
         if not written:
             return Counted(why="no manifest is as old as the copy: BackupTake writes one, and so does BackupVerify")
-        listed = dict(each.rsplit("|", 1) for each in await rows(_LISTED.format(order.now.at.isoformat())))
+        listed = dict(each.rsplit("|", 1) for each in await rows(_LISTED.format(at)))
         both = in_both({name: int(count) for name, count in listed.items()}, order.now.rows)
         kept = order.now.kept
         most = await rows(_most(order.now)) if kept else []
