@@ -11,7 +11,7 @@ from lab import lab as labs
 from lab.model import Lab
 from tests.faults.cache_scene import CacheScene
 from tests.faults.restore_scene import RestoreScene, as_new
-from tests.faults.scene import Scene
+from tests.faults.scene import Scene, as_marked
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
@@ -23,12 +23,8 @@ async def shared_lab() -> AsyncIterator[Lab]:
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def scene(shared_lab: Lab, request: pytest.FixtureRequest) -> Scene:
-    """The estate as new. `@pytest.mark.estate(watch=False, detection={…})` says what is different in this scenario."""
-    marker = request.node.get_closest_marker("estate")
-    # A rejoin that begins by itself would go on beside what a scenario does next.
-    options = {"rejoin": {"when": "by-hand"}} | (dict(marker.kwargs) if marker else {})
-    watch = options.pop("watch", True)
-    lab = await labs.reset(shared_lab, overrides=options, watch=watch)
+    """The estate as new."""
+    lab = await as_marked(shared_lab, request)
     return Scene(lab, await labs.connect(lab))
 
 

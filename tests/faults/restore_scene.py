@@ -45,7 +45,7 @@ from schemas.restores import (
     ScanOrder,
 )
 from schemas.topology import DatabaseService
-from tests.faults.scene import Run, Scene
+from tests.faults.scene import Run, Scene, as_marked
 from tests.lab import looks
 from tests.standins.bad_store import BadStore, bad_store
 from workflows.policy import restore as policy
@@ -246,11 +246,8 @@ class RestoreScene(Scene):
 
 
 async def as_new(lab: Lab, request: pytest.FixtureRequest) -> RestoreScene:
-    """A lab with backups as it was at first. `@pytest.mark.estate(…)` says what is different in this scenario."""
-    marker = request.node.get_closest_marker("estate")
-    options = {"rejoin": {"when": "by-hand"}} | (dict(marker.kwargs) if marker else {})
-    watch = options.pop("watch", True)
-    lab = await labs.reset(lab, overrides=options, watch=watch)
+    """A lab with backups as it was at first."""
+    lab = await as_marked(lab, request)
     return RestoreScene(lab, await labs.connect(lab))
 
 

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 from pydantic import ValidationError
 from temporalio.client import (
@@ -32,6 +33,7 @@ from activities.files import replace_file
 from activities.sessions import open_session
 from activities.topology import load_topology
 from lab import faults, load
+from lab import lab as labs
 from lab.model import Lab
 from lab.referee import Audit, audit
 from lab.watch import start_watch
@@ -96,6 +98,15 @@ async def result_of(run: Run) -> Report:
             raise
         else:
             return result
+
+
+async def as_marked(lab: Lab, request: pytest.FixtureRequest) -> Lab:
+    """The lab as new, but for what `@pytest.mark.estate(watch=False, detection={…})` says of this scenario."""
+    marker = request.node.get_closest_marker("estate")
+    # A rejoin that begins by itself would go on beside what a scenario does next.
+    options = {"rejoin": {"when": "by-hand"}} | (dict(marker.kwargs) if marker else {})
+    watch = options.pop("watch", True)
+    return await labs.reset(lab, overrides=options, watch=watch)
 
 
 class Scene:
