@@ -18,7 +18,7 @@ import uvloop
 from temporalio.client import Client
 from temporalio.runtime import Runtime
 from temporalio.worker import Interceptor, PollerBehaviorSimpleMaximum, Worker
-from temporalio.worker.workflow_sandbox import SandboxRestrictions
+from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
 from activities import (
     application,
@@ -72,7 +72,7 @@ from schemas.attributes import TASK_QUEUE, region_queue
 from schemas.failures import LifeboatError
 from workers import gauges, logs, metrics
 from workers.connect import connect
-from workers.rereading import RereadingRunner
+from workers.rereading import RereadingWorker
 from workers.run_ends import RunEnds
 from workflows.backup_take import BackupTake
 from workflows.backup_verify import BackupVerify
@@ -266,7 +266,7 @@ ACTIVITIES: list[Any] = [
     taking.until_no_other,
 ]
 
-SANDBOX = RereadingRunner(
+SANDBOX = SandboxedWorkflowRunner(
     restrictions=SandboxRestrictions.default.with_passthrough_modules(
         # Each module that is not passed through is executed anew for each run: 85 ms of the first workflow task here.
         # These hold no state; the runbooks themselves stay inside.
@@ -330,10 +330,10 @@ def make_workers(client: Client, region: str, interceptors: list[Interceptor] | 
         "graceful_shutdown_timeout": timedelta(seconds=30),
     }
     return [
-        Worker(
+        RereadingWorker(
             task_queue=TASK_QUEUE,
             workflows=WORKFLOWS,
-            workflow_runner=SANDBOX,
+            sandbox=SANDBOX,
             # A dead worker costs this much a workflow; the default is 10 s [temporal.md, 3].
             sticky_queue_schedule_to_start_timeout=timedelta(seconds=1),
             # A frozen worker's open polls go on taking tasks, each of which is lost until its time limit: few of them.

@@ -1,61 +1,70 @@
-"""A run whose history was read beyond its last workflow task is read anew before its next one.
+"""A run whose history was read beyond its last workflow task is read anew for its next one.
 
 A query that finds no worker with the run in its cache is answered by another one, from the whole history. Where events
 came in meanwhile, the SDK (1.35) hands them to the workflow as if a task had begun with them, and keeps the run so. The
 next task then brings only what came later, and the order of its commands may be one that no replay repeats: the run
-fails for nondeterminism, hours after a worker was killed while somebody looked at it (docs/adr/0040).
+fails for nondeterminism, hours after a worker was busy or killed while somebody looked at it (docs/adr/0040).
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from temporalio.bridge.proto.workflow_activation import WorkflowActivation
 from temporalio.bridge.proto.workflow_completion import WorkflowActivationCompletion
-from temporalio.worker import WorkflowInstance, WorkflowInstanceDetails
+from temporalio.client import Client
+from temporalio.worker import Worker, WorkflowInstance, WorkflowInstanceDetails
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 from temporalio.workflow import Info
 
 log = logging.getLogger("lifeboat.runs")
 
-WHY = "Nothing is wrong with the run: a query had it read beyond its last task, so that it is read anew."
+
+class RereadingWorker(Worker):
+    """A worker that forgets a run which a query had it read too far."""
+
+    def __init__(self, client: Client, *, sandbox: SandboxedWorkflowRunner, **more: Any) -> None:
+        runner = RereadingRunner(restrictions=sandbox.restrictions, forget=self._forget)
+        super().__init__(client, workflow_runner=runner, **more)
+
+    def _forget(self, run_id: str) -> None:
+        """Take it out of the cache, as soon as a query that is in hand has been answered."""
+        self._bridge_worker.request_workflow_eviction(run_id)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RereadingRunner(SandboxedWorkflowRunner):
-    """The SDK's sandbox, whose runs are read anew where they must be."""
+    """The SDK's sandbox, whose runs are forgotten where they must be."""
+
+    forget: Callable[[str], None]
 
     def create_instance(self, det: WorkflowInstanceDetails) -> WorkflowInstance:
-        return Rereading(super().create_instance(det))
+        return Rereading(super().create_instance(det), self.forget)
 
 
 class Rereading(WorkflowInstance):
-    """A run in this worker's cache. A task that it must not carry out fails once: Temporal gives it anew at once, with
-    the whole history.
-    """
+    """A run in this worker's cache, which is to be forgotten once a query had it read too far."""
 
-    def __init__(self, run: WorkflowInstance) -> None:
-        self._run = run
-        self._time, self._length = -1, 0
-        self._beyond = False
+    def __init__(self, run: WorkflowInstance, forget: Callable[[str], None]) -> None:
+        self._run, self._forget = run, forget
+        self._task, self._length = (0, 0), 0
 
     def activate(self, act: WorkflowActivation) -> WorkflowActivationCompletion:
         if all(job.HasField("query_workflow") or job.HasField("remove_from_cache") for job in act.jobs):
             return self._run.activate(act)
-        # Each task has a time of its own: more of the history, at the time of the task before, is no task's. What is
-        # replayed is tasks alone, even where the clock of Temporal was set back meanwhile.
-        time = act.timestamp.ToNanoseconds()
-        beyond = not act.is_replaying and time == self._time and act.history_length > self._length
-        if self._beyond and not beyond:
+        # More of the history, but at the time and the size of the task before, is no task's. The clock of Temporal may
+        # be set back, but the size grows with each task.
+        task = act.timestamp.ToNanoseconds(), act.history_size_bytes
+        if not act.is_replaying and act.history_length > self._length and task == self._task:
             info = self.get_info()
-            log.info("%s (%s) is read anew: a query had it read beyond its last task", info.workflow_id, info.run_id)
-            failed = WorkflowActivationCompletion()
-            failed.failed.failure.message = WHY
-            return failed
-        self._beyond = self._beyond or beyond
-        self._time, self._length = time, act.history_length
+            log.info(
+                "%s (%s) was read beyond its last task by a query, and is forgotten", info.workflow_id, info.run_id
+            )
+            self._forget(info.run_id)
+        self._task, self._length = task, act.history_length
         return self._run.activate(act)
 
     def get_info(self) -> Info:

@@ -107,7 +107,7 @@ class RestoreScene(Scene):
         assert not state.parked, "\n".join(state.journal)
         report = await self.report(run, limit)
         told = f"{report.summary} {' '.join(report.tasks)}"
-        assert report.outcome == outcome, report
+        assert report.outcome == outcome, f"{report}\n{await self.told_of(run)}"
         assert all(each in told for each in said), told
         await self.nothing_left()
         return report

@@ -18,6 +18,8 @@ from typing import Any
 import pytest
 import yaml
 from pydantic import ValidationError
+from temporalio.api.enums.v1 import EventType
+from temporalio.api.history.v1 import HistoryEvent
 from temporalio.client import (
     Client,
     WorkflowExecutionStatus,
@@ -82,6 +84,17 @@ async def record(lab: Lab, run: Run, branch: str) -> None:
         Path(folder).mkdir(parents=True, exist_ok=True)
         text = json.dumps(without_places(history, places), indent=1)
         (Path(folder) / f"{branch}.json").write_text(text + "\n", encoding="utf-8")
+
+
+def line_of(event: HistoryEvent) -> str:
+    """What happened, and to which activity or worker."""
+    at = event.event_time.ToDatetime()
+    scheduled = event.activity_task_scheduled_event_attributes.activity_type.name
+    ended = event.activity_task_completed_event_attributes.scheduled_event_id
+    by = event.workflow_task_started_event_attributes.identity
+    failed = event.workflow_task_failed_event_attributes.failure.message
+    told = [str(each) for each in (scheduled, ended, by, failed) if each]
+    return f"{event.event_id:4} {at:%H:%M:%S.%f} {EventType.Name(event.event_type)[11:]} {' '.join(told)}"
 
 
 async def result_of(run: Run) -> Report:
@@ -203,9 +216,16 @@ class Scene:
         try:
             result: RunState = await self.until(what, found, limit)
         except AssertionError as error:
-            told = "\n".join((await self.state(run)).journal)
-            raise AssertionError(f"{error}\n{told}") from None
+            raise AssertionError(f"{error}\n{await self.told_of(run)}") from None
         return result
+
+    async def told_of(self, run: Run) -> str:
+        """Its journal; where its history can't be replayed, so that no query is answered, the history."""
+        try:
+            return "\n".join((await self.state(run)).journal)
+        except WorkflowQueryFailedError as failed:
+            history = await run.fetch_history()
+            return "\n".join([f"no journal: {failed}", *map(line_of, history.events)])
 
     async def question(self, run: Run, limit: float = 40.0) -> RunState:
         return await self.state_when(run, "the run asks a person", lambda state: state.question, limit)

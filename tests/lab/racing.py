@@ -13,7 +13,10 @@ from temporalio import activity, workflow
 from temporalio.client import Client
 from temporalio.common import RetryPolicy
 from temporalio.exceptions import ActivityError
-from temporalio.worker import Worker, WorkflowRunner
+from temporalio.worker import Worker
+from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
+
+from workers.rereading import RereadingWorker
 
 QUEUE = "racing"
 STICKY_S = 3.0
@@ -68,21 +71,19 @@ class Racing:
         await workflow.execute_activity(name, start_to_close_timeout=timedelta(seconds=60), retry_policy=once)
 
 
-def worker_of(client: Client, runner: WorkflowRunner) -> Worker:
-    """With the product's runner, and its own sticky time-out."""
-    return Worker(
+def worker_of(client: Client) -> Worker:
+    """The product's, with a sticky time-out of its own."""
+    return RereadingWorker(
         client,
         task_queue=QUEUE,
         workflows=[Racing],
-        workflow_runner=runner,
+        sandbox=SandboxedWorkflowRunner(),
         sticky_queue_schedule_to_start_timeout=timedelta(seconds=STICKY_S),
     )
 
 
 async def main(address: str) -> None:
-    from workers.main import SANDBOX
-
-    await worker_of(await Client.connect(address), SANDBOX).run()
+    await worker_of(await Client.connect(address)).run()
 
 
 if __name__ == "__main__":

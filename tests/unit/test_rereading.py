@@ -1,4 +1,4 @@
-"""Which activations are read beyond a run's last task, and what comes of the next task."""
+"""Which activations are read beyond a run's last task, so that the worker forgets the run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from temporalio.bridge.proto.workflow_completion import WorkflowActivationComple
 from temporalio.worker import WorkflowInstance
 from temporalio.workflow import Info
 
-from workers.rereading import WHY, Rereading
+from workers.rereading import Rereading
 
 
 class Carried(WorkflowInstance):
@@ -34,41 +34,52 @@ class Carried(WorkflowInstance):
         return None
 
 
-def given(run: Rereading, seconds: int, length: int, job: str = "resolve_activity", *, replayed: bool = False) -> bool:
-    """Whether the run carries this out: a task, or what a query brought, at a time and with so much history."""
-    act = WorkflowActivation(history_length=length, is_replaying=replayed)
-    act.timestamp.FromSeconds(seconds)
-    getattr(act.jobs.add(), job).SetInParent()
-    done = run.activate(act)
-    assert done.failed.failure.message in ("", WHY)
-    return done.HasField("successful")
+class Read:
+    """A run in a worker's cache, and how often the worker was told to forget it."""
+
+    def __init__(self) -> None:
+        self.forgotten = 0
+        self._run = Rereading(Carried(), self._forget)
+
+    def _forget(self, run_id: str) -> None:
+        assert run_id == "b"
+        self.forgotten += 1
+
+    def given(
+        self, seconds: int, length: int, job: str = "resolve_activity", *, size: int, replayed: bool = False
+    ) -> int:
+        """How often it is forgotten by now: this came, with so much history; the time and the size are its task's."""
+        act = WorkflowActivation(history_length=length, history_size_bytes=size, is_replaying=replayed)
+        act.timestamp.FromSeconds(seconds)
+        getattr(act.jobs.add(), job).SetInParent()
+        assert self._run.activate(act).HasField("successful")
+        return self.forgotten
 
 
 @pytest.fixture
-def run() -> Rereading:
-    made = Rereading(Carried())
-    assert given(made, 1, 3, "initialize_workflow")
+def read() -> Read:
+    made = Read()
+    assert made.given(1, 3, "initialize_workflow", size=300) == 0
     return made
 
 
-def test_tasks_are_carried_out(run: Rereading) -> None:
-    assert given(run, 1, 3), "a local activity ends in the same task"
-    assert given(run, 2, 9)
-    assert given(run, 2, 9, "query_workflow", replayed=True)
-    assert given(run, 3, 14, "signal_workflow")
+def test_a_run_that_was_given_its_tasks_is_kept(read: Read) -> None:
+    assert read.given(1, 3, size=300) == 0, "a local activity ends in the same task"
+    assert read.given(2, 9, size=900) == 0
+    assert read.given(2, 9, "query_workflow", size=900, replayed=True) == 0
+    assert read.given(3, 14, "signal_workflow", size=1400) == 0
 
 
-def test_a_task_after_a_query_that_read_beyond_is_not(run: Rereading) -> None:
-    assert given(run, 1, 9)
-    assert given(run, 1, 9, "query_workflow", replayed=True)
-    assert given(run, 1, 12), "another query, with more events"
-    assert given(run, 1, 12, "query_workflow", replayed=True)
-    assert not given(run, 2, 14)
-    assert not given(run, 3, 18)
-    assert given(run, 3, 18, "remove_from_cache")
+def test_a_run_that_a_query_had_read_beyond_its_last_task_is_forgotten(read: Read) -> None:
+    assert read.given(1, 8, size=300) == 1
+    assert read.given(1, 8, "query_workflow", size=300, replayed=True) == 1
+    assert read.given(1, 8, "remove_from_cache", size=300) == 1
 
 
-def test_a_clock_that_was_set_back_costs_one_task_and_no_replay(run: Rereading) -> None:
-    assert given(run, 1, 9, replayed=True)
-    assert given(run, 1, 14, replayed=True)
-    assert given(run, 2, 18)
+def test_a_replay_is_of_tasks_alone(read: Read) -> None:
+    assert read.given(1, 8, size=300, replayed=True) == 0
+
+
+def test_a_clock_that_was_set_back_forgets_nothing(read: Read) -> None:
+    assert read.given(1, 9, size=900) == 0
+    assert read.given(1, 14, size=1400) == 0
