@@ -7,6 +7,8 @@ turns: pgBackRest and a server's recovery by hand, and `PitrRestore` from its st
 from __future__ import annotations
 
 import argparse
+import asyncio
+import os
 from dataclasses import dataclass, field
 
 from temporalio.client import WorkflowHistory
@@ -138,6 +140,8 @@ async def once(stand: Stand, prepared: Prepared, *, first: bool) -> Measured:
     """Both ways, Lifeboat `first` or by hand; what went wrong is told, and what was measured stands."""
     measured = Measured()
     for way in (product, hand) if first else (hand, product):
+        # What was written before is not on this one's time.
+        await asyncio.to_thread(os.sync)
         try:
             await way(stand, prepared, measured)
         except (BenchFailed, LabError, OSError) as error:
