@@ -266,46 +266,45 @@ ACTIVITIES: list[Any] = [
     taking.until_no_other,
 ]
 
-SANDBOX = SandboxedWorkflowRunner(
-    restrictions=SandboxRestrictions.default.with_passthrough_modules(
-        # Each module that is not passed through is executed anew for each run: 85 ms of the first workflow task here.
-        # These hold no state; the runbooks themselves stay inside.
-        "schemas",
-        "activities",
-        "workflows.policy",
-        "workflows.narrative",
-        "workflows.reporting",
-        "workflows.doors",
-        "workflows.journal",
-        "workflows.looking",
-        "workflows.plan",
-        "workflows.procedure",
-        "workflows.reasons",
-        "workflows.runbook",
-        "workflows.telling",
-        "workflows.by_name",
-        "workflows.cache",
-        "workflows.cache_return",
-        "workflows.queue",
-        "workflows.cache_warming",
-        "workflows.database",
-        "workflows.gradual",
-        "workflows.database_fence",
-        "workflows.database_gates",
-        "workflows.database_protect",
-        "workflows.database_return",
-        "workflows.database_reads",
-        "workflows.watch_reads",
-        "workflows.watching",
-        "workflows.database_routes",
-        "workflows.database_verify",
-        "workflows.restoring",
-        "workflows.putting_back",
-        "workflows.synchronous",
-        "pydantic",
-        "pydantic_core",
-    )
+RESTRICTIONS = SandboxRestrictions.default.with_passthrough_modules(
+    # Each module that is not passed through is executed anew for each run: 85 ms of the first workflow task here.
+    # These hold no state; the runbooks themselves stay inside.
+    "schemas",
+    "activities",
+    "workflows.policy",
+    "workflows.narrative",
+    "workflows.reporting",
+    "workflows.doors",
+    "workflows.journal",
+    "workflows.looking",
+    "workflows.plan",
+    "workflows.procedure",
+    "workflows.reasons",
+    "workflows.runbook",
+    "workflows.telling",
+    "workflows.by_name",
+    "workflows.cache",
+    "workflows.cache_return",
+    "workflows.queue",
+    "workflows.cache_warming",
+    "workflows.database",
+    "workflows.gradual",
+    "workflows.database_fence",
+    "workflows.database_gates",
+    "workflows.database_protect",
+    "workflows.database_return",
+    "workflows.database_reads",
+    "workflows.watch_reads",
+    "workflows.watching",
+    "workflows.database_routes",
+    "workflows.database_verify",
+    "workflows.restoring",
+    "workflows.putting_back",
+    "workflows.synchronous",
+    "pydantic",
+    "pydantic_core",
 )
+SANDBOX = SandboxedWorkflowRunner(restrictions=RESTRICTIONS)
 
 
 SETTLE_S = 2.0
@@ -333,7 +332,7 @@ def make_workers(client: Client, region: str, interceptors: list[Interceptor] | 
         RereadingWorker(
             task_queue=TASK_QUEUE,
             workflows=WORKFLOWS,
-            sandbox=SANDBOX,
+            restrictions=RESTRICTIONS,
             # A dead worker costs this much a workflow; the default is 10 s [temporal.md, 3].
             sticky_queue_schedule_to_start_timeout=timedelta(seconds=1),
             # A frozen worker's open polls go on taking tasks, each of which is lost until its time limit: few of them.

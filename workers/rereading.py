@@ -17,21 +17,24 @@ from temporalio.bridge.proto.workflow_activation import WorkflowActivation
 from temporalio.bridge.proto.workflow_completion import WorkflowActivationCompletion
 from temporalio.client import Client
 from temporalio.worker import Worker, WorkflowInstance, WorkflowInstanceDetails
-from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
+from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 from temporalio.workflow import Info
 
 log = logging.getLogger("lifeboat.runs")
+
+DIRECT = "legacy_query"
+"""What the SDK's core calls a query that came with no task."""
 
 
 class RereadingWorker(Worker):
     """A worker that forgets a run which a query had it read too far."""
 
-    def __init__(self, client: Client, *, sandbox: SandboxedWorkflowRunner, **more: Any) -> None:
-        runner = RereadingRunner(restrictions=sandbox.restrictions, forget=self._forget)
+    def __init__(self, client: Client, *, restrictions: SandboxRestrictions, **more: Any) -> None:
+        runner = RereadingRunner(restrictions=restrictions, forget=self._forget)
         super().__init__(client, workflow_runner=runner, **more)
 
     def _forget(self, run_id: str) -> None:
-        """Take it out of the cache, as soon as a query that is in hand has been answered."""
+        """Take it out of the cache, as soon as what is in hand has been answered."""
         self._bridge_worker.request_workflow_eviction(run_id)
 
 
@@ -46,24 +49,24 @@ class RereadingRunner(SandboxedWorkflowRunner):
 
 
 class Rereading(WorkflowInstance):
-    """A run in this worker's cache, which is to be forgotten once a query had it read too far."""
+    """A run in this worker's cache, which is forgotten once a query had it read too far."""
 
     def __init__(self, run: WorkflowInstance, forget: Callable[[str], None]) -> None:
         self._run, self._forget = run, forget
         self._task, self._length = (0, 0), 0
+        self._beyond = False
 
     def activate(self, act: WorkflowActivation) -> WorkflowActivationCompletion:
-        if all(job.HasField("query_workflow") or job.HasField("remove_from_cache") for job in act.jobs):
-            return self._run.activate(act)
+        # What a query has read is followed by the query itself, at once. A task never is, so that one which were taken
+        # for such reading would lose nothing.
+        if self._beyond and any(job.query_workflow.query_id == DIRECT for job in act.jobs):
+            info = self.get_info()
+            log.info("%s (%s): a query had it read beyond its last task; forgotten", info.workflow_id, info.run_id)
+            self._forget(info.run_id)
         # More of the history, but at the time and the size of the task before, is no task's. The clock of Temporal may
         # be set back, but the size grows with each task.
         task = act.timestamp.ToNanoseconds(), act.history_size_bytes
-        if not act.is_replaying and act.history_length > self._length and task == self._task:
-            info = self.get_info()
-            log.info(
-                "%s (%s) was read beyond its last task by a query, and is forgotten", info.workflow_id, info.run_id
-            )
-            self._forget(info.run_id)
+        self._beyond = not act.is_replaying and act.history_length > self._length and task == self._task
         self._task, self._length = task, act.history_length
         return self._run.activate(act)
 

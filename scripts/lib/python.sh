@@ -25,6 +25,8 @@ make_environment() {
     if [ -e "$STAMP" ] && [ -x .venv/bin/lifeboat ] && [ "$(inputs)" = "$(cat "$STAMP")" ]; then
         return
     fi
+    # Through a link, what another checkout works with would be emptied.
+    [ ! -L .venv ] || die ".venv is a link to $(readlink .venv); remove the link (rm .venv), then try again"
     rm -f "$STAMP"
     # One that was moved here, or whose interpreter is gone, can't be mended.
     if ! grep -qsF "$PWD/.venv" .venv/pyvenv.cfg || ! .venv/bin/python -m pip --version >/dev/null 2>&1; then

@@ -88,13 +88,12 @@ async def record(lab: Lab, run: Run, branch: str) -> None:
 
 def line_of(event: HistoryEvent) -> str:
     """What happened, and to which activity or worker."""
-    at = event.event_time.ToDatetime()
-    scheduled = event.activity_task_scheduled_event_attributes.activity_type.name
-    ended = event.activity_task_completed_event_attributes.scheduled_event_id
-    by = event.workflow_task_started_event_attributes.identity
-    failed = event.workflow_task_failed_event_attributes.failure.message
-    told = [str(each) for each in (scheduled, ended, by, failed) if each]
-    return f"{event.event_id:4} {at:%H:%M:%S.%f} {EventType.Name(event.event_type)[11:]} {' '.join(told)}"
+    what = getattr(event, event.WhichOneof("attributes") or "")
+    at, kind = event.event_time.ToDatetime(), EventType.Name(event.event_type).removeprefix("EVENT_TYPE_")
+    told = [getattr(what, "scheduled_event_id", ""), getattr(what, "identity", "")]
+    told += [what.activity_type.name] if hasattr(what, "activity_type") else []
+    told += [what.failure.message] if hasattr(what, "failure") else []
+    return " ".join([f"{event.event_id:4} {at:%H:%M:%S.%f} {kind}", *(str(each) for each in told if each)])
 
 
 async def result_of(run: Run) -> Report:
@@ -220,10 +219,10 @@ class Scene:
         return result
 
     async def told_of(self, run: Run) -> str:
-        """Its journal; where its history can't be replayed, so that no query is answered, the history."""
+        """Its journal; where no query is answered, as when its history can't be replayed, the history."""
         try:
             return "\n".join((await self.state(run)).journal)
-        except WorkflowQueryFailedError as failed:
+        except (RPCError, WorkflowQueryFailedError) as failed:
             history = await run.fetch_history()
             return "\n".join([f"no journal: {failed}", *map(line_of, history.events)])
 

@@ -14,7 +14,7 @@ from temporalio.client import Client
 from temporalio.common import RetryPolicy
 from temporalio.exceptions import ActivityError
 from temporalio.worker import Worker
-from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
+from temporalio.worker.workflow_sandbox import SandboxRestrictions
 
 from workers.rereading import RereadingWorker
 
@@ -77,7 +77,7 @@ def worker_of(client: Client) -> Worker:
         client,
         task_queue=QUEUE,
         workflows=[Racing],
-        sandbox=SandboxedWorkflowRunner(),
+        restrictions=SandboxRestrictions.default,
         sticky_queue_schedule_to_start_timeout=timedelta(seconds=STICKY_S),
     )
 

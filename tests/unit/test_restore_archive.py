@@ -16,11 +16,14 @@ ARCHIVED = Archived(file="00000001000000000000000A", timeline=1, segment_bytes=1
 
 
 class Looked(Restoring):
-    """What each look sees of who leads, and what was ordered."""
+    """What each look sees of who leads."""
+
+    of_before = False
+    """Whether its history is of the time when only one worker looked."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, by_one: str | None, by_all: str | None) -> None:
         super().__init__()
-        monkeypatch.setattr(workflow, "patched", lambda _: True)
+        monkeypatch.setattr(workflow, "patched", lambda _: not self.of_before)
         self.by_one, self.by_all = by_one, by_all
         self.estate = SimpleNamespace(service=service())  # type: ignore[assignment]
         self.looks: list[str] = []
@@ -61,3 +64,10 @@ async def test_where_nobody_leads_for_anybody_the_run_goes_on(monkeypatch: pytes
     run = Looked(monkeypatch, None, None)
     assert await run.archive() is None
     assert run.journal == ["nobody leads who could archive what was written last"]
+
+
+async def test_a_run_of_before_replays(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Looked(monkeypatch, None, E1)
+    run.of_before = True
+    assert await run.archive() is None
+    assert run.looks == ["one"]

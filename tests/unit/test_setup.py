@@ -69,3 +69,16 @@ def test_another_system_than_debians_is_refused_in_one_line(tmp_path: Path) -> N
     assert refused.returncode == 1
     assert refused.stderr.count("\n") == 1
     assert "fedora" in refused.stderr
+
+
+def test_another_checkouts_environment_is_not_emptied_through_a_link(tmp_path: Path) -> None:
+    others = tmp_path / "others"
+    others.mkdir()
+    (others / "pyvenv.cfg").write_text("home = elsewhere\n", encoding="utf-8")
+    (tmp_path / ".venv").symlink_to(others)
+    library = ROOT / "scripts/lib/python.sh"
+    die = f'die() {{ echo "$*" >&2; exit 1; }}; cd {tmp_path} && . {library} && make_environment'
+    made = run("bash", "-euc", die)
+    assert made.returncode == 1
+    assert made.stderr == f".venv is a link to {others}; remove the link (rm .venv), then try again\n"
+    assert (others / "pyvenv.cfg").exists()
