@@ -14,7 +14,7 @@ from temporalio.service import RPCError
 from activities.rabbit_api import cluster_api
 from activities.rabbit_definitions import read_mirror
 from activities.topology import load_topology
-from lab import faults, load, rabbit
+from lab import faults, ledger, load, rabbit
 from lab.layout import QUEUE, QUEUE_HOME
 from lab.model import Lab
 from lab.queue_referee import QueueAudit, audit
@@ -146,6 +146,11 @@ class QueueScene:
             return all(route.writing for route in found.routes.values())
 
         await self.until("every route is confirmed again", writing)
+
+    def refused(self) -> str:
+        """What clients were told but a confirmation, a line each."""
+        told = [each for each in ledger.read(self.lab.ledger) if each.outcome != "acknowledged"]
+        return "\n".join(f"{each.sent} {each.route} {each.server} {each.outcome}: {each.error}" for each in told)
 
     async def safe(self) -> QueueAudit:
         """Nothing confirmed is missing, and one cluster lets clients in."""
