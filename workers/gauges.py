@@ -31,9 +31,7 @@ EVERY_S = 5.0
 YOUNG = timedelta(seconds=3)
 """A run is asked for its clock once it is as old as this: each question costs its worker some milliseconds, and a
 failover that needs nobody is over by then."""
-_QUERY = timedelta(seconds=0.9)
-"""Before the sticky time-out (workers/main.py) is over: a worker that does not answer is not asked through another,
-which would have to read the whole run for it (docs/adr/0040)."""
+_QUERY = timedelta(seconds=2)
 _SERVICE = SearchAttributeKey.for_keyword("LifeboatService")
 _WAITING = SearchAttributeKey.for_keyword("LifeboatWaitingFor")
 
