@@ -195,7 +195,7 @@ async def test_messages_that_were_dropped_as_unroutable_are_told(scene: QueueSce
 
 
 @pytest.mark.estate(watch=True)
-async def test_a_node_that_is_killed_is_noticed_and_left(scene: QueueScene) -> None:
+async def test_a_node_that_is_killed_is_noticed_and_left_in_a_second_or_so(scene: QueueScene) -> None:
     await scene.traffic()
     await asyncio.sleep(2)
     await scene.fault("kill", QUEUE_HOME)
@@ -206,9 +206,9 @@ async def test_a_node_that_is_killed_is_noticed_and_left(scene: QueueScene) -> N
     assert report.new_primary in scene.east
     await scene.served()
     found = await scene.safe()
-    # How fast that is, bench.queue measures.
+    print({name: route.longest_gap_s for name, route in found.routes.items()})
     told = f"{found.routes}\n{report}\n{scene.refused()}"
-    assert all(route.longest_gap_s < report.rto_s for route in found.routes.values()), told
+    assert all(route.longest_gap_s < 3 for route in found.routes.values()), told
 
 
 @pytest.mark.estate(watch=True)
