@@ -76,7 +76,6 @@ _REMOVE = """
 keep=$PWD/hand bin=$1
 if [ -e "$keep/data/postmaster.pid" ]; then "$bin/pg_ctl" -D "$keep/data" -m immediate -w stop > /dev/null; fi
 rm -rf "$keep"
-sync
 """
 
 

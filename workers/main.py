@@ -18,7 +18,7 @@ import uvloop
 from temporalio.client import Client
 from temporalio.runtime import Runtime
 from temporalio.worker import Interceptor, PollerBehaviorSimpleMaximum, Worker
-from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
+from temporalio.worker.workflow_sandbox import SandboxRestrictions
 
 from activities import (
     application,
@@ -304,7 +304,6 @@ RESTRICTIONS = SandboxRestrictions.default.with_passthrough_modules(
     "pydantic",
     "pydantic_core",
 )
-SANDBOX = SandboxedWorkflowRunner(restrictions=RESTRICTIONS)
 
 
 SETTLE_S = 2.0

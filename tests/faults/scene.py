@@ -219,12 +219,13 @@ class Scene:
         return result
 
     async def told_of(self, run: Run) -> str:
-        """Its journal; where no query is answered, as when its history can't be replayed, the history."""
+        """Its step and journal; where no query is answered, as when its history can't be replayed, the history."""
         try:
-            return "\n".join((await self.state(run)).journal)
+            state = await self.state(run)
         except (RPCError, WorkflowQueryFailedError) as failed:
             history = await run.fetch_history()
             return "\n".join([f"no journal: {failed}", *map(line_of, history.events)])
+        return "\n".join([f"now: {state.step}", *state.journal])
 
     async def question(self, run: Run, limit: float = 40.0) -> RunState:
         return await self.state_when(run, "the run asks a person", lambda state: state.question, limit)
@@ -249,15 +250,14 @@ class Scene:
             async with asyncio.timeout(limit):
                 result = await result_of(run)
         except TimeoutError:
-            state = await self.state(run)
-            told = "\n".join(state.journal)
+            told = await self.told_of(run)
             running = self.client.list_workflows("ExecutionStatus = 'Running'")
             for other in [each.id async for each in running if each.id != run.id]:
                 told += f"\nopen: {other}"
                 with contextlib.suppress(RPCError, WorkflowQueryFailedError, ValidationError):  # a watch
                     beside = await self.state(self.client.get_workflow_handle(other, result_type=Report))
                     told += "".join(f"\n  {line}" for line in beside.journal)
-            raise AssertionError(f"{run.id} has not ended within {limit:.0f} s (now: {state.step})\n{told}") from None
+            raise AssertionError(f"{run.id} has not ended within {limit:.0f} s\n{told}") from None
         return result
 
     async def ended(self, run: Run) -> bool:

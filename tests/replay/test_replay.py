@@ -17,9 +17,10 @@ import pytest
 from temporalio.client import WorkflowHistory
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.worker import Replayer
+from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 from temporalio.workflow import NondeterminismError
 
-from workers.main import SANDBOX, WORKFLOWS
+from workers.main import RESTRICTIONS, WORKFLOWS
 
 HISTORIES = Path(__file__).parent / "histories"
 LIMIT_S = 20.0
@@ -57,7 +58,8 @@ def texts(value: Any) -> Iterator[str]:
 
 
 def replayer() -> Replayer:
-    return Replayer(workflows=WORKFLOWS, workflow_runner=SANDBOX, data_converter=pydantic_data_converter)
+    sandbox = SandboxedWorkflowRunner(restrictions=RESTRICTIONS)
+    return Replayer(workflows=WORKFLOWS, workflow_runner=sandbox, data_converter=pydantic_data_converter)
 
 
 @pytest.mark.parametrize("branch", BRANCHES)
